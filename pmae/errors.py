@@ -1,0 +1,40 @@
+"""Errors that users can meet. What a user can do wrong is a ``ValueError``; what training can do wrong has a name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. The message names the value, what is allowed and the way out."""
+
+
+class DataError(ValueError):
+    """Images, labels or files that cannot be used. The message names the file or value and the way out."""
+
+
+class DivergedError(ArithmeticError):
+    """The loss stopped being a finite number.
+
+    Attributes:
+        epoch: Epoch (from 0) in which it happened.
+        step: Optimiser step (from 0, over the whole training) of the first non-finite loss.
+    """
+
+    def __init__(self, epoch: int, step: int, value: float) -> None:
+        self.epoch, self.step, self.value = epoch, step, value
+        super().__init__(
+            f"the training loss became {value} at step {step} (epoch {epoch}); "
+            "try a lower base_learning_rate, a longer warm-up, clip_grad_norm=1.0 or precision='fp32'"
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[int, int, float]]:
+        # The default would call __init__ with the message alone when the error crosses processes.
+        return type(self), (self.epoch, self.step, self.value)
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """``" (did you mean 'x'?)"`` when an allowed name is close to ``name``, else an empty string."""
+    close = difflib.get_close_matches(name, list(allowed), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
