@@ -1,0 +1,237 @@
+"""Which components (PMAE) or which patches (MAE) are masked: batched draws on the device, nothing applied here.
+
+Masks are boolean, True = masked. Every draw takes a ``torch.Generator`` and depends on nothing else that is random.
+Applying component masks is ``projection.py``'s work, applying patch masks ``model.py``'s.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pmae.config import COMPONENT_STRATEGIES, PATCH_STRATEGIES, check_choice, check_ratio
+from pmae.errors import ConfigError
+
+# Sides of a masked block: one at most about three times the other (Bao et al. 2022, BEiT).
+BLOCK_ASPECT = 0.3
+
+
+def draw_component_mask(
+    explained_variance_ratio: Tensor,
+    ratio: float | tuple[float, float],
+    batch_size: int,
+    generator: torch.Generator,
+    strategy: str = "fixed",
+) -> tuple[Tensor, Tensor]:
+    """Mask components until their summed variance is as near to ``ratio`` as it gets (Bizeul et al. 2025, step 2).
+
+    Components are put in an order (``fixed``, ``sampled``: a random permutation for each image; ``tvb``: lowest
+    variance first; ``bvt``: highest first) and a prefix of it is masked: of all prefixes that leave at least one
+    component on either side the one whose share is nearest to the ratio. ``tvb`` and ``bvt`` draw nothing at random.
+
+    Args:
+        explained_variance_ratio: (E,) shares of the variance, at least 2, none negative. What they sum to counts
+            as 1. Entries are checked on the CPU only: elsewhere looking at them would stall the device.
+        ratio: Masked share of the variance in (0, 1); for ``sampled`` a pair (low, high) from which each image
+            draws its own, uniformly.
+        batch_size: Number B of masks.
+        generator: On the device of ``explained_variance_ratio``.
+        strategy: ``fixed``, ``sampled``, ``tvb`` or ``bvt``.
+
+    Returns:
+        mask (B, E) bool, and the achieved ratio (B,) float64: the masked share of the variance.
+    """
+    check_choice("strategy", strategy, COMPONENT_STRATEGIES)
+    low, high = _ratio_bounds(ratio, strategy)
+    variances = _checked_spectrum(explained_variance_ratio)
+    device, entries = variances.device, variances.numel()
+    wanted = torch.full((batch_size, 1), low, dtype=torch.float64, device=device)
+    if strategy == "sampled":
+        uniform = torch.rand(batch_size, 1, dtype=torch.float64, device=device, generator=generator)
+        wanted = low + (high - low) * uniform
+    if strategy in ("tvb", "bvt"):
+        order = variances.argsort(descending=strategy == "bvt", stable=True).expand(batch_size, -1)
+    else:
+        order = torch.rand(batch_size, entries, device=device, generator=generator).argsort(dim=1, stable=True)
+    shares = variances[order].cumsum(1) / variances.sum()
+    # The last prefix is everything, which would leave nothing to see.
+    last = (shares[:, :-1] - wanted).abs().argmin(1, keepdim=True)
+    masked = torch.arange(entries, device=device) <= last
+    mask = torch.zeros_like(masked).scatter_(1, order, masked)
+    return mask, shares.gather(1, last).squeeze(1)
+
+
+def draw_patch_mask(
+    tokens: int | tuple[int, int],
+    ratio: float,
+    batch_size: int,
+    generator: torch.Generator,
+    strategy: str = "random",
+) -> Tensor:
+    """Mask the same number of patches in each image: N - int(N (1 - ratio)) as He et al. 2022 count them.
+
+    At least one patch stays visible and at least one is masked.
+
+    Args:
+        tokens: Number N of patches, or (rows, columns). ``block`` and ``grid`` take a lone number as a square.
+        ratio: Masked share of the patches in (0, 1).
+        batch_size: Number B of masks.
+        generator: The masks are drawn on its device.
+        strategy: ``random``: any patches; ``block``: one rectangle at a random place, its top or bottom row cut
+            short where the number asks for it; ``grid``: what stays visible lies on a regular grid (a quarter:
+            every other patch of every other row), shifted at random.
+
+    Returns:
+        mask (B, N) bool, patches in row-major order.
+    """
+    check_choice("strategy", strategy, PATCH_STRATEGIES)
+    check_ratio(ratio)
+    count = tokens if isinstance(tokens, int) else tokens[0] * tokens[1]
+    if count < 2:
+        raise ConfigError(f"tokens is {tokens!r}; masking needs at least 2 patches, so take a smaller patch_size")
+    masked = min(max(count - int(count * (1 - ratio)), 1), count - 1)
+    if strategy == "random":
+        keys = torch.rand(batch_size, count, device=generator.device, generator=generator)
+        return _mask_smallest(keys, masked)
+    rows, columns = _rows_and_columns(tokens, strategy)
+    return _PLACED[strategy](rows, columns, masked, batch_size, generator)
+
+
+def expand_mask_units(mask_units: Tensor, units_per_side: int, patches_per_side: int) -> Tensor:
+    """Give each patch the mask of the unit that it lies in (Kong et al. 2023: unit and patch size decoupled).
+
+    Args:
+        mask_units: (B, U·U) bool over the units of a square image, U = ``units_per_side``.
+        units_per_side: Divides ``patches_per_side``.
+        patches_per_side: P.
+
+    Returns:
+        (B, P·P) bool.
+    """
+    if patches_per_side % units_per_side or mask_units.shape[-1] != units_per_side**2:
+        raise ConfigError(
+            f"{mask_units.shape[-1]} mask units, {units_per_side} a side, do not tile {patches_per_side} patches a "
+            "side; mask_unit must be a multiple of patch_size that divides the image"
+        )
+    times = patches_per_side // units_per_side
+    square = mask_units.view(-1, units_per_side, units_per_side)
+    return square.repeat_interleave(times, 1).repeat_interleave(times, 2).flatten(1)
+
+
+def pixel_coverage(
+    mask: Tensor, grid: int | tuple[int, int], patch_size: int, patch_stride: int, image_size: int
+) -> Tensor:
+    """Which pixels are hidden: those that no visible patch shows. With overlapping patches only these may be scored.
+
+    Args:
+        mask: (B, N) bool over the patches, row-major.
+        grid: Patches a side, or (rows, columns).
+        patch_size, patch_stride, image_size: In pixels; (image_size - patch_size) / patch_stride + 1 patches a side.
+
+    Returns:
+        (B, image_size, image_size) bool, True = masked. With much overlap an image can have no masked pixel at all.
+    """
+    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    side = (max(rows, columns) - 1) * patch_stride + patch_size
+    if rows != columns or rows * columns != mask.shape[-1] or side != image_size:
+        raise ConfigError(
+            f"{mask.shape[-1]} patches of {patch_size} px, {rows} x {columns} with stride {patch_stride}, do not "
+            f"cover a {image_size}-px image"
+        )
+    visible = (~mask).view(-1, 1, rows, columns).float()
+    shown = F.conv_transpose2d(visible, visible.new_ones(1, 1, patch_size, patch_size), stride=patch_stride)
+    return shown.squeeze(1) < 0.5
+
+
+def _ratio_bounds(ratio: float | tuple[float, float], strategy: str) -> tuple[float, float]:
+    if strategy != "sampled":
+        if isinstance(ratio, (tuple, list)):
+            raise ConfigError(f"ratio is {ratio!r}; strategy {strategy!r} takes one fraction, 'sampled' takes a pair")
+        check_ratio(ratio)
+        return ratio, ratio
+    if not isinstance(ratio, (tuple, list)) or len(ratio) != 2:
+        raise ConfigError(f"ratio is {ratio!r}; strategy 'sampled' takes a pair (low, high), for example (0.1, 0.9)")
+    low, high = ratio
+    check_ratio(low, "the ratio's low end")
+    check_ratio(high, "the ratio's high end")
+    if low > high:
+        raise ConfigError(f"ratio is {ratio!r}; its low end must not lie above its high end")
+    return low, high
+
+
+def _checked_spectrum(variances: Tensor) -> Tensor:
+    variances = torch.as_tensor(variances).to(torch.float64)
+    if variances.ndim != 1 or variances.numel() < 2:
+        raise ConfigError(
+            f"explained_variance_ratio has shape {tuple(variances.shape)}; it must be one row of at least 2 components"
+        )
+    if variances.device.type == "cpu":
+        if not bool(torch.isfinite(variances).all()) or bool((variances < 0).any()):
+            raise ConfigError("explained_variance_ratio holds negative or non-finite entries; fit the components anew")
+        if not bool(variances.sum() > 0):
+            raise ConfigError("explained_variance_ratio is all zero: the images do not vary, so nothing can be masked")
+    return variances
+
+
+def _rows_and_columns(tokens: int | tuple[int, int], strategy: str) -> tuple[int, int]:
+    if not isinstance(tokens, int):
+        return tokens
+    side = math.isqrt(tokens)
+    if side * side != tokens:
+        raise ConfigError(
+            f"tokens is {tokens}, which is no square; strategy {strategy!r} needs the patches' (rows, columns)"
+        )
+    return side, side
+
+
+def _mask_smallest(keys: Tensor, masked: int) -> Tensor:
+    """(B, N) bool: True at the ``masked`` smallest keys of each row."""
+    order = keys.argsort(dim=1, stable=True)
+    return torch.zeros_like(keys, dtype=torch.bool).scatter_(1, order[:, :masked], True)
+
+
+def _block_mask(rows: int, columns: int, masked: int, batch_size: int, generator: torch.Generator) -> Tensor:
+    shapes = _block_shapes(rows, columns, masked, generator.device)
+    uniform = torch.rand(4, batch_size, 1, device=generator.device, generator=generator)
+    height, width = shapes[(uniform[0] * len(shapes)).long().clamp_max(len(shapes) - 1)].unbind(-1)
+    top, left = (uniform[1] * (rows - height + 1)).long(), (uniform[2] * (columns - width + 1)).long()
+    cell = torch.arange(rows * columns, device=generator.device)
+    row, column = cell // columns - top, cell % columns - left
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    row = torch.where(uniform[3] < 0.5, row, height - 1 - row)  # the row cut short is the bottom or the top one
+    return inside & (row * width + column < masked)
+
+
+@functools.lru_cache(maxsize=64)
+def _block_shapes(rows: int, columns: int, masked: int, device: torch.device) -> Tensor:
+    """(S, 2) heights and widths of the rectangles that ``masked`` patches fill but for a part of one row."""
+    shapes = [(height, -(-masked // height)) for height in range(1, rows + 1)]
+    shapes = [(h, w) for h, w in shapes if w <= columns and -(-masked // w) == h]
+    compact = [(h, w) for h, w in shapes if min(h, w) >= BLOCK_ASPECT * max(h, w)]
+    return torch.tensor(compact or shapes, device=device)
+
+
+def _grid_mask(rows: int, columns: int, masked: int, batch_size: int, generator: torch.Generator) -> Tensor:
+    order = _dither_order(max(rows, columns), generator.device)
+    period = len(order)
+    shift = torch.randint(period, (2, batch_size, 1), device=generator.device, generator=generator)
+    cell = torch.arange(rows * columns, device=generator.device)
+    rank = order[(cell // columns + shift[0]) % period, (cell % columns + shift[1]) % period]
+    return _mask_smallest(-rank, masked)
+
+
+@functools.lru_cache(maxsize=64)
+def _dither_order(side: int, device: torch.device) -> Tensor:
+    """(S, S) ranks of Bayer's ordered dithering (1973): the first n ranks are spread as evenly as n cells can be."""
+    order = torch.zeros(1, 1, dtype=torch.long)
+    while len(order) < side:
+        order = torch.cat([torch.cat([4 * order, 4 * order + 2], 1), torch.cat([4 * order + 3, 4 * order + 1], 1)])
+    return order.to(device)
+
+
+_PLACED: dict[str, Callable[[int, int, int, int, torch.Generator], Tensor]] = {"block": _block_mask, "grid": _grid_mask}
