@@ -1,0 +1,84 @@
+"""Writing files so that a crash or a full disk leaves the one before whole: write beside, sync, rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from studies.errors import StudyError, StudyWriteError
+
+
+def write_file(path: Path | str, content: bytes | str | Callable[[BinaryIO], object]) -> None:
+    """Put ``content`` (bytes, text, or a function that writes to an open file) at ``path``, all or nothing.
+
+    Raises:
+        StudyWriteError: the file could not be written; the one before, if any, is untouched.
+    """
+    path = Path(path)
+    beside = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        os.replace(beside, path)
+    except OSError as error:
+        if beside is not None and os.path.exists(beside):
+            os.unlink(beside)
+        raise write_error(path, error) from error
+    except BaseException:
+        if beside is not None and os.path.exists(beside):
+            os.unlink(beside)
+        raise
+
+
+def write_error(path: Path, error: OSError) -> StudyWriteError:
+    """The error to raise when writing ``path`` failed: what happened, what is still whole, and the way out."""
+    before = "the version from before is whole" if path.exists() else "nothing was written"
+    return StudyWriteError(
+        f"cannot write {path}: {error.strerror or error}; {before}. "
+        "Free some space or fix the permissions of the folder, then continue the study with --resume"
+    )
+
+
+def write_json(path: Path | str, values: Mapping[str, Any]) -> None:
+    """``values`` as indented JSON at ``path``, all or nothing.
+
+    Raises:
+        StudyWriteError: the file could not be written; the one before, if any, is untouched.
+    """
+    write_file(path, json.dumps(values, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path | str) -> dict[str, Any] | None:
+    """The mapping in the JSON file at ``path``; None where there is no such file.
+
+    Raises:
+        StudyError: the file cannot be read, or holds something else.
+    """
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StudyError(f"cannot read {path}: {error}; restore it from a copy or delete it") from error
+    if not isinstance(values, dict):
+        raise StudyError(f"{path} holds a {type(values).__name__} where a mapping is due; restore it or delete it")
+    return values
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

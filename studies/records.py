@@ -1,0 +1,192 @@
+"""The records of a study on disk: writing them row by row, reading one study or many.
+
+A study's folder holds ``trials.arrow`` and ``history.arrow`` (Arrow IPC files), ``study.json`` (its plan) and
+``verdict.json``. What the columns mean is in ``schema.py``, how rows survive a crash in ``journal.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+
+from studies.errors import StudyError
+from studies.files import read_json
+from studies.journal import JournalledTable, read_table
+from studies.schema import HISTORY_SCHEMA, SCHEMA_VERSION, TRIAL_SCHEMA, complete_epoch, complete_trial
+
+__all__ = [
+    "HISTORY_SCHEMA", "SCHEMA_VERSION", "TRIAL_SCHEMA", "Study", "StudyWriter",
+    "find_studies", "read_studies", "read_study",
+]  # fmt: skip
+
+TRIAL_KEYS = ("trial_id",)
+HISTORY_KEYS = ("trial_id", "epoch")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study as it lies on disk, finished or not.
+
+    Attributes:
+        trials: One row per trial and seed, columns of ``TRIAL_SCHEMA``.
+        history: One row per epoch of a trial, columns of ``HISTORY_SCHEMA``.
+        plan: ``study.json``; empty where it is missing.
+        verdict: ``verdict.json``; None where the study has not come to one.
+        folder: Where it lies.
+        name: The study's name.
+    """
+
+    trials: pa.Table
+    history: pa.Table
+    plan: dict[str, Any] = field(default_factory=dict)
+    verdict: dict[str, Any] | None = None
+    folder: Path = Path()
+    name: str = ""
+
+
+class StudyWriter:
+    """Writes a study's records into ``folder``; opening a folder that has records continues them.
+
+    Use it as a context manager, or call :meth:`close`. One writer at a time: hold ``studies.lock.StudyLock``.
+
+    Args:
+        folder: The study's own folder; made if it is missing.
+        name: The study's name, filled in where a row has none; None is the folder's name.
+
+    Raises:
+        StudyError: tables are there that cannot be read, or that belong to another study.
+        StudyWriteError: the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path | str, name: str | None = None) -> None:
+        self.folder = Path(folder).absolute()
+        self.name = self.folder.name if name is None else name
+        self._trials = JournalledTable(self.folder / "trials.arrow", TRIAL_SCHEMA, TRIAL_KEYS)
+        self._history = JournalledTable(self.folder / "history.arrow", HISTORY_SCHEMA, HISTORY_KEYS)
+        others = set(self._trials.table["study"].unique().to_pylist()) - {self.name, None}
+        if others:
+            raise StudyError(
+                f"{self.folder} holds the study {', '.join(sorted(others))}, not {self.name}; "
+                "choose another --storage or --name"
+            )
+        self._trials.compact()
+        self._history.compact()
+
+    @property
+    def trials(self) -> pa.Table:
+        """All rows so far, those of an earlier run included."""
+        return self._trials.table
+
+    @property
+    def history(self) -> pa.Table:
+        """All epochs so far, those of an earlier run included."""
+        return self._history.table
+
+    def add_trial(self, row: Mapping[str, Any]) -> None:
+        """Write one row; it is on disk when this returns. A row with the same ``trial_id`` is replaced.
+
+        Raises:
+            StudyError: an unknown or missing column, or a value that the column cannot hold.
+            StudyWriteError: the disk is full or the folder is not writable; what was there is whole.
+        """
+        self.add_trials([row])
+
+    def add_trials(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write several rows in one go; see :meth:`add_trial`."""
+        self._trials.add([complete_trial(row, self.name) for row in rows])
+
+    def add_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write epochs of one or more trials; an epoch that a trial already has is replaced.
+
+        Raises:
+            StudyError: an unknown or missing column, or a value that the column cannot hold.
+            StudyWriteError: the disk is full or the folder is not writable; what was there is whole.
+        """
+        self._history.add([complete_epoch(row, self.name) for row in rows])
+
+    def close(self) -> None:
+        """Bring both Arrow files up to date. Writing may go on afterwards."""
+        self._trials.close()
+        self._history.close()
+
+    def __enter__(self) -> StudyWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_study(path: Path | str) -> Study:
+    """The study in the folder ``path`` (or the one whose ``trials.arrow`` is given, or the only one inside).
+
+    Raises:
+        StudyError: there is no study, there are several, or its files are damaged or of a newer version.
+    """
+    found = find_studies(path)
+    if len(found) > 1:
+        raise StudyError(f"{path} holds {len(found)} studies; name one: {', '.join(str(f) for f in found)}")
+    return _read(found[0])
+
+
+def read_studies(paths: Iterable[Path | str] | Path | str) -> list[Study]:
+    """All studies in ``paths``; each is a study's folder or a storage folder with several.
+
+    Raises:
+        StudyError: a path without a study, or a study whose files are damaged or of a newer version.
+    """
+    given: Sequence[Path | str] = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    folders = [folder for path in given for folder in find_studies(path)]
+    return [_read(folder) for folder in dict.fromkeys(folders)]
+
+
+def find_studies(path: Path | str) -> list[Path]:
+    """The folders of the study at ``path``, or of those directly inside it, by name.
+
+    Raises:
+        StudyError: there is none.
+    """
+    folder = Path(path).absolute()
+    if folder.is_file() and folder.suffix == ".arrow":
+        folder = folder.parent
+    if _is_study(folder):
+        return [folder]
+    inside = sorted(child for child in folder.iterdir() if _is_study(child)) if folder.is_dir() else []
+    if not inside:
+        what = "holds no study (no trials.arrow or study.json)" if folder.is_dir() else "does not exist"
+        raise StudyError(f"{path} {what}; give a study's folder, which is <storage>/<name> of the run")
+    return inside
+
+
+def _is_study(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("trials.arrow", "trials.journal", "study.json"))
+
+
+def _read(folder: Path) -> Study:
+    trials = read_table(folder / "trials.arrow", TRIAL_SCHEMA, TRIAL_KEYS)
+    plan = read_json(folder / "study.json") or {}
+    _check_plan_version(folder, plan)
+    names = trials["study"].unique().drop_null().to_pylist()
+    return Study(
+        trials=trials,
+        history=read_table(folder / "history.arrow", HISTORY_SCHEMA, HISTORY_KEYS),
+        plan=plan,
+        verdict=read_json(folder / "verdict.json"),
+        folder=folder,
+        name=str(plan.get("name") or (names[0] if names else folder.name)),
+    )
+
+
+def _check_plan_version(folder: Path, plan: Mapping[str, Any]) -> None:
+    version = plan.get("schema_version", SCHEMA_VERSION)
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise StudyError(
+            f"{folder / 'study.json'} has schema version {version}, this program reads up to {SCHEMA_VERSION}: "
+            "it was written by a newer version; update this one with 'git pull' and 'pip install -e .'"
+        )
