@@ -336,10 +336,15 @@ class PretrainConfig:
             elif not isinstance(value, kind):
                 raise ConfigError(f"{f.name} is a {type(value).__name__}; it must be a {kind.__name__} or a mapping")
         if self.model.image_size is not None:
-            self._check_mask_unit(self.model.image_size)
+            self._check_patch_masking(self.model.image_size)
 
-    def _check_mask_unit(self, image_size: int) -> None:
+    def _check_patch_masking(self, image_size: int) -> None:
         unit, patch, stride = self.masking.mask_unit, self.model.patch_size, self.model.patch_stride
+        if self.masking.normalise_target and stride != patch:
+            raise ConfigError(
+                f"normalise_target cannot be combined with overlapping patches (stride {stride} < {patch}): a pixel "
+                "would have several targets; leave one of them out"
+            )
         if unit is None or unit == patch:
             return
         if stride != patch:

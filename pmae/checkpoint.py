@@ -1,0 +1,98 @@
+"""Training checkpoints: written beside and renamed, with a checksum, the last two kept.
+
+A checkpoint that was cut short or damaged is told by its checksum; the one before it is taken instead, and said so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pmae.errors import ConfigError, DataError
+
+MAGIC = b"PMAECKP1"
+KEPT = 2
+_NAME = re.compile(r"epoch-(\d{6})\.ckpt")
+
+
+def save_checkpoint(folder: str | os.PathLike[str], epoch: int, state: dict[str, Any]) -> Path:
+    """Write ``state`` (tensors and plain values) after ``epoch`` finished epochs; older files than two are removed.
+
+    Raises:
+        OSError: The disk is full or the folder is not writable; checkpoints that were there stay as they were.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    path = folder / f"epoch-{epoch:06d}.ckpt"
+    beside = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(MAGIC + hashlib.sha256(payload).digest() + payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    for old in list_checkpoints(folder)[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def list_checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
+    """Checkpoints in ``folder``, oldest first; empty where there are none."""
+    folder = Path(folder)
+    return sorted(p for p in folder.glob("epoch-*.ckpt") if _NAME.fullmatch(p.name)) if folder.is_dir() else []
+
+
+def load_checkpoint(path: str | os.PathLike[str], config_hash: str | None = None, seed: int | None = None) -> dict:
+    """The newest whole checkpoint at ``path`` (a folder or one file).
+
+    Args:
+        path: Folder of checkpoints, or one of its files.
+        config_hash, seed: When given, a checkpoint of other settings or another seed is refused.
+
+    Raises:
+        DataError: There is none, or all are damaged.
+        ConfigError: It belongs to other settings or another seed.
+    """
+    path = Path(path)
+    files = [path] if path.is_file() else list_checkpoints(path)
+    if not files:
+        raise DataError(f"no checkpoint in {path}; leave resume_from out to start from the beginning")
+    for file in reversed(files):
+        state = _read(file)
+        if state is None:
+            warnings.warn(f"checkpoint {file} is damaged (its checksum differs); trying the one before", stacklevel=2)
+            continue
+        for name, want in (("config_hash", config_hash), ("seed", seed)):
+            if want is not None and state.get(name) != want:
+                raise ConfigError(
+                    f"checkpoint {file} has {name} {state.get(name)}, this run has {want}; "
+                    "resume with the settings and the seed it was started with, or choose another folder"
+                )
+        return state
+    raise DataError(f"every checkpoint in {path} is damaged; delete them to start from the beginning")
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    content = file.read_bytes()
+    head = len(MAGIC) + 32
+    if content[: len(MAGIC)] != MAGIC or hashlib.sha256(content[head:]).digest() != content[len(MAGIC) : head]:
+        return None
+    try:
+        return torch.load(io.BytesIO(content[head:]), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"checkpoint {file} holds more than tensors and plain values and is not loaded: {error}"
+        ) from None

@@ -1,0 +1,55 @@
+"""What the machine offers: devices, and the precision that pays on each."""
+
+from __future__ import annotations
+
+import torch
+
+from pmae.config import ModelConfig
+from pmae.errors import ConfigError
+
+# On the CPU, casting costs more than bf16 products save in narrow models (benchmarks/README.md).
+BF16_CPU_WIDTH = 128
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        ConfigError: No such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device is {name!r}; allowed are auto, cpu, cuda and cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device is {name!r}, but this machine has {torch.cuda.device_count()} CUDA devices; use 'auto' or 'cpu'"
+        )
+    return device
+
+
+def autocast_dtype(precision: str, device: torch.device, model: ModelConfig) -> torch.dtype | None:
+    """bfloat16 where ``precision`` asks for it or the device gains from it, else None (float32)."""
+    if precision == "bf16":
+        return torch.bfloat16
+    if precision == "fp32":
+        return None
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    wide = max(model.width or BF16_CPU_WIDTH, model.decoder_width) >= BF16_CPU_WIDTH
+    return torch.bfloat16 if wide and cpu_has_bf16() else None
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 in hardware (AVX-512 BF16 or AMX)."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

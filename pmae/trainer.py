@@ -1,0 +1,323 @@
+"""Pre-training in one process: ``pretrain(config, images, seed=0)`` returns the model and its history.
+
+The loop is here once; ``distributed`` runs it on several workers (:class:`PMAETrainer`, which is found here too).
+Nothing here knows Ray, probes or studies.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pmae.batches import Batches, Images, PixelStatistics, pixel_statistics, stream
+from pmae.checkpoint import load_checkpoint, save_checkpoint
+from pmae.components import PrincipalComponents
+from pmae.config import OptimConfig, PretrainConfig
+from pmae.devices import autocast_dtype, pick_device, synchronise
+from pmae.encoder import Encoder
+from pmae.errors import ConfigError, DataError, DivergedError
+from pmae.mask_source import MaskSource
+from pmae.model import MaskedAutoencoder
+
+if TYPE_CHECKING:
+    from pmae.distributed import PMAETrainer
+
+__all__ = ["PMAETrainer", "PretrainResult", "Training", "pretrain"]
+
+EpochRecord = dict[str, Any]
+OnEpoch = Callable[[EpochRecord, MaskedAutoencoder], None]
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What pre-training gives.
+
+    Attributes:
+        model: The trained :class:`MaskedAutoencoder`, on the device it was trained on.
+        history: One dictionary per epoch: ``epoch`` (from 0), ``train_loss``, ``learning_rate`` (of the epoch's last
+            step), ``achieved_ratio`` (mean masked share), ``images_per_second``.
+        config: The settings, resolved for the images.
+        statistics: Pixel mean and standard deviation of the training split.
+        components: The components that were masked; None for MAE.
+        seed: The seed.
+    """
+
+    model: MaskedAutoencoder
+    history: list[EpochRecord]
+    config: PretrainConfig
+    statistics: PixelStatistics
+    components: PrincipalComponents | None
+    seed: int
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder with its standardisation, ready for probes and export (it shares the model's weights)."""
+        device = next(self.model.parameters()).device
+        return Encoder(self.model.encoder, *self.statistics, pool=self.config.model.pool).to(device).eval()
+
+
+def pretrain(
+    config: PretrainConfig,
+    images: Images | np.ndarray,
+    components: PrincipalComponents | None = None,
+    *,
+    seed: int,
+    on_epoch: OnEpoch | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    resume_from: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    checkpoint_every: int = 1,
+) -> PretrainResult:
+    """Pre-train one model in this process. A pure function of its arguments: one seed fixes every random number.
+
+    Args:
+        config: Settings; ``model.image_size`` and ``model.channels`` may be left to the images.
+        images: Image set (its ``train`` split is used) or uint8 array (N, H, W, C), all of which is used.
+        components: Fitted components; None fits them (and caches them where ``images`` is an image set). For MAE
+            only their pixel statistics are used.
+        seed: Fixes initialisation, order, augmentation and masks.
+        on_epoch: Called after every epoch with its history entry and the model; what it raises ends the training.
+        checkpoint_dir: Folder for checkpoints; None writes none.
+        resume_from: Folder of checkpoints or one file to go on from; the result equals an undisturbed run's.
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        checkpoint_every: Epochs between checkpoints; the last epoch always has one.
+
+    Raises:
+        ConfigError: Settings contradict the images, the components, the machine or the checkpoint.
+        DataError: The images cannot be trained on, or there is no whole checkpoint to resume from.
+        DivergedError: The loss became infinite or NaN; it names the step.
+    """
+    training = Training(config, images, components, seed=seed, device=pick_device(device))
+    if resume_from is not None:
+        training.restore(load_checkpoint(resume_from, training.config.hash(), seed))
+    for record in training.epochs():
+        if checkpoint_dir is not None and training.checkpoint_is_due(checkpoint_every):
+            save_checkpoint(checkpoint_dir, training.epoch, training.state())
+        if on_epoch is not None:
+            on_epoch(record, training.model)
+    return training.result()
+
+
+class Training:
+    """One training run: model, optimiser, data and masks, an epoch at a time.
+
+    Args:
+        config, images, components, seed: As for :func:`pretrain`.
+        device: Where to train.
+        rank, world_size: This worker and how many share each batch.
+        wrap: What to do to the model before it is trained, for example DistributedDataParallel.
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        images: Images | np.ndarray,
+        components: PrincipalComponents | None = None,
+        *,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+        wrap: Callable[[nn.Module], nn.Module] | None = None,
+    ) -> None:
+        images = as_images(images)
+        self.config = config.resolve(int(images.images.shape[1]), int(images.images.shape[3]))
+        self.seed, self.device, self.world_size = seed, device, world_size
+        self.components, self.statistics = _components_and_statistics(self.config, images, components)
+        optim, masking = self.config.optim, self.config.masking
+        self.batches = Batches(
+            images, self.config.data, self.statistics, optim.batch_size, seed, device, rank, world_size
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream("cpu", seed, "initialisation").initial_seed())
+            self.model = MaskedAutoencoder(
+                self.config.model, self.components, loss=masking.loss, normalise_target=masking.normalise_target
+            ).on(device)
+        self.masks = MaskSource(self.config, None if self.model.projection is None else self.model.projection.spectrum)
+        self.forward = self.model if wrap is None else wrap(self.model)
+        self.optimiser = build_optimiser(self.model, optim)
+        self.autocast = autocast_dtype(optim.precision, device, self.config.model)
+        self.epoch = 0
+        self.history: list[EpochRecord] = []
+
+    def epochs(self):  # type: ignore[no-untyped-def]
+        """Train the epochs that are left; yields the history entry of each."""
+        while self.epoch < self.config.optim.epochs:
+            record = self._train_epoch()
+            self.history.append(record)
+            self.epoch += 1
+            yield record
+
+    def _train_epoch(self) -> EpochRecord:
+        self.model.train()
+        steps, batch = self.batches.steps, self.batches.batch_size
+        masks = stream(self.device, self.seed, self.epoch, "masks")
+        ratios = stream("cpu", self.seed, self.epoch, "ratios")
+        losses = torch.zeros(steps, device=self.device)
+        achieved = torch.zeros(steps, device=self.device, dtype=torch.float64)
+        start, rate = time.perf_counter(), 0.0
+        for step, pixels in enumerate(self.batches.epoch(self.epoch)):
+            rate = learning_rate(self.config.optim, self.epoch + step / steps, 1 / steps)
+            mask, achieved[step] = self.masks.draw(batch, masks, ratios, self.batches.shard)
+            losses[step] = self._step(pixels, mask, rate)
+        synchronise(self.device)
+        seconds = time.perf_counter() - start
+        losses = self._mean_over_workers(losses)
+        self._check_finite(losses, steps)
+        return {
+            "epoch": self.epoch,
+            "train_loss": float(losses.mean()),
+            "learning_rate": rate,
+            "achieved_ratio": float(achieved.mean()),
+            "images_per_second": steps * batch / seconds,
+        }
+
+    def _step(self, pixels: Tensor, mask: Tensor, rate: float) -> Tensor:
+        """One optimiser step; returns the worker's share of the batch's loss, still on the device."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            loss = self.forward(pixels, mask, self._visible_tokens(mask)).loss
+        # Workers' parts may differ by an image: weighted so that the average over workers is the batch's mean.
+        loss = loss * (len(pixels) * self.world_size / self.batches.batch_size)
+        loss.backward()
+        if self.config.optim.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def _visible_tokens(self, mask: Tensor) -> int | None:
+        if self.model.projection is not None or self.device.type == "cpu":
+            return None
+        return int((~mask[0]).sum()) if self.config.masking.ratio_range else self._fixed_visible_tokens(mask)
+
+    def _fixed_visible_tokens(self, mask: Tensor) -> int:
+        if not hasattr(self, "_visible"):
+            self._visible = int((~mask[0]).sum())  # waits for the device once; a fixed ratio never changes it
+        return self._visible
+
+    def _mean_over_workers(self, losses: Tensor) -> Tensor:
+        if self.world_size > 1:
+            torch.distributed.all_reduce(losses)
+            losses = losses / self.world_size
+        return losses.cpu()
+
+    def _check_finite(self, losses: Tensor, steps: int) -> None:
+        bad = (~torch.isfinite(losses)).nonzero()
+        if len(bad):
+            first = int(bad[0])
+            raise DivergedError(self.epoch, self.epoch * steps + first, float(losses[first]))
+
+    def checkpoint_is_due(self, every: int) -> bool:
+        """Whether the epoch that has just ended is to be saved."""
+        return self.epoch % every == 0 or self.epoch == self.config.optim.epochs
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`restore` needs. Random streams are derived from seed and epoch, so none is stored."""
+        return {
+            "config": self.config.to_dict(),
+            "config_hash": self.config.hash(),
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "history": self.history,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on after the epoch at which ``state`` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.epoch, self.history = state["epoch"], list(state["history"])
+
+    def result(self) -> PretrainResult:
+        """Model and history as they are now."""
+        return PretrainResult(self.model, self.history, self.config, self.statistics, self.components, self.seed)
+
+
+def learning_rate(config: OptimConfig, epoch: float, step: float) -> float:
+    """Rate of the step that begins at ``epoch`` (fractional, from 0) and takes ``step`` epochs.
+
+    Linear warm-up that reaches the peak at the end of ``warmup_epochs``, then a cosine to 0.
+    """
+    warmup = config.warmup_epochs or 0.0
+    if epoch < warmup:
+        return config.learning_rate * min(1.0, (epoch + step) / warmup)
+    progress = (epoch - warmup) / max(config.epochs - warmup, step)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def build_optimiser(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW that decays matrices only: biases, norms, tokens and position embeddings are left alone."""
+    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    plain = [p for n, p in trained if p.ndim < 2 or n.endswith(("pos_embed", "cls_token", "mask_token"))]
+    decayed = [p for n, p in trained if not (p.ndim < 2 or n.endswith(("pos_embed", "cls_token", "mask_token")))]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+@dataclass(frozen=True)
+class _Array:
+    """A bare array of training images in the shape that training expects."""
+
+    images: np.ndarray
+
+    def indices(self, split: str) -> np.ndarray:
+        return np.arange(len(self.images))
+
+
+def as_images(images: Images | np.ndarray) -> Images:
+    """An image set as it is, an array as one whose images all train; refuses other shapes and types."""
+    if isinstance(images, np.ndarray):
+        images = _Array(images)
+    array = images.images
+    if array.ndim != 4 or array.dtype != np.uint8 or array.shape[1] != array.shape[2]:
+        raise DataError(
+            f"images are {array.dtype} of shape {tuple(array.shape)}; they must be uint8 (N, H, W, C) with H = W, "
+            "as pmae.data.load_images gives them"
+        )
+    return images
+
+
+def _components_and_statistics(
+    config: PretrainConfig, images: Images, components: PrincipalComponents | None
+) -> tuple[PrincipalComponents | None, PixelStatistics]:
+    masking = config.masking
+    if masking.method == "pmae":
+        if components is None:
+            components = _fit(masking.basis, images)
+        if components.basis != masking.basis:
+            raise ConfigError(
+                f"the components' basis is {components.basis!r}, the settings say {masking.basis!r}; "
+                "fit that basis or leave the components out"
+            )
+    if components is None:
+        return None, pixel_statistics(images.images, images.indices("train"))
+    mean, std = (torch.tensor(a, dtype=torch.float32).view(components.shape) for a in (components.mean, components.std))
+    return (components if masking.method == "pmae" else None), PixelStatistics(mean, std)
+
+
+def _fit(basis: str, images: Images) -> PrincipalComponents:
+    from pmae.bases import fit_basis
+    from pmae.components import cached_components
+
+    if hasattr(images, "fingerprint"):
+        return cached_components(images, basis)[0]
+    return fit_basis(basis, images)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PMAETrainer":  # Ray is imported by those who ask for it
+        from pmae.distributed import PMAETrainer
+
+        return PMAETrainer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
