@@ -1,0 +1,208 @@
+"""Frozen features of image splits: one pass of the encoder in inference mode, both poolings at once.
+
+Also what every probe starts from (features and labels per split) and what it returns. Fitting is the probes' work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pmae.config import check_choice
+from pmae.devices import BF16_CPU_WIDTH, cpu_has_bf16, pick_device
+from pmae.encoder import Encoder
+from pmae.errors import ConfigError, DataError
+
+POOLS = ("cls", "mean")
+SPLITS = ("train", "val", "test")
+
+
+class LabelledImages(Protocol):
+    """What a probe needs of an image set (``pmae.data.ImageSet`` is one)."""
+
+    @property
+    def images(self) -> np.ndarray: ...
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    def indices(self, split: str) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a probe found.
+
+    Attributes:
+        val_accuracy: Fraction of the validation split classified correctly.
+        test_accuracy: The same for the test split; None when it was not scored.
+        details: Protocol, settings chosen and how; JSON types only.
+    """
+
+    val_accuracy: float
+    test_accuracy: float | None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Features (N, W) float32 and labels (N,) int64 of one split, on one device."""
+
+    x: Tensor
+    y: Tensor
+
+
+def extract_features(
+    encoder: Any,
+    imageset: LabelledImages,
+    splits: Sequence[str] = SPLITS,
+    pool: str | None = None,
+    batch_size: int = 512,
+    device: str = "auto",
+    precision: str = "auto",
+) -> dict[str, np.ndarray]:
+    """Features of every image of some splits.
+
+    Args:
+        encoder: An :class:`~pmae.encoder.Encoder`, or a result that has one as ``.encoder``. It is left as it was:
+            device, training mode and weights.
+        imageset: Images of the encoder's size and channels.
+        splits: Names of the splits to read; others are not touched.
+        pool: ``cls`` or ``mean``; None takes the encoder's own.
+        batch_size: Images encoded at once.
+        device: ``auto`` is the GPU where there is one.
+        precision: ``bf16`` (autocast), ``fp32``, or ``auto``: bf16 where the device gains from it.
+
+    Returns:
+        Split name -> float32 (N, W), in the order of ``imageset.indices(split)``.
+
+    Raises:
+        DataError: The images do not fit the encoder, or a feature is not finite.
+        ConfigError: Unknown pool or precision, or ``encoder`` is none.
+    """
+    encoder = as_encoder(encoder)
+    pool = encoder.pool if pool is None else pool
+    return extract_pools(encoder, imageset, splits, (pool,), batch_size, device, precision)[pool]
+
+
+def extract_pools(
+    encoder: Any,
+    imageset: LabelledImages,
+    splits: Sequence[str] = SPLITS,
+    pools: Sequence[str] = POOLS,
+    batch_size: int = 512,
+    device: str = "auto",
+    precision: str = "auto",
+) -> dict[str, dict[str, np.ndarray]]:
+    """:func:`extract_features` for several poolings in one pass: pool -> split -> float32 (N, W)."""
+    encoder = as_encoder(encoder)
+    for pool in pools:
+        check_choice("pool", pool, POOLS)
+    check_choice("precision", precision, ("auto", "fp32", "bf16"))
+    _check_images(encoder, imageset.images)
+    where = pick_device(device)
+    out: dict[str, dict[str, np.ndarray]] = {pool: {} for pool in pools}
+    with frozen(encoder, where), torch.inference_mode(), autocast(encoder, where, precision):
+        for split in splits:
+            indices = imageset.indices(split)
+            for pool in pools:
+                out[pool][split] = np.empty((len(indices), encoder.width), np.float32)
+            for start in range(0, len(indices), batch_size):
+                pixels = read_images(imageset.images, indices[start : start + batch_size]).to(where)
+                features = encoder.features(encoder.standardise(pixels))
+                for pool in pools:
+                    out[pool][split][start : start + batch_size] = features[pool].float().cpu().numpy()
+    return out
+
+
+def labelled(
+    features: Mapping[str, np.ndarray], imageset: LabelledImages, splits: Sequence[str], device: str
+) -> dict[str, Labelled]:
+    """Features of ``splits`` with their labels, on ``device``.
+
+    Raises:
+        DataError: A split is missing or empty, features are not finite or are not as many as the labels.
+    """
+    where = pick_device(device)
+    data = {}
+    for split in splits:
+        if split not in features:
+            raise DataError(f"features hold {', '.join(features)} but not the split {split!r}; extract it too")
+        x, y = np.asarray(features[split], np.float32), np.asarray(imageset.labels)[imageset.indices(split)]
+        _check_features(x, y, split)
+        data[split] = Labelled(torch.tensor(x, device=where), torch.tensor(y, dtype=torch.int64, device=where))
+    return data
+
+
+def described(data: Mapping[str, Labelled], pool: str) -> dict[str, Any]:
+    """What every probe's details say of its input."""
+    images = {split: len(part.y) for split, part in data.items()}
+    return {"pool": pool, "width": data["train"].x.shape[1], "images": images}
+
+
+def accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Fraction of ``predicted`` (N,) equal to ``labels`` (N,)."""
+    return (predicted == labels).double().mean().item()
+
+
+def as_encoder(encoder: Any) -> Encoder:
+    """``encoder`` itself, or the one that a pre-training result carries."""
+    found = encoder if isinstance(encoder, Encoder) else getattr(encoder, "encoder", None)
+    if not isinstance(found, Encoder):
+        raise ConfigError(
+            f"encoder is a {type(encoder).__name__}; give an Encoder: pretrain(...).encoder or load_encoder(folder)"
+        )
+    return found
+
+
+def autocast(encoder: Encoder, device: torch.device, precision: str) -> torch.autocast:
+    """bf16 autocast when ``precision`` is ``bf16``, or ``auto`` where the device gains from it at this width."""
+    if precision == "auto":
+        gains = encoder.width >= BF16_CPU_WIDTH and cpu_has_bf16()
+        precision = "bf16" if (torch.cuda.is_bf16_supported() if device.type == "cuda" else gains) else "fp32"
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def read_images(images: np.ndarray, indices: np.ndarray) -> Tensor:
+    """uint8 images (B, H, W, C) at ``indices``, copied out of the (possibly read-only) memory map."""
+    return torch.from_numpy(np.array(images[indices], order="C"))
+
+
+@contextmanager
+def frozen(encoder: Encoder, device: torch.device) -> Iterator[None]:
+    """The encoder in evaluation mode on ``device``, put back afterwards."""
+    training, home = encoder.training, encoder.mean.device
+    encoder.eval().to(device)
+    try:
+        yield
+    finally:
+        encoder.train(training).to(home)
+
+
+def _check_images(encoder: Encoder, images: np.ndarray) -> None:
+    size, channels = encoder.image_size, encoder.channels
+    if tuple(images.shape[1:]) != (size, size, channels):
+        raise DataError(
+            f"the images are {images.shape[1]} x {images.shape[2]} px with {images.shape[3]} channel(s), the encoder "
+            f"was trained on {size} x {size} px with {channels}; load them with --image-size {size}, or "
+            "choose the data set it was trained on"
+        )
+
+
+def _check_features(x: np.ndarray, y: np.ndarray, split: str) -> None:
+    if len(x) != len(y):
+        raise DataError(f"there are {len(x)} features for the {len(y)} images of the {split} split")
+    if not len(x):
+        raise DataError(f"the {split} split holds no images; a probe needs some in each split it reads")
+    bad = int((~np.isfinite(x).all(axis=1)).sum())
+    if bad:
+        raise DataError(
+            f"the features of {bad} of {len(x)} {split} images are not finite; the encoder's training diverged, so "
+            "train it again with a lower learning rate"
+        )

@@ -1,0 +1,134 @@
+"""k-nearest-neighbour classification of frozen features: Euclidean distance, unweighted vote, exact, in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pmae.errors import ConfigError
+from pmae.probes.features import (
+    SPLITS,
+    LabelledImages,
+    ProbeResult,
+    accuracy,
+    as_encoder,
+    described,
+    extract_features,
+    labelled,
+)
+
+REPORTED_K = (2, 5, 10, 15, 20)
+# Distances held at once: 64 MiB in float32.
+CHUNK_DISTANCES = 1 << 24
+# Extra candidates of the float32 search that are measured again in float64, so that rounding cannot swap neighbours.
+SPARE = 8
+
+
+def knn_probe(
+    encoder: Any,
+    imageset: LabelledImages,
+    k: int = 20,
+    seed: int = 0,
+    *,
+    features: Mapping[str, Any] | None = None,
+    reported_k: Sequence[int] = REPORTED_K,
+    score_test: bool = True,
+    device: str = "auto",
+    precision: str = "auto",
+) -> ProbeResult:
+    """Accuracy of a k-NN vote among the training images, for val and test.
+
+    Nothing is chosen: the result is that of ``k``; ``details`` hold the accuracies of ``reported_k`` beside it (as
+    far as there are so many training images).
+
+    Args:
+        encoder: An Encoder or a pre-training result; not read when ``features`` are given.
+        imageset: Images with labels and the splits train, val and test.
+        k: Neighbours that vote.
+        seed: Taken so that all probes are called alike; k-NN draws nothing.
+        features: Split -> (N, W) float arrays extracted before.
+        reported_k: Further numbers of neighbours for the details.
+        score_test: Whether the test split is read and scored.
+        device, precision: See :func:`~pmae.probes.features.extract_features`.
+
+    Raises:
+        ConfigError: ``k`` is below 1 or above the number of training images.
+        DataError: Features are not finite or a split is empty.
+    """
+    splits = SPLITS if score_test else SPLITS[:2]
+    pool = "given" if features is not None else as_encoder(encoder).pool
+    if features is None:
+        features = extract_features(encoder, imageset, splits, pool, device=device, precision=precision)
+    data = labelled(features, imageset, splits, device)
+    train = data["train"]
+    if not 1 <= k <= len(train.y):
+        raise ConfigError(f"k is {k}; it must be at least 1 and at most the {len(train.y)} training images")
+    ks = sorted({k, *(other for other in reported_k if 1 <= other <= len(train.y))})
+    scores = {}
+    for split in splits[1:]:
+        predicted = predict(train.x, train.y, data[split].x, ks)
+        scores[split] = {n: accuracy(votes, data[split].y) for n, votes in predicted.items()}
+    details: dict[str, Any] = {
+        "protocol": "knn",
+        "k": k,
+        **described(data, pool),
+        **{f"{split}_by_k": {str(n): value for n, value in by_k.items()} for split, by_k in scores.items()},
+    }
+    return ProbeResult(scores["val"][k], scores["test"][k] if score_test else None, details)
+
+
+def predict(train_x: Tensor, train_y: Tensor, queries: Tensor, ks: Sequence[int]) -> dict[int, Tensor]:
+    """Labels (Q,) of ``queries`` (Q, W) for every k: the class most frequent among the k nearest of ``train_x`` (N, W).
+
+    Of classes with equally many votes the one with the nearest member wins.
+    """
+    classes, target = train_y.unique(return_inverse=True)
+    votes: dict[int, list[Tensor]] = {k: [] for k in ks}
+    for near in nearest(train_x, queries, max(ks)):
+        neighbours = target[near]
+        for k in ks:
+            votes[k].append(classes[_vote(neighbours[:, :k], len(classes))])
+    return {k: torch.cat(parts) for k, parts in votes.items()}
+
+
+def nearest(train_x: Tensor, queries: Tensor, k: int) -> list[Tensor]:
+    """Indices of the k nearest training features, nearest first, as chunks (q, k) of the queries in their order.
+
+    Equal distances rank by index. At no time more than ``CHUNK_DISTANCES`` distances are held.
+    """
+    centre = train_x.mean(0)  # distances do not change, but rounding falls with the length of the vectors
+    train = train_x - centre
+    half_squares = train.square().sum(1) / 2
+    candidates = min(k + SPARE, len(train))
+    chunks = []
+    for query in queries.split(max(1, CHUNK_DISTANCES // len(train))):
+        # |t - q|² / 2 without the query's own length, which ranks nothing.
+        distance = torch.addmm(half_squares, query - centre, train.T, alpha=-1)
+        found = distance.topk(candidates, dim=1, largest=False, sorted=False).indices.sort(dim=1).values
+        exact = _exact_distances(train_x, query, found)
+        order = exact.argsort(dim=1, stable=True)[:, :k]
+        chunks.append(found.gather(1, order))
+    return chunks
+
+
+def _exact_distances(train: Tensor, query: Tensor, found: Tensor) -> Tensor:
+    """Squared distances (q, c) in float64 between queries (q, W) and their candidates (q, c), a few rows at a time."""
+    rows = max(1, CHUNK_DISTANCES // (2 * found.shape[1] * train.shape[1]))
+    return torch.cat(
+        [
+            (train[near].double() - part[:, None].double()).square().sum(2)
+            for near, part in zip(found.split(rows), query.split(rows), strict=True)
+        ]
+    )
+
+
+def _vote(neighbours: Tensor, classes: int) -> Tensor:
+    """Winning class (q,) of neighbours' classes (q, k), nearest first; ties go to the class that appears first."""
+    counts = torch.zeros(len(neighbours), classes, dtype=torch.long, device=neighbours.device)
+    counts.scatter_add_(1, neighbours, torch.ones_like(neighbours))
+    votes = counts.gather(1, neighbours)
+    first_of_most = (votes == votes.amax(1, keepdim=True)).to(torch.uint8).argmax(1, keepdim=True)
+    return neighbours.gather(1, first_of_most).squeeze(1)
