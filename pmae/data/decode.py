@@ -1,0 +1,214 @@
+"""From encoded files to uint8 pixels, in parallel, with hostile and broken files refused by name.
+
+Decoding is Pillow's; a crop to the centre square and a bicubic, antialiased resize follow where a size is asked.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from pmae.data.imageset import Indices
+from pmae.data.progress import progress_bar
+from pmae.data.source import Payload, Reader
+from pmae.errors import DataError
+
+# The order is that of the tries. Formats that run programs (EPS) or read other files stay out.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "MPO", "JPEG2000")
+MAX_PIXELS = 64 * 1024 * 1024
+MAX_FILE_BYTES = 1 << 30
+GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
+BATCH = 128
+
+Pixels = npt.NDArray[np.uint8]
+Item = tuple[int, str, Payload]
+
+
+class PixelSink(Protocol):
+    """Takes decoded images one by one."""
+
+    def write(self, position: int, pixels: Pixels) -> None:
+        """Put pixels (H, W, C) at row ``position``."""
+
+
+Allocate = Callable[[tuple[int, int, int, int]], PixelSink]
+"""Makes the sink once the shape (N, H, W, C) is known; called again when grey images turn out to be in colour."""
+
+
+class UnreadableError(DataError):
+    """A file that is no image, is cut short, or is refused for its size."""
+
+
+class _ColourAmongGreyError(Exception):
+    pass
+
+
+def decode_image(name: str, payload: Payload, image_size: int | None = None) -> Pixels:
+    """One image as uint8 (H, W, C), C 1 for grey modes and 3 for all others; 16-bit grey keeps its high byte.
+
+    Raises:
+        UnreadableError: ``name`` is no image, is cut short, or has more than ``MAX_PIXELS`` pixels.
+    """
+    if isinstance(payload, np.ndarray):
+        if image_size is None or payload.shape[:2] == (image_size, image_size):
+            return payload
+        grey = payload.shape[2] == 1
+        return _fitted(Image.fromarray(payload[..., 0] if grey else payload), image_size)
+    try:
+        if isinstance(payload, Path) and payload.stat().st_size > MAX_FILE_BYTES:
+            raise UnreadableError(f"{name} is larger than {MAX_FILE_BYTES >> 30} GiB and is not opened as an image")
+        with Image.open(payload if isinstance(payload, Path) else io.BytesIO(payload), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableError(
+                    f"{name} has {image.width} x {image.height} pixels, above the limit of {MAX_PIXELS:,}; "
+                    "make it smaller before loading it"
+                )
+            return _fitted(_upright(image), image_size)
+    except UnreadableError:
+        raise
+    except Exception as error:  # what Pillow raises for hostile bytes has no common class
+        raise UnreadableError(
+            f"{name} cannot be read as an image ({type(error).__name__}: {error}); "
+            "repair or remove it, or skip such files with skip_unreadable=True (--skip-unreadable)"
+        ) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(image) if "exif" in image.info else image
+
+
+def _fitted(image: Image.Image, image_size: int | None) -> Pixels:
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    mode = "L" if image.mode in GREY_MODES else "RGB"
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range; save 8-bit images")
+    if image.mode != mode:
+        image = image.convert(mode)
+    if image_size is not None and image.size != (image_size, image_size):
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.resize(
+            (image_size, image_size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
+        )
+    pixels = np.asarray(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def decode_images(
+    read: Reader,
+    wanted: Indices,
+    allocate: Allocate,
+    *,
+    image_size: int | None = None,
+    skip_unreadable: bool = False,
+    progress: bool = False,
+    title: str = "decoding",
+) -> list[tuple[int, str]]:
+    """Decode ``wanted`` (distinct indices of the listing) into rows 0, 1, ... of a sink, in that order.
+
+    The set is grey when all its images are, else colour.
+
+    Returns:
+        (index, message) of each unreadable image; empty unless ``skip_unreadable``. Their rows are undefined.
+
+    Raises:
+        DataError: An unreadable image (unless skipped), or images of different or non-square sizes while
+            ``image_size`` is None; both name the file.
+    """
+    order = np.argsort(wanted, kind="stable")
+
+    def attempt(colour: bool) -> list[tuple[int, str]]:
+        collector = _Collector(len(wanted), allocate, colour)
+        failed: list[tuple[int, str]] = []
+        items = ((int(p), *item) for p, item in zip(order, read(wanted[order]), strict=True))
+        with progress_bar(title, len(wanted), unit="images", shown=progress) as advance:
+            for batch in _in_parallel(items, image_size):
+                for position, name, result in batch:
+                    if isinstance(result, np.ndarray):
+                        collector.add(position, name, result)
+                    elif skip_unreadable:
+                        failed.append((int(wanted[position]), str(result)))
+                    else:
+                        raise result
+                advance(len(batch))
+        return failed
+
+    try:
+        return attempt(colour=False)
+    except _ColourAmongGreyError:
+        return attempt(colour=True)
+
+
+class _Collector:
+    """Checks that all images have one size, brings them to one number of channels and passes them on."""
+
+    def __init__(self, count: int, allocate: Allocate, colour: bool) -> None:
+        self.count, self.allocate = count, allocate
+        self.channels = 3 if colour else 0
+        self.sink: PixelSink | None = None
+        self.first = ""
+        self.size = (0, 0)
+
+    def add(self, position: int, name: str, pixels: Pixels) -> None:
+        height, width, channels = pixels.shape
+        if self.sink is None:
+            self.first, self.size = name, (height, width)
+            self.channels = self.channels or channels
+            if height != width:
+                raise DataError(
+                    f"{name} has {width} x {height} pixels and is not square; give image_size=PIXELS (--image-size) "
+                    "to crop every image to its centre square and resize it"
+                )
+            self.sink = self.allocate((self.count, height, width, self.channels))
+        if (height, width) != self.size:
+            raise DataError(
+                f"images have different sizes: {self.first} has {self.size[1]} x {self.size[0]} pixels, {name} has "
+                f"{width} x {height}; give image_size=PIXELS (--image-size) to bring them to one"
+            )
+        if channels > self.channels:
+            raise _ColourAmongGreyError
+        self.sink.write(position, pixels if channels == self.channels else pixels.repeat(3, axis=2))
+
+
+def _decode_batch(batch: list[Item], image_size: int | None) -> list[tuple[int, str, Any]]:
+    done: list[tuple[int, str, Any]] = []
+    for position, name, payload in batch:
+        try:
+            done.append((position, name, decode_image(name, payload, image_size)))
+        except UnreadableError as error:
+            done.append((position, name, error))
+    return done
+
+
+def _in_parallel(items: Iterator[Item], image_size: int | None) -> Iterator[list[tuple[int, str, Any]]]:
+    """Decoded batches in order; a few batches are under way at a time, so memory stays flat."""
+    workers = available_cpus()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    pending: deque[Future[list[tuple[int, str, Any]]]] = deque()
+    try:
+        while batch := list(islice(items, BATCH)):
+            pending.append(pool.submit(_decode_batch, batch, image_size))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

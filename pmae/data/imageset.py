@@ -1,0 +1,130 @@
+"""Images in memory as the rest of the project sees them: :class:`ImageSet`.
+
+Where they come from (sources), how they are decoded and where they are cached is left to the neighbours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pmae.errors import DataError
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Square uint8 images of one size with labels and splits.
+
+    Attributes:
+        images: uint8 (N, H, W, C), H = W, C 1 (grey) or 3 (colour, RGB); usually a read-only memory map.
+        labels: int64 (N,), each an index into ``class_names``.
+        class_names: Names of the classes.
+        splits: Split name (``train``, ``val``, ``test``) -> int64 indices into ``images``.
+        name: Short name for tables, for example ``cifar10``.
+        fingerprint: Hex hash of pixels, labels, class names and splits; the same in every process. Computed when
+            it is left empty.
+
+    Raises:
+        DataError: Shapes, types, labels or splits that do not fit together.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    class_names: tuple[str, ...]
+    splits: Mapping[str, Indices]
+    name: str
+    fingerprint: str = field(default="")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+        object.__setattr__(self, "splits", {k: np.asarray(v, dtype=np.int64) for k, v in self.splits.items()})
+        self._check_images()
+        self._check_labels()
+        for name, indices in self.splits.items():
+            if indices.size and not (indices.min() >= 0 and indices.max() < len(self)):
+                raise DataError(f"split {name!r} of {self.name!r} points outside the {len(self)} images")
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", content_hash(self))
+
+    def _check_images(self) -> None:
+        images: Any = self.images
+        if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+            found = f"{getattr(images, 'dtype', type(images).__name__)} {getattr(images, 'shape', '')}"
+            raise DataError(f"images of {self.name!r} are {found}; they must be uint8 (N, H, W, C) with C 1 or 3")
+        if images.shape[1] != images.shape[2]:
+            raise DataError(
+                f"images of {self.name!r} are {images.shape[2]}x{images.shape[1]} px; they must be square: "
+                "load them with image_size=PIXELS, which crops to the square and resizes"
+            )
+
+    def _check_labels(self) -> None:
+        labels: Any = self.labels
+        if getattr(labels, "dtype", None) != np.int64 or labels.shape != (len(self.images),):
+            found = f"{getattr(labels, 'dtype', type(labels).__name__)} {getattr(labels, 'shape', '')}"
+            raise DataError(f"labels of {self.name!r} are {found}; they must be int64 ({len(self.images)},)")
+        if labels.size and not (labels.min() >= 0 and labels.max() < len(self.class_names)):
+            raise DataError(
+                f"labels of {self.name!r} run from {labels.min()} to {labels.max()}, but there are "
+                f"{len(self.class_names)} class names; labels must be indices into the class names"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return int(self.images.shape[1])
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (colour)."""
+        return int(self.images.shape[3])
+
+    def indices(self, split: str) -> Indices:
+        """int64 indices into ``images`` of a split; DataError names the splits there are."""
+        try:
+            return self.splits[split]
+        except KeyError:
+            there = ", ".join(f"{k} ({len(v)} images)" for k, v in self.splits.items()) or "none"
+            raise DataError(f"{self.name!r} has no split {split!r}; its splits: {there}") from None
+
+    def split(self, name: str) -> ImageSet:
+        """The images of one split as a set of its own, without copying where they lie side by side."""
+        indices = self.indices(name)
+        if len(self.splits) == 1 and _is_run(indices) and len(indices) == len(self):
+            return self
+        rows: Any = slice(indices[0], indices[-1] + 1) if _is_run(indices) and len(indices) else indices
+        digest = hashlib.sha256(f"{self.fingerprint}:{name}".encode())
+        digest.update(indices.astype("<i8").tobytes())
+        return ImageSet(
+            images=self.images[rows],
+            labels=self.labels[rows],
+            class_names=self.class_names,
+            splits={name: np.arange(len(indices), dtype=np.int64)},
+            name=self.name,
+            fingerprint=digest.hexdigest(),
+        )
+
+
+def content_hash(images: ImageSet) -> str:
+    """Hex SHA-256 of everything an :class:`ImageSet` holds but its name."""
+    digest = hashlib.sha256(repr((images.images.shape, images.class_names)).encode())
+    for start in range(0, len(images), 4096):  # a memory map larger than memory stays on disk
+        digest.update(np.ascontiguousarray(images.images[start : start + 4096]).data)
+    digest.update(images.labels.astype("<i8").tobytes())
+    for name in sorted(images.splits):
+        digest.update(name.encode())
+        digest.update(images.splits[name].astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _is_run(indices: Indices) -> bool:
+    return bool(np.all(np.diff(indices) == 1))

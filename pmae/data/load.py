@@ -1,0 +1,130 @@
+"""``load_images``: from the name of a source to an :class:`ImageSet`, through the cache.
+
+The table of sources is here. A new source is one file with ``find`` and one line in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pmae.data import digits, folder, npz, parquet
+from pmae.data.cache import Contents, MemorySink, cached_images, set_key
+from pmae.data.decode import Allocate, decode_images
+from pmae.data.imageset import ImageSet
+from pmae.data.source import Listing, Request, Source
+from pmae.data.splits import plan_splits
+from pmae.errors import ConfigError, DataError, did_you_mean
+
+Find = Callable[[Request], Source]
+
+NAMED: dict[str, Find] = {"digits": digits.find}
+AT_PATH: dict[str, Find] = {"folder": folder.find, "parquet": parquet.find, "npz": npz.find}
+
+
+def load_images(
+    source: str,
+    root: str | Path | None = None,
+    image_size: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    *,
+    skip_unreadable: bool = False,
+    progress: bool = False,
+) -> ImageSet:
+    """Load a data set with its train, val and test splits (the rules are those of :mod:`pmae.data.splits`).
+
+    Args:
+        source: ``digits``, ``cifar10``, ``tinyimagenet``, a 2-D MedMNIST flag such as ``bloodmnist``,
+            ``folder:PATH``, ``parquet:PATH`` or ``npz:PATH``.
+        root: For a named source the folder with its downloaded files, where missing ones go; for a path the
+            folder that a relative path starts from. None: the cache, or the current folder.
+        image_size: Side in pixels; each image is cropped to its centre square and resized (bicubic, antialiased).
+            None keeps the size, which must then be one and square.
+        limit: Training images at most, as even over the classes as they allow; also caps val and test.
+        seed: Seed of what is held out and of ``limit``.
+        skip_unreadable: Leave out files that are no images, with a warning, instead of stopping at the first.
+        progress: Show on standard error how far a download or a decode is.
+
+    Returns:
+        The set, its images ordered train, val, test; mapped from the cache except for small built-in sets.
+
+    Raises:
+        ConfigError: A setting that cannot be, or an unknown source.
+        DataError: Files that are missing, damaged, hostile, unlabelled or do not fit together.
+    """
+    for name, value, least in (("image_size", image_size, 4), ("limit", limit, 1), ("seed", seed, 0)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+    found = _find(source, Path(root).expanduser() if root is not None else None, image_size, progress)
+
+    def build(allocate: Allocate) -> Contents:
+        return _build(
+            found,
+            allocate,
+            splitting={"limit": limit, "seed": seed},
+            decoding={"image_size": image_size, "skip_unreadable": skip_unreadable, "progress": progress},
+        )
+
+    if not found.files:
+        sink = MemorySink()
+        contents = build(sink)
+        return contents.with_images(sink.images)
+    settings = {"image_size": image_size, "limit": limit, "seed": seed, "skip_unreadable": skip_unreadable}
+    return cached_images(set_key(found.name, found.files, settings), build)
+
+
+def _find(source: str, root: Path | None, image_size: int | None, progress: bool) -> Source:
+    name, colon, argument = source.partition(":")
+    request = Request(name=name, argument=argument, root=root, image_size=image_size, progress=progress)
+    if name in NAMED and not colon:
+        return NAMED[name](request)
+    if name in AT_PATH and (argument or root is not None):
+        return AT_PATH[name](request)
+    if name in AT_PATH:
+        raise ConfigError(f"source {source!r} names no path; write {name}:PATH")
+    raise ConfigError(_unknown(source))
+
+
+def _unknown(source: str) -> str:
+    allowed = [*NAMED, *(f"{kind}:PATH" for kind in AT_PATH)]
+    path = Path(source).expanduser()
+    if path.exists():
+        kind = {".parquet": "parquet", ".npz": "npz"}.get(path.suffix.lower(), "folder")
+        hint = f" (did you mean '{kind}:{source}'?)"
+    else:
+        hint = did_you_mean(source.lower(), [*NAMED, *AT_PATH])
+    return f"there is no data set {source!r}{hint}; there are {', '.join(allowed)}"
+
+
+def _build(found: Source, allocate: Allocate, splitting: dict[str, Any], decoding: dict[str, Any]) -> Contents:
+    listing = found.list()
+    official, skipped = listing.splits, []
+    while True:
+        splits = plan_splits(listing.labels, listing.class_names, official, name=found.name, **splitting)
+        wanted = np.concatenate(list(splits.values()))
+        failed = decode_images(listing.read, wanted, allocate, title=f"decoding {found.name}", **decoding)
+        if not failed:
+            break
+        skipped += [message for _, message in failed]
+        official = _without(listing, official, [index for index, _ in failed])
+    return Contents(
+        labels=listing.labels[wanted].astype(np.int64),
+        class_names=listing.class_names,
+        splits={split: len(indices) for split, indices in splits.items()},
+        name=found.name,
+        skipped=tuple(skipped),
+    )
+
+
+def _without(listing: Listing, official: dict[str, Any], failed: list[int]) -> dict[str, Any]:
+    kept = {split: np.setdiff1d(indices, failed) for split, indices in official.items()}
+    for split, indices in official.items():
+        lost = np.setdiff1d(listing.labels[indices], listing.labels[kept[split]])
+        if len(lost):
+            names = ", ".join(repr(listing.class_names[c]) for c in lost[:5])
+            raise DataError(f"no image of {names} in the {split} split can be read; repair the files")
+    return kept

@@ -1,0 +1,27 @@
+"""Where ``folder:``, ``parquet:`` and ``npz:`` point to on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pmae.data.source import Request
+from pmae.errors import DataError
+
+
+def requested_path(request: Request) -> Path:
+    """The request's path: ``~`` expanded, a relative one starting from the request's root."""
+    path = Path(request.argument).expanduser()
+    return path if request.root is None else request.root / path
+
+
+def existing_file(request: Request, kind: str, suffix: str) -> Path:
+    """The request's path, which must be a file; DataError names the files that could be meant."""
+    path = requested_path(request)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        inside = sorted(p.name for p in path.glob(f"*{suffix}"))
+        hint = f"; it is a folder, name one of its files: {', '.join(inside[:10]) or f'it has no {suffix} file'}"
+    else:
+        hint = f"; give {kind}:PATH the path of a {suffix} file"
+    raise DataError(f"there is no file {path}{hint}")

@@ -1,0 +1,83 @@
+"""What a source hands over: where its files are (:class:`Source`) and what is in them (:class:`Listing`).
+
+A new source is one file with ``find(request) -> Source`` and one line in the table of ``pmae.data``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pmae.data.imageset import Indices
+
+Payload: TypeAlias = "bytes | Path | npt.NDArray[np.uint8]"
+"""One image: an encoded file's bytes, its path, or pixels uint8 (H, W, C)."""
+
+Reader: TypeAlias = Callable[[Indices], Iterator[tuple[str, Payload]]]
+"""Yields (name for messages, payload) for rising indices into a listing."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked a source for.
+
+    Attributes:
+        name: What stands before the colon of the source, for example ``cifar10`` or ``folder``.
+        argument: What stands behind it: a path, or an empty string.
+        root: Folder of downloads, or the one that a relative path starts from; None is the default.
+        image_size: Side in pixels that images will be resized to; None keeps theirs.
+        progress: Whether downloads report how far they are.
+    """
+
+    name: str
+    argument: str = ""
+    root: Path | None = None
+    image_size: int | None = None
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is in a source, its pixels not yet read.
+
+    Attributes:
+        labels: int64 (N,) indices into ``class_names``.
+        class_names: Names of the classes.
+        splits: The official splits: name -> int64 indices. ``train`` must be there.
+        read: Reads the payloads of rising indices.
+    """
+
+    labels: npt.NDArray[np.int64]
+    class_names: tuple[str, ...]
+    splits: dict[str, Indices]
+    read: Reader
+
+
+@dataclass(frozen=True)
+class Source:
+    """A found source; cheap to make, so that a cached decode can be recognised without reading it.
+
+    Attributes:
+        name: Short name for tables.
+        files: Every file that the images and labels come from; none where they come with a package.
+        list: Reads labels and splits.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    list: Callable[[], Listing]
+
+
+def read_rows(images: npt.NDArray[np.uint8], name: str) -> Reader:
+    """A reader of pixels that are in memory, uint8 (N, H, W, C)."""
+
+    def read(indices: Indices) -> Iterator[tuple[str, Payload]]:
+        for i in indices:
+            yield f"{name}, image {i}", images[i]
+
+    return read
