@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import ray
@@ -32,10 +32,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pmae.batches import Images
 from pmae.checkpoint import load_checkpoint, save_checkpoint
-from pmae.components import PrincipalComponents
 from pmae.config import PretrainConfig
 from pmae.errors import ConfigError, DivergedError
 from pmae.trainer import PretrainResult, Training, as_images
+
+
+if TYPE_CHECKING:
+    from pmae.components import PrincipalComponents
 
 
 class PMAETrainer:

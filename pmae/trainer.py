@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from pmae.batches import Batches, Images, PixelStatistics, pixel_statistics, stream
 from pmae.checkpoint import load_checkpoint, save_checkpoint
-from pmae.components import PrincipalComponents
 from pmae.config import OptimConfig, PretrainConfig
 from pmae.devices import autocast_dtype, pick_device, synchronise
 from pmae.encoder import Encoder
@@ -28,6 +27,7 @@ from pmae.mask_source import MaskSource
 from pmae.model import MaskedAutoencoder
 
 if TYPE_CHECKING:
+    from pmae.components import PrincipalComponents
     from pmae.distributed import PMAETrainer
 
 __all__ = ["PMAETrainer", "PretrainResult", "Training", "pretrain"]

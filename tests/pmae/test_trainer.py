@@ -1,0 +1,182 @@
+"""Pre-training in one process: learning, determinism, resuming, divergence, bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from pmae.batches import Batches, pixel_statistics, stream
+from pmae.config import DataConfig, OptimConfig
+from pmae.errors import ConfigError, DataError, DivergedError
+from pmae.trainer import Training, learning_rate, pretrain
+
+CPU = torch.device("cpu")
+
+
+def losses(result) -> list[float]:
+    return [record["train_loss"] for record in result.history]
+
+
+@pytest.mark.parametrize("method", ["pmae", "mae"])
+def test_history_says_what_happened(digits, tiny, method):
+    seen = []
+    config = tiny.with_values({"masking.method": method})
+    result = pretrain(config, digits, seed=0, on_epoch=lambda record, model: seen.append(record["epoch"]))
+    assert seen == [0, 1, 2]
+    assert [set(r) for r in result.history] == [
+        {"epoch", "train_loss", "learning_rate", "achieved_ratio", "images_per_second"}
+    ] * 3
+    assert result.model.method == method
+    assert result.config.model.image_size == 8
+    wanted = {"pmae": 0.20, "mae": 0.75}[method]
+    assert result.history[-1]["achieved_ratio"] == pytest.approx(wanted, abs=0.02)
+
+
+@pytest.mark.parametrize("method", ["pmae", "mae"])
+def test_it_learns(digits, tiny, method):
+    config = tiny.with_values({"masking.method": method, "optim.epochs": 12, "data.crop_scale": [1.0, 1.0]})
+    curve = losses(pretrain(config, digits, seed=0))
+    assert curve[-1] < 0.9 * curve[0]
+
+
+def test_one_seed_fixes_everything_and_leaves_the_global_stream_alone(digits, tiny):
+    torch.manual_seed(1)
+    first = pretrain(tiny, digits, seed=3)
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(after, torch.rand(1))
+    torch.manual_seed(2)
+    second = pretrain(tiny, digits, seed=3)
+    assert losses(first) == losses(second)
+    for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert losses(pretrain(tiny, digits, seed=4)) != losses(first)
+
+
+def test_another_process_gives_the_same_numbers(digits, tiny, tmp_path):
+    np.save(tmp_path / "digits.npy", digits)
+    code = (
+        "import json, sys, numpy as np, torch; torch.set_num_threads(int(sys.argv[3]));"
+        "from pmae.config import PretrainConfig; from pmae.trainer import pretrain;"
+        "r = pretrain(PretrainConfig.from_dict(json.loads(sys.argv[1])), np.load(sys.argv[2]), seed=3);"
+        "print(json.dumps([h['train_loss'] for h in r.history]))"
+    )
+    arguments = [json.dumps(tiny.to_dict()), str(tmp_path / "digits.npy"), str(torch.get_num_threads())]
+    out = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert json.loads(out.stdout) == losses(pretrain(tiny, digits, seed=3))
+
+
+def test_every_ratio_starts_from_the_same_weights(digits, tiny):
+    models = [
+        Training(tiny.with_values({"masking.ratio": r}), digits, seed=5, device=CPU).model.state_dict()
+        for r in (0.1, 0.6)
+    ]
+    assert all(torch.equal(models[0][k], models[1][k]) for k in models[0])
+
+
+@pytest.mark.parametrize("values", [{}, {"masking.method": "mae", "masking.ratio_range": (0.3, 0.9)}])
+def test_a_resumed_run_equals_an_undisturbed_one(digits, tiny, tmp_path, values):
+    config = tiny.with_values(values)
+    whole = pretrain(config, digits, seed=1)
+
+    def stop(record, model):
+        if record["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, digits, seed=1, on_epoch=stop, checkpoint_dir=tmp_path)
+    resumed = pretrain(config, digits, seed=1, resume_from=tmp_path, checkpoint_dir=tmp_path)
+    assert losses(resumed) == losses(whole)
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_checkpoints_of_other_settings_are_refused(digits, tiny, tmp_path):
+    pretrain(tiny, digits, seed=1, checkpoint_dir=tmp_path)
+    with pytest.raises(ConfigError, match="seed 1, this run has 2"):
+        pretrain(tiny, digits, seed=2, resume_from=tmp_path)
+    with pytest.raises(ConfigError, match="config_hash"):
+        pretrain(tiny.with_values({"masking.ratio": 0.5}), digits, seed=1, resume_from=tmp_path)
+    with pytest.raises(DataError, match="no checkpoint"):
+        pretrain(tiny, digits, seed=1, resume_from=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("method", ["pmae", "mae"])
+def test_a_loss_that_explodes_names_the_step(digits, tiny, method):
+    config = tiny.with_values({"masking.method": method, "optim.base_learning_rate": 1e30, "optim.warmup_epochs": 0})
+    with pytest.raises(DivergedError, match="step") as error:
+        pretrain(config, digits, seed=0)
+    assert error.value.step >= 1  # the first step's loss was computed before any update
+    assert not math.isfinite(error.value.value)
+
+
+def test_the_learning_rate_warms_up_linearly_and_falls_as_a_cosine():
+    config = OptimConfig(epochs=100, warmup_epochs=10, batch_size=512, base_learning_rate=1e-3)
+    peak = 2e-3
+    assert learning_rate(config, 0, 0.01) == pytest.approx(peak * 0.001)
+    assert learning_rate(config, 4.99, 0.01) == pytest.approx(peak * 0.5)
+    assert learning_rate(config, 10, 0.01) == pytest.approx(peak)
+    assert learning_rate(config, 55, 0.01) == pytest.approx(peak / 2)
+    assert learning_rate(config, 99.99, 0.01) == pytest.approx(0, abs=1e-7)
+
+
+def test_pixel_statistics_are_exact_and_constant_pixels_get_one(digits):
+    images = digits.copy()
+    images[:, 0, 0] = 7
+    mean, std = pixel_statistics(images, np.arange(200))
+    plain = images[:200].astype(np.float64).transpose(0, 3, 1, 2)
+    expected = plain.std(0)
+    expected[expected == 0] = 1
+    np.testing.assert_allclose(mean, plain.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(std, expected, rtol=1e-6)
+    assert std[0, 0, 0] == 1
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_share_every_batch_without_loss_or_overlap(digits, workers):
+    class Set:
+        images = digits
+
+        def indices(self, split):
+            return np.arange(200)
+
+    config, statistics = DataConfig(crop_scale=(0.5, 1)), pixel_statistics(digits, np.arange(200))
+
+    def epoch(rank, world):
+        return list(Batches(Set(), config, statistics, 64, 0, CPU, rank, world).epoch(2))
+
+    whole = epoch(0, 1)
+    assert len(whole) == 3
+    parts = [epoch(rank, workers) for rank in range(workers)]
+    for step, batch in enumerate(whole):
+        assert torch.equal(torch.cat([p[step] for p in parts]), batch)
+
+
+def test_streams_differ_by_purpose_and_repeat():
+    draws = [torch.rand(4, generator=stream("cpu", *parts)) for parts in [(0, 1, "a"), (0, 1, "b"), (0, 1, "a")]]
+    assert torch.equal(draws[0], draws[2])
+    assert not torch.equal(draws[0], draws[1])
+
+
+def test_images_of_another_size_or_type_are_refused(digits, tiny):
+    with pytest.raises(ConfigError, match="image_size is 16, but the images have 8"):
+        pretrain(tiny.with_values({"model.image_size": 16}), digits, seed=0)
+    with pytest.raises(DataError, match="uint8"):
+        pretrain(tiny, digits.astype(np.float32), seed=0)
+    with pytest.raises(ConfigError, match="CUDA devices"):
+        pretrain(tiny, digits, seed=0, device="cuda:99")
+    with pytest.raises(ConfigError, match="allowed are auto"):
+        pretrain(tiny, digits, seed=0, device="gpu")
+
+
+@pytest.mark.gpu
+def test_the_gpu_trains_as_the_cpu_does(digits, tiny):
+    config = tiny.with_values({"optim.precision": "fp32", "data.crop_scale": [1.0, 1.0], "optim.compile": "off"})
+    on_gpu = losses(pretrain(config, digits, seed=0, device="cuda"))
+    assert on_gpu == pytest.approx(losses(pretrain(config, digits, seed=0, device="cpu")), rel=0.05)
