@@ -1,0 +1,214 @@
+"""Encoders on disk: weights under timm's names, pixel statistics, and a JSON that says what they are.
+
+A folder holds ``encoder.safetensors`` (loads strictly into a timm ``VisionTransformer``),
+``standardisation.safetensors`` (``mean`` and ``std``, (C, H, W), uint8 units) and ``encoder.json`` (shapes, settings,
+versions, SHA-256 of both). Nothing is ever unpickled. Whole models, decoder included, are ``saved_model``'s.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from pmae.config import ModelConfig, PretrainConfig
+from pmae.encoder import Encoder, build_vit
+from pmae.errors import ConfigError, DataError
+from pmae.probes.features import as_encoder, extract_features
+
+__all__ = ["extract_features", "load_encoder", "save_encoder", "to_timm"]
+
+FORMAT, FORMAT_VERSION = "pmae-encoder", 1
+DESCRIPTION, WEIGHTS, STATISTICS = "encoder.json", "encoder.safetensors", "standardisation.safetensors"
+
+
+def save_encoder(
+    encoder: Any,
+    folder: str | os.PathLike[str],
+    *,
+    config: PretrainConfig | ModelConfig | None = None,
+    images: Any = None,
+) -> Path:
+    """Write an encoder to ``folder``, which is made if need be; an encoder that is there is replaced.
+
+    Args:
+        encoder: An Encoder, or a pre-training result (whose settings are then the default of ``config``).
+        folder: Where to.
+        config: Settings that the encoder was trained with; None reads the shapes off the encoder.
+        images: Image set that it was trained on, for the record: its name, fingerprint and class names.
+
+    Returns:
+        The folder, absolute.
+
+    Raises:
+        ConfigError: ``config`` describes another encoder, or is needed since the encoder is no plain one.
+        OSError: The folder cannot be written.
+    """
+    if config is None:
+        config = getattr(encoder, "config", None)
+    encoder = as_encoder(encoder)
+    model = _model_config(encoder, config)
+    folder = Path(folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        WEIGHTS: write_tensors(folder / WEIGHTS, encoder.vit.state_dict()),
+        STATISTICS: write_tensors(folder / STATISTICS, {"mean": encoder.mean, "std": encoder.std}),
+    }
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "model": dataclasses.asdict(model),
+        "config": config.to_dict() if isinstance(config, PretrainConfig) else None,
+        "data": None if images is None else describe_images(images),
+        "sha256": files,
+        "versions": {name: version(name) for name in ("pmae", "torch", "timm")},
+    }
+    write_json(folder / DESCRIPTION, description)
+    return folder
+
+
+def load_encoder(folder: str | os.PathLike[str]) -> Encoder:
+    """The encoder in ``folder``, on the CPU, in evaluation mode.
+
+    Raises:
+        DataError: There is none, a file is damaged, or it was written by a newer version.
+    """
+    folder = Path(folder)
+    description = read_description(folder / DESCRIPTION, FORMAT, FORMAT_VERSION)
+    weights, statistics = (read_tensors(folder / name, description["sha256"][name]) for name in (WEIGHTS, STATISTICS))
+    try:
+        model = ModelConfig(**description["model"])
+        vit = build_vit(model)
+        vit.load_state_dict(weights)
+    except (TypeError, ConfigError, RuntimeError) as error:
+        raise DataError(f"{folder / DESCRIPTION} does not describe the weights beside it: {error}") from None
+    return Encoder(vit, statistics["mean"], statistics["std"], pool=model.pool).eval()
+
+
+def to_timm(folder: str | os.PathLike[str]) -> VisionTransformer:
+    """The bare timm model of the encoder in ``folder``: standardised images (B, C, H, W) in, features (B, W) out.
+
+    Raises:
+        DataError: As for :func:`load_encoder`.
+    """
+    encoder = load_encoder(folder)
+    encoder.vit.global_pool = "avg" if encoder.pool == "mean" else "token"
+    return encoder.vit
+
+
+def describe_images(images: Any) -> dict[str, Any]:
+    """Name, fingerprint and class names of an image set."""
+    return {"name": images.name, "fingerprint": images.fingerprint, "class_names": list(images.class_names)}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write float32 copies as safetensors, beside and renamed; returns the file's SHA-256."""
+    content = safetensors.torch.save({n: t.detach().float().cpu().contiguous() for n, t in tensors.items()})
+    _write(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; DataError where it is missing or its SHA-256 differs."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); save the encoder or model again") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DataError(f"{path} is damaged or incomplete (its checksum differs); save the encoder or model again")
+    try:
+        return safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise DataError(f"{path} is no safetensors file: {error}") from None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write readable JSON, beside and renamed."""
+    _write(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_description(path: Path, kind: str, newest: int) -> dict[str, Any]:
+    """The JSON at ``path``, checked to be of ``kind`` and of a format version this code knows."""
+    if not path.is_file():
+        raise DataError(
+            f"there is no {path.name} in {path.parent}; give the folder that 'python -m pmae pretrain' wrote"
+        )
+    try:
+        description = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON: {error}") from None
+    if not isinstance(description, dict) or description.get("format") != kind:
+        raise DataError(f"{path} is not of the format {kind!r}")
+    if description.get("format_version") != newest:
+        raise DataError(
+            f"{path} has format version {description.get('format_version')}, this code reads {newest}; update pmae"
+        )
+    if not isinstance(description.get("sha256"), dict) or not isinstance(description.get("model"), dict):
+        raise DataError(f"{path} lacks checksums or shapes; save it again")
+    return description
+
+
+def _write(path: Path, content: bytes) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _model_config(encoder: Encoder, config: PretrainConfig | ModelConfig | None) -> ModelConfig:
+    """Resolved shapes that rebuild exactly this encoder."""
+    model = config.model if isinstance(config, PretrainConfig) else config or _shapes_of(encoder.vit)
+    for name in ("image_size", "channels"):
+        if getattr(model, name) not in (None, getattr(encoder, name)):
+            raise ConfigError(
+                f"config says {name} {getattr(model, name)}, the encoder has {getattr(encoder, name)}; "
+                "give the config it was trained with"
+            )
+    pool: Any = encoder.pool
+    model = dataclasses.replace(model, image_size=encoder.image_size, channels=encoder.channels, pool=pool)
+    if not _rebuilds(model, encoder.vit):
+        raise ConfigError("config does not describe this encoder; give the one it was trained with")
+    return model
+
+
+def _rebuilds(model: ModelConfig, vit: VisionTransformer) -> bool:
+    """Whether ``model`` and the weights alone give the same outputs as ``vit``."""
+    again = build_vit(model)
+    try:
+        again.load_state_dict(vit.state_dict())
+    except RuntimeError:
+        return False
+    image = torch.randn(2, model.channels or 0, model.image_size or 0, model.image_size or 0)
+    with torch.no_grad():
+        have = copy.deepcopy(vit).cpu().eval().forward_features(image)
+        return torch.allclose(again.eval().forward_features(image), have, rtol=1e-3, atol=1e-3)
+
+
+def _shapes_of(vit: VisionTransformer) -> ModelConfig:
+    block: Any = vit.blocks[0]
+    return ModelConfig(
+        patch_size=vit.patch_embed.patch_size[0],
+        patch_stride=vit.patch_embed.proj.stride[0],
+        width=vit.embed_dim,
+        depth=len(vit.blocks),
+        heads=block.attn.num_heads,
+        mlp_ratio=block.mlp.fc1.out_features / vit.embed_dim,
+        position="learned" if vit.pos_embed is not None and vit.pos_embed.requires_grad else "sincos",
+    )
