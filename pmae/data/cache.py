@@ -23,7 +23,7 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from pmae.data.decode import Allocate, Pixels
-from pmae.data.imageset import ImageSet
+from pmae.data.imageset import ImageSet, Indices
 from pmae.errors import DataError
 
 SCHEMA_VERSION = 1
@@ -69,9 +69,9 @@ class MemorySink:
         self.images = np.zeros(shape, dtype=np.uint8)
         return self
 
-    def write(self, position: int, pixels: Pixels) -> None:
-        """Put pixels (H, W, C) at row ``position``."""
-        self.images[position] = pixels
+    def write(self, positions: Indices, pixels: Pixels) -> None:
+        """Put pixels (n, H, W, C) at rows ``positions``."""
+        self.images[positions] = pixels
 
 
 class FileSink:
@@ -97,11 +97,13 @@ class FileSink:
         self.file.truncate(self.start + needed)
         return self
 
-    def write(self, position: int, pixels: Pixels) -> None:
-        """Put pixels (H, W, C) at row ``position``."""
+    def write(self, positions: Indices, pixels: Pixels) -> None:
+        """Put pixels (n, H, W, C) at rows ``positions``, neighbours in one go."""
         assert self.file is not None
-        self.file.seek(self.start + position * self.row)
-        self.file.write(np.ascontiguousarray(pixels).data)
+        order = np.argsort(positions)
+        for run in np.split(order, np.flatnonzero(np.diff(positions[order]) != 1) + 1):
+            self.file.seek(self.start + int(positions[run[0]]) * self.row)
+            self.file.write(pixels[run].data)
 
     def close(self) -> None:
         """Finish the file."""

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from pmae.data.imageset import Indices
+from pmae.data.jpeg import decode_plain_jpeg
 from pmae.data.progress import progress_bar
 from pmae.data.source import Payload, Reader
 from pmae.errors import DataError
@@ -26,19 +27,22 @@ from pmae.errors import DataError
 # The order is that of the tries. Formats that run programs (EPS) or read other files stay out.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "MPO", "JPEG2000")
 MAX_PIXELS = 64 * 1024 * 1024
-MAX_FILE_BYTES = 1 << 30
+MAX_FILE_BYTES = 1 << 28
+FAST_JPEG_FROM = 4096  # images; below, importing torchvision costs more than it saves
+THREADED_FROM = 16 * 1024  # bytes of an encoded image; threads waiting for each other slow smaller ones down
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 BATCH = 128
 
 Pixels = npt.NDArray[np.uint8]
 Item = tuple[int, str, Payload]
+Decoded = tuple[int, str, "Pixels | UnreadableError"]
 
 
 class PixelSink(Protocol):
-    """Takes decoded images one by one."""
+    """Takes decoded images."""
 
-    def write(self, position: int, pixels: Pixels) -> None:
-        """Put pixels (H, W, C) at row ``position``."""
+    def write(self, positions: Indices, pixels: Pixels) -> None:
+        """Put pixels (n, H, W, C) at rows ``positions`` (n,)."""
 
 
 Allocate = Callable[[tuple[int, int, int, int]], PixelSink]
@@ -53,21 +57,23 @@ class _ColourAmongGreyError(Exception):
     pass
 
 
-def decode_image(name: str, payload: Payload, image_size: int | None = None) -> Pixels:
+def decode_image(name: str, payload: Payload, image_size: int | None = None, *, fast_jpeg: bool = False) -> Pixels:
     """One image as uint8 (H, W, C), C 1 for grey modes and 3 for all others; 16-bit grey keeps its high byte.
+
+    ``fast_jpeg`` imports torchvision for the same pixels sooner; it pays from some thousand images on.
 
     Raises:
         UnreadableError: ``name`` is no image, is cut short, or has more than ``MAX_PIXELS`` pixels.
     """
-    if isinstance(payload, np.ndarray):
-        if image_size is None or payload.shape[:2] == (image_size, image_size):
-            return payload
-        grey = payload.shape[2] == 1
-        return _fitted(Image.fromarray(payload[..., 0] if grey else payload), image_size)
     try:
-        if isinstance(payload, Path) and payload.stat().st_size > MAX_FILE_BYTES:
-            raise UnreadableError(f"{name} is larger than {MAX_FILE_BYTES >> 30} GiB and is not opened as an image")
-        with Image.open(payload if isinstance(payload, Path) else io.BytesIO(payload), formats=FORMATS) as image:
+        if isinstance(payload, Path):
+            payload = _file_bytes(payload)
+        if isinstance(payload, bytes) and fast_jpeg:
+            pixels = decode_plain_jpeg(payload, MAX_PIXELS)
+            payload = payload if pixels is None else pixels
+        if isinstance(payload, np.ndarray):
+            return _fitted_pixels(payload, image_size)
+        with Image.open(io.BytesIO(payload), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableError(
                     f"{name} has {image.width} x {image.height} pixels, above the limit of {MAX_PIXELS:,}; "
@@ -81,6 +87,18 @@ def decode_image(name: str, payload: Payload, image_size: int | None = None) -> 
             f"{name} cannot be read as an image ({type(error).__name__}: {error}); "
             "repair or remove it, or skip such files with skip_unreadable=True (--skip-unreadable)"
         ) from error
+
+
+def _file_bytes(path: Path) -> bytes:
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"above {MAX_FILE_BYTES >> 20} MiB")
+    return path.read_bytes()
+
+
+def _fitted_pixels(pixels: Pixels, image_size: int | None) -> Pixels:
+    if image_size is None or pixels.shape[:2] == (image_size, image_size):
+        return pixels
+    return _fitted(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels), image_size)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -128,19 +146,24 @@ def decode_images(
     """
     order = np.argsort(wanted, kind="stable")
 
+    fast_jpeg = len(wanted) >= FAST_JPEG_FROM
+
     def attempt(colour: bool) -> list[tuple[int, str]]:
         collector = _Collector(len(wanted), allocate, colour)
         failed: list[tuple[int, str]] = []
         items = ((int(p), *item) for p, item in zip(order, read(wanted[order]), strict=True))
         with progress_bar(title, len(wanted), unit="images", shown=progress) as advance:
-            for batch in _in_parallel(items, image_size):
+            for batch in _decoded(items, image_size, fast_jpeg):
+                good: list[tuple[int, str, Pixels]] = []
                 for position, name, result in batch:
                     if isinstance(result, np.ndarray):
-                        collector.add(position, name, result)
+                        good.append((position, name, result))
                     elif skip_unreadable:
                         failed.append((int(wanted[position]), str(result)))
                     else:
                         raise result
+                if good:
+                    collector.add(good)
                 advance(len(batch))
         return failed
 
@@ -160,7 +183,14 @@ class _Collector:
         self.first = ""
         self.size = (0, 0)
 
-    def add(self, position: int, name: str, pixels: Pixels) -> None:
+    def add(self, batch: list[tuple[int, str, Pixels]]) -> None:
+        for _, name, pixels in batch:
+            self._check(name, pixels)
+        assert self.sink is not None
+        rows = [p if p.shape[2] == self.channels else p.repeat(3, axis=2) for _, _, p in batch]
+        self.sink.write(np.array([position for position, _, _ in batch]), np.stack(rows))
+
+    def _check(self, name: str, pixels: Pixels) -> None:
         height, width, channels = pixels.shape
         if self.sink is None:
             self.first, self.size = name, (height, width)
@@ -178,33 +208,41 @@ class _Collector:
             )
         if channels > self.channels:
             raise _ColourAmongGreyError
-        self.sink.write(position, pixels if channels == self.channels else pixels.repeat(3, axis=2))
 
 
-def _decode_batch(batch: list[Item], image_size: int | None) -> list[tuple[int, str, Any]]:
-    done: list[tuple[int, str, Any]] = []
+def _decode_batch(batch: list[Item], image_size: int | None, fast_jpeg: bool) -> list[Decoded]:
+    done: list[Decoded] = []
     for position, name, payload in batch:
         try:
-            done.append((position, name, decode_image(name, payload, image_size)))
+            done.append((position, name, decode_image(name, payload, image_size, fast_jpeg=fast_jpeg)))
         except UnreadableError as error:
             done.append((position, name, error))
     return done
 
 
-def _in_parallel(items: Iterator[Item], image_size: int | None) -> Iterator[list[tuple[int, str, Any]]]:
+def _decoded(items: Iterator[Item], image_size: int | None, fast_jpeg: bool) -> Iterator[list[Decoded]]:
     """Decoded batches in order; a few batches are under way at a time, so memory stays flat."""
     workers = available_cpus()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    pending: deque[Future[list[tuple[int, str, Any]]]] = deque()
+    pending: deque[Future[list[Decoded]]] = deque()
     try:
         while batch := list(islice(items, BATCH)):
-            pending.append(pool.submit(_decode_batch, batch, image_size))
+            if not pending and _encoded_bytes(batch[0][2]) < THREADED_FROM:
+                yield _decode_batch(batch, image_size, fast_jpeg)
+                continue
+            pending.append(pool.submit(_decode_batch, batch, image_size, fast_jpeg))
             if len(pending) > 2 * workers:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _encoded_bytes(payload: Payload) -> int:
+    if isinstance(payload, Path):
+        return payload.stat().st_size if payload.exists() else 0
+    return payload.nbytes if isinstance(payload, np.ndarray) else len(payload)
 
 
 def available_cpus() -> int:

@@ -97,5 +97,10 @@ def _files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            if not name.startswith(".") and name.lower() not in SYSTEM_FILES:
-                yield Path(parent, name)
+            path = Path(parent, name)
+            if name.startswith(".") or name.lower() in SYSTEM_FILES:
+                continue
+            if not path.exists():
+                raise DataError(f"{path} is a link to a file that does not exist; repair or remove it")
+            if path.is_file():
+                yield path

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pmae.data import digits, folder, npz, parquet
+from pmae.data import cifar10, digits, folder, medmnist, npz, parquet, tinyimagenet
 from pmae.data.cache import Contents, MemorySink, cached_images, set_key
 from pmae.data.decode import Allocate, decode_images
 from pmae.data.imageset import ImageSet
@@ -21,7 +21,7 @@ from pmae.errors import ConfigError, DataError, did_you_mean
 
 Find = Callable[[Request], Source]
 
-NAMED: dict[str, Find] = {"digits": digits.find}
+NAMED: dict[str, Find] = {"digits": digits.find, "cifar10": cifar10.find, "tinyimagenet": tinyimagenet.find}
 AT_PATH: dict[str, Find] = {"folder": folder.find, "parquet": parquet.find, "npz": npz.find}
 
 
@@ -86,17 +86,20 @@ def _find(source: str, root: Path | None, image_size: int | None, progress: bool
         return AT_PATH[name](request)
     if name in AT_PATH:
         raise ConfigError(f"source {source!r} names no path; write {name}:PATH")
+    if medmnist.is_flag(source):
+        return medmnist.find(request)
     raise ConfigError(_unknown(source))
 
 
 def _unknown(source: str) -> str:
-    allowed = [*NAMED, *(f"{kind}:PATH" for kind in AT_PATH)]
+    named = [*NAMED, *medmnist.flags()]
+    allowed = [*named, *(f"{kind}:PATH" for kind in AT_PATH)]
     path = Path(source).expanduser()
     if path.exists():
         kind = {".parquet": "parquet", ".npz": "npz"}.get(path.suffix.lower(), "folder")
         hint = f" (did you mean '{kind}:{source}'?)"
     else:
-        hint = did_you_mean(source.lower(), [*NAMED, *AT_PATH])
+        hint = did_you_mean(source.lower(), [*named, *AT_PATH])
     return f"there is no data set {source!r}{hint}; there are {', '.join(allowed)}"
 
 

@@ -1,0 +1,70 @@
+"""Zip and tar archives read in place: nothing is unpacked to disk, and archives that try to escape are refused."""
+
+from __future__ import annotations
+
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from pmae.errors import DataError
+
+MAX_MEMBER_BYTES = 1 << 28
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """The archive, its table of contents checked.
+
+    Raises:
+        DataError: No zip archive, cut short, or with a member that is a link or points outside.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{path} is no readable zip archive ({error}); remove it to download it again") from error
+    for info in archive.infolist():
+        _refuse_escape(path, info.filename, link=stat.S_ISLNK(info.external_attr >> 16))
+    return archive
+
+
+def read_zip_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """One member's bytes; DataError when it is damaged or larger than 256 MiB."""
+    size = archive.getinfo(name).file_size
+    if size > MAX_MEMBER_BYTES:
+        raise DataError(f"{archive.filename}: {name} unpacks to {size:,} bytes; refused as a decompression bomb")
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, OSError) as error:
+        raise DataError(
+            f"{archive.filename}: {name} is damaged ({error}); remove the archive to download it again"
+        ) from error
+
+
+def tar_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of each regular file of a tar archive.
+
+    Raises:
+        DataError: No tar archive, cut short, or with a member that is a link, points outside, or is larger than
+            256 MiB.
+    """
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                _refuse_escape(path, member.name, link=not (member.isfile() or member.isdir()))
+                if member.size > MAX_MEMBER_BYTES:
+                    raise DataError(f"{path}: {member.name} has {member.size:,} bytes; refused as a decompression bomb")
+                file = archive.extractfile(member)
+                if file is not None:
+                    yield member.name, file.read()
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise DataError(f"{path} is no readable tar archive ({error}); remove it to download it again") from error
+
+
+def _refuse_escape(path: Path, name: str, link: bool) -> None:
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    outside = ".." in parts or parts[:1] == ("/",) or (parts and parts[0].endswith(":"))
+    if link or outside:
+        what = "is a link or a special file" if link else "points outside the archive"
+        raise DataError(f"{path} is refused: its member {name!r} {what}. Get the archive from its publisher")

@@ -1,0 +1,198 @@
+"""Files from the web: resumed after broken connections, checked against a checksum, written beside and renamed.
+
+``$PMAE_MIRROR``, a URL, replaces the server of every file (the file names stay), for machines that reach only a
+mirror; the checksums stay the official ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import shutil
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from pmae.data.cache import cache_dir
+from pmae.data.progress import progress_bar
+from pmae.errors import DataError
+
+ATTEMPTS = 5  # in a row without a single new byte
+FIRST_PAUSE = 0.5  # seconds before the second attempt; doubled for each further one
+TIMEOUT = 30.0
+CHUNK = 1 << 18
+RETRIED_STATUS = (408, 425, 429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file on the web: its URL, the name it gets here, and its MD5 as its publisher tells it."""
+
+    url: str
+    filename: str
+    md5: str
+
+
+class _Retry(Exception):
+    """The connection failed in a way that another attempt may mend."""
+
+
+def fetch(remote: Remote, folder: Path | None = None, *, progress: bool = False) -> Path:
+    """Path of the file in ``folder`` (None: the cache's ``downloads``), downloaded if it is not there.
+
+    A file that is there is taken as it is. Processes that want the same file at once download it once.
+
+    Raises:
+        DataError: The server has no such file, cannot be reached, or sends bytes with another checksum; or the
+            folder cannot be written. The message says where to put the file by hand.
+    """
+    target = (folder or cache_dir() / "downloads") / remote.filename
+    if target.is_file():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if not target.is_file():
+                _download(remote, target, progress)
+    except OSError as error:
+        raise DataError(
+            f"{target.parent} cannot hold the download {remote.filename} ({error}); make room, or name another "
+            "folder with root (--data-root) or PMAE_CACHE"
+        ) from error
+    return target
+
+
+def warn_unless_official(path: Path, remote: Remote) -> None:
+    """Warn when a file that was already there has another checksum than the published one."""
+    found = md5_of(path)
+    if found != remote.md5:
+        warnings.warn(
+            f"{path} is not the published file (MD5 {found}, published {remote.md5}); its images are used as they "
+            "are, so do not compare results with published ones. Remove it to download the published file",
+            stacklevel=2,
+        )
+
+
+def md5_of(path: Path) -> str:
+    """Hex MD5 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.md5(usedforsecurity=False)
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _download(remote: Remote, target: Path, progress: bool) -> None:
+    part = target.with_name(f".{target.name}.part")
+    resumed = part.exists()
+    _transfer(remote, target, part, progress)
+    found = md5_of(part)
+    if found != remote.md5 and resumed:  # the part may have been another file's; once more from the start
+        part.unlink()
+        _transfer(remote, target, part, progress)
+        found = md5_of(part)
+    if found != remote.md5:
+        part.unlink()
+        raise DataError(
+            f"{_url(remote)} sent a file with MD5 {found} instead of {remote.md5}: damaged on the way or replaced. "
+            + _by_hand(remote, target)
+        )
+    os.replace(part, target)
+
+
+def _transfer(remote: Remote, target: Path, part: Path, progress: bool) -> None:
+    """Complete ``part``, over as many connections as it takes while each brings new bytes."""
+    failures = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _receive(remote, part, progress)
+            return
+        except _Retry as error:
+            gained = (part.stat().st_size if part.exists() else 0) > before
+            failures = 1 if gained else failures + 1
+            if failures >= ATTEMPTS:
+                raise DataError(
+                    f"{_url(remote)} cannot be downloaded ({error}, {ATTEMPTS} attempts); what has arrived is kept "
+                    f"and the next run goes on from there. {_by_hand(remote, target)}"
+                ) from error
+            time.sleep(FIRST_PAUSE * 2 ** (failures - 1))
+        except urllib.error.HTTPError as error:
+            raise DataError(
+                f"{_url(remote)} cannot be downloaded (HTTP {error.code} {error.reason}). {_by_hand(remote, target)}"
+            ) from error
+
+
+def _receive(remote: Remote, part: Path, progress: bool) -> None:
+    """One connection: append to ``part`` what the server still has for it."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(_url(remote), headers={"User-Agent": "pmae", "Accept-Encoding": "identity"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            start = _start(response, have)
+            total = _total(response, start)
+            _check_space(part, total, start)
+            with (
+                part.open("r+b" if part.exists() else "wb") as file,
+                progress_bar(f"downloading {remote.filename}", total, unit="bytes", shown=progress) as advance,
+            ):
+                file.truncate(start)
+                file.seek(start)
+                advance(start)
+                _copy(response, file.write, advance)
+                received = file.tell()
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing beyond the part: it is complete, or not a part of this file
+            error.close()
+            return
+        if error.code in RETRIED_STATUS:
+            raise _Retry(f"HTTP {error.code}") from error
+        raise
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        raise _Retry(str(getattr(error, "reason", error)) or type(error).__name__) from error
+    if total is not None and received < total:
+        raise _Retry(f"the connection broke after {received:,} of {total:,} bytes")
+
+
+def _copy(response: Any, write: Callable[[bytes], Any], advance: Callable[[int], None]) -> None:
+    while chunk := response.read1(CHUNK):
+        write(chunk)
+        advance(len(chunk))
+
+
+def _start(response: Any, have: int) -> int:
+    """Where in the file the answer begins: at 0 when the server ignored the range."""
+    given = response.headers.get("Content-Range", "")
+    if response.status == 206 and given.startswith(f"bytes {have}-"):
+        return have
+    return 0
+
+
+def _total(response: Any, start: int) -> int | None:
+    length = response.headers.get("Content-Length", "")
+    return start + int(length) if length.isdigit() else None
+
+
+def _check_space(part: Path, total: int | None, start: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if total is not None and total - start > free:
+        raise OSError(f"{(total - start) / 1e9:.2f} GB to come, {free / 1e9:.2f} GB free")
+
+
+def _url(remote: Remote) -> str:
+    mirror = os.environ.get("PMAE_MIRROR")
+    return f"{mirror.rstrip('/')}/{remote.filename}" if mirror else remote.url
+
+
+def _by_hand(remote: Remote, target: Path) -> str:
+    return f"Try again later, or get the file elsewhere (MD5 {remote.md5}) and put it at {target}"
