@@ -55,11 +55,11 @@ class ComponentProjection(nn.Module):
 
     def visible(self, x: Tensor, mask: Tensor) -> Tensor:
         """The encoder's input V diag(1 - m) Vᵀ x (Bizeul et al. 2025, step 2), float32 in the shape of ``x``."""
-        return self._keep(x, ~self._checked(mask))
+        return self._part(x, mask, masked=False)
 
     def target(self, x: Tensor, mask: Tensor) -> Tensor:
         """The masked part V diag(m) Vᵀ x, what Eq. A.1 compares with in pixels; float32 in the shape of ``x``."""
-        return self._keep(x, self._checked(mask))
+        return self._part(x, mask, masked=True)
 
     def masked_error(self, difference: Tensor, mask: Tensor) -> Tensor:
         """Mean squared error over the masked coordinates, ‖m ∘ Vᵀ(x̂ - x)‖² / |m| (Bizeul et al. 2025, Eq. 3.1).
@@ -71,27 +71,33 @@ class ComponentProjection(nn.Module):
         Returns:
             (B,) float32, one mean for each image. A masked residual counts as its D - K coordinates.
         """
-        mask = self._checked(mask)
+        self._check(mask)
+        size, rank = self.basis.shape
         with _full_precision(difference):
             difference = self._flat(difference)
+            if _is_one_mask(mask) and _may_pick_columns(difference) and not self.has_residual:
+                chosen = self.basis[:, mask[0]]
+                return (difference @ chosen).square().mean(1)
             z = difference @ self.basis
-            masked = mask[:, : z.shape[1]].to(z.dtype)
+            masked = mask[:, :rank].to(z.dtype)
             error, count = (z.square() * masked).sum(1), masked.sum(1)
             if self.has_residual:
                 # Not ‖d‖² - ‖z‖²: that difference of large numbers would lose a small residual.
                 rest = difference - z @ self.basis.T
                 masked_rest = mask[:, -1].to(z.dtype)
                 error = error + masked_rest * rest.square().sum(1)
-                count = count + masked_rest * (self.basis.shape[0] - self.basis.shape[1])
+                count = count + masked_rest * (size - rank)
             return error / count
 
-    def _keep(self, x: Tensor, kept: Tensor) -> Tensor:
-        """V diag(kept) Vᵀ x, and the residual where its entry is kept."""
+    def _part(self, x: Tensor, mask: Tensor, masked: bool) -> Tensor:
+        """V diag(kept) Vᵀ x, and the residual where its entry is kept; kept is the mask or its opposite."""
+        self._check(mask)
         rank = self.basis.shape[1]
+        kept = mask if masked else ~mask
         with _full_precision(x):
             flat = self._flat(x)
-            if kept.shape[0] == 1 and flat.device.type == "cpu" and not torch.compiler.is_compiling():
-                result = self._keep_shared(flat, kept[0])
+            if _is_one_mask(mask) and _may_pick_columns(flat):
+                result = self._part_of_one_mask(flat, kept[0])
             elif self.has_residual:
                 # kept_rest (x - V z) + V (kept z) with one product back instead of two
                 rest = kept[:, -1:].to(flat.dtype)
@@ -101,11 +107,8 @@ class ComponentProjection(nn.Module):
                 result = (flat @ self.basis * kept.to(flat.dtype)) @ self.basis.T
             return result.view(x.shape)
 
-    def _keep_shared(self, flat: Tensor, kept: Tensor) -> Tensor:
-        """The same for one mask: only the columns of the smaller side are multiplied.
-
-        On the CPU only, since picking columns by a mask makes a GPU wait for the number of them.
-        """
+    def _part_of_one_mask(self, flat: Tensor, kept: Tensor) -> Tensor:
+        """The same for a mask that all images share: only the columns of the smaller side are multiplied."""
         columns = kept[: self.basis.shape[1]]
         keep_rest = bool(kept[-1]) if self.has_residual else int(columns.sum()) * 2 > len(columns)
         if keep_rest:
@@ -115,20 +118,28 @@ class ComponentProjection(nn.Module):
         return (flat @ chosen) @ chosen.T
 
     def _flat(self, x: Tensor) -> Tensor:
-        if x[0].numel() != self.basis.shape[0]:
+        if x.shape[1:].numel() != self.basis.shape[0]:
             raise ConfigError(
                 f"images of shape {tuple(x.shape[1:])} do not fit components of (C, H, W) = {self.shape}; "
                 "fit the components on images of the size that is trained on"
             )
         return x.flatten(1).to(self.basis.dtype)
 
-    def _checked(self, mask: Tensor) -> Tensor:
+    def _check(self, mask: Tensor) -> None:
         if mask.dtype != torch.bool or mask.ndim != 2 or mask.shape[1] != self.entries:
             raise ConfigError(
                 f"the mask is {mask.dtype} of shape {tuple(mask.shape)}; it must be bool of shape (B, {self.entries}), "
                 "as draw_component_mask(projection.spectrum, ...) gives it"
             )
-        return mask
+
+
+def _is_one_mask(mask: Tensor) -> bool:
+    return mask.shape[0] == 1 or mask.stride(0) == 0  # an expanded mask repeats one row
+
+
+def _may_pick_columns(x: Tensor) -> bool:
+    # Picking columns by a mask makes a GPU wait for their number, and breaks a compiled graph.
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _full_precision(x: Tensor) -> torch.autocast:

@@ -1,0 +1,74 @@
+"""Arrays with a description in one safetensors file, written beside its place and renamed, checked by a checksum.
+
+What the arrays mean is left to ``components.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from safetensors.numpy import save_file
+
+from pmae.errors import DataError
+
+SCHEMA_VERSION = 1
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def write_arrays(path: Path, arrays: Arrays, description: Mapping[str, Any]) -> None:
+    """Write ``arrays`` and a JSON ``description``; who reads at the same time sees the old file or the new one."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **description}, sort_keys=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        save_file(dict(arrays), beside, {"description": text, "sha256": _checksum(arrays, text)})
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Memory-mapped arrays and description that :func:`write_arrays` wrote.
+
+    Raises:
+        DataError: The file is missing, cut short, changed, or was written by another version.
+    """
+    try:
+        # Through torch because its arrays stay in the file's pages, which all processes share.
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118 (no mapping)
+        text = metadata["description"]
+        if _checksum(arrays, text) != metadata["sha256"]:
+            raise DataError(f"{path} is damaged: its checksum does not match; delete it and fit anew")
+        description = json.loads(text)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); it is cut short, damaged or no file of this "
+            "toolkit; delete it and fit anew"
+        ) from error
+    if description.pop("schema_version") != SCHEMA_VERSION:
+        raise DataError(f"{path} was written by another version of the toolkit; delete it and fit anew")
+    return arrays, description
+
+
+def _checksum(arrays: Arrays, description: str) -> str:
+    digest = hashlib.sha256(description.encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(arrays[name].data)
+    return digest.hexdigest()
