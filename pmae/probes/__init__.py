@@ -5,7 +5,9 @@ All take an encoder and an image set, choose on the validation split, score the 
 """
 
 from pmae.probes.features import ProbeResult, extract_features, extract_pools
+from pmae.probes.finetune import finetune
 from pmae.probes.knn import knn_probe
 from pmae.probes.linear import linear_probe
+from pmae.probes.mlp import mlp_probe
 
-__all__ = ["ProbeResult", "extract_features", "extract_pools", "knn_probe", "linear_probe"]
+__all__ = ["ProbeResult", "extract_features", "extract_pools", "finetune", "knn_probe", "linear_probe", "mlp_probe"]

@@ -105,7 +105,7 @@ def extract_pools(
     for pool in pools:
         check_choice("pool", pool, POOLS)
     check_choice("precision", precision, ("auto", "fp32", "bf16"))
-    _check_images(encoder, imageset.images)
+    check_images(encoder, imageset.images)
     where = pick_device(device)
     out: dict[str, dict[str, np.ndarray]] = {pool: {} for pool in pools}
     with frozen(encoder, where), torch.inference_mode(), autocast(encoder, where, precision):
@@ -174,6 +174,17 @@ def read_images(images: np.ndarray, indices: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(images[indices], order="C"))
 
 
+def check_images(encoder: Encoder, images: np.ndarray) -> None:
+    """Refuse images of another size or with other channels than the encoder's."""
+    size, channels = encoder.image_size, encoder.channels
+    if tuple(images.shape[1:]) != (size, size, channels):
+        raise DataError(
+            f"the images are {images.shape[1]} x {images.shape[2]} px with {images.shape[3]} channel(s), the encoder "
+            f"was trained on {size} x {size} px with {channels}; load them with --image-size {size}, or "
+            "choose the data set it was trained on"
+        )
+
+
 @contextmanager
 def frozen(encoder: Encoder, device: torch.device) -> Iterator[None]:
     """The encoder in evaluation mode on ``device``, put back afterwards."""
@@ -183,16 +194,6 @@ def frozen(encoder: Encoder, device: torch.device) -> Iterator[None]:
         yield
     finally:
         encoder.train(training).to(home)
-
-
-def _check_images(encoder: Encoder, images: np.ndarray) -> None:
-    size, channels = encoder.image_size, encoder.channels
-    if tuple(images.shape[1:]) != (size, size, channels):
-        raise DataError(
-            f"the images are {images.shape[1]} x {images.shape[2]} px with {images.shape[3]} channel(s), the encoder "
-            f"was trained on {size} x {size} px with {channels}; load them with --image-size {size}, or "
-            "choose the data set it was trained on"
-        )
 
 
 def _check_features(x: np.ndarray, y: np.ndarray, split: str) -> None:

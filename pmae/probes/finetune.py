@@ -1,0 +1,182 @@
+"""Fine-tuning: the whole encoder and a linear head trained on the labels, starting from a copy of the encoder."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import Tensor, nn
+
+from pmae.augment import augment
+from pmae.config import DataConfig
+from pmae.devices import pick_device
+from pmae.encoder import Encoder
+from pmae.errors import ConfigError, DataError, DivergedError
+from pmae.probes.features import (
+    SPLITS,
+    LabelledImages,
+    ProbeResult,
+    accuracy,
+    as_encoder,
+    autocast,
+    check_images,
+    read_images,
+)
+from pmae.probes.schedule import Shuffled, warmup_cosine
+
+EPOCHS, BATCH, BASE_RATE, WEIGHT_DECAY = 100, 512, 1e-3, 0.05
+WARMUP_SHARE = 0.05
+
+
+def finetune(
+    encoder: Any,
+    imageset: LabelledImages,
+    seed: int = 0,
+    *,
+    epochs: int = EPOCHS,
+    batch_size: int = BATCH,
+    base_learning_rate: float = BASE_RATE,
+    layer_decay: float | None = None,
+    augmentation: DataConfig | None = None,
+    score_test: bool = True,
+    device: str = "auto",
+    precision: str = "auto",
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> ProbeResult:
+    """Accuracy after training encoder and a linear head on the labels; the encoder given is not changed.
+
+    AdamW (betas 0.9, 0.999, weight decay 0.05), rate ``base_learning_rate`` x batch / 256, a twentieth of the epochs
+    warm-up, then cosine; the last epoch counts, nothing is chosen.
+
+    Args:
+        encoder: An Encoder or a pre-training result.
+        imageset: Images of the encoder's size with labels and the splits train, val and test.
+        seed: Of the head's initialisation, order and augmentation.
+        epochs, batch_size, base_learning_rate: The schedule; a smaller data set is one batch.
+        layer_decay: Factor in (0, 1] of the rate from each block to the one below (0.65 to 0.75 is usual); None
+            trains all at one rate.
+        augmentation: Random crops and flips (``crop_scale``, ``flip``); None trains on the images as they are.
+        score_test: Whether the test split is read and scored.
+        device, precision: See :func:`~pmae.probes.features.extract_features`.
+        on_epoch: Called as ``on_epoch(epoch, train_loss)`` after every epoch.
+
+    Raises:
+        ConfigError: A setting is out of range.
+        DataError: The images do not fit the encoder, or a split is empty.
+        DivergedError: The loss became infinite or NaN.
+    """
+    if epochs < 1 or batch_size < 1 or not 0 < base_learning_rate < math.inf:
+        raise ConfigError(
+            f"epochs {epochs}, batch_size {batch_size}, base_learning_rate {base_learning_rate}: the first two must "
+            "be at least 1, the rate above 0"
+        )
+    if layer_decay is not None and not 0 < layer_decay <= 1:
+        raise ConfigError(f"layer_decay is {layer_decay}; it must lie in (0, 1], for example 0.75, or be left out")
+    encoder = as_encoder(encoder)
+    check_images(encoder, imageset.images)
+    splits = SPLITS if score_test else SPLITS[:2]
+    for split in splits:
+        if not len(imageset.indices(split)):
+            raise DataError(f"the {split} split holds no images; fine-tuning needs some in each split it reads")
+    tuned = _Classifier(encoder, int(imageset.labels.max()) + 1, seed, pick_device(device), precision)
+    order = Shuffled(
+        len(imageset.indices("train")), batch_size, torch.Generator().manual_seed(seed), torch.device("cpu")
+    )
+    rate = base_learning_rate * order.batch_size / 256
+    optimizer = tuned.optimizer(rate, layer_decay)
+    schedule = warmup_cosine(optimizer, epochs * order.steps, math.ceil(WARMUP_SHARE * epochs * order.steps))
+    loss = math.nan
+    for epoch in range(epochs):
+        loss = tuned.train_epoch(imageset, order, optimizer, schedule, augmentation)
+        if not math.isfinite(loss):
+            raise DivergedError(epoch, (epoch + 1) * order.steps - 1, loss)
+        if on_epoch is not None:
+            on_epoch(epoch, loss)
+    scores = {split: tuned.accuracy(imageset, split, batch_size) for split in splits[1:]}
+    details = {
+        "protocol": "finetune",
+        "pool": encoder.pool,
+        "images": {split: len(imageset.indices(split)) for split in splits},
+        "epochs": epochs,
+        "batch_size": order.batch_size,
+        "learning_rate": rate,
+        "layer_decay": layer_decay,
+        "augmented": augmentation is not None,
+        "train_loss": loss,
+    }
+    return ProbeResult(scores["val"], scores.get("test"), details)
+
+
+class _Classifier:
+    """A copy of an encoder with a linear head, on its device."""
+
+    def __init__(self, encoder: Encoder, classes: int, seed: int, device: torch.device, precision: str) -> None:
+        self.encoder = copy.deepcopy(encoder).to(device)
+        self.head = nn.Linear(encoder.width, classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
+        nn.init.zeros_(self.head.bias)
+        self.head.to(device)
+        self.device, self.precision = device, precision
+        self.generator = torch.Generator(device).manual_seed(seed)
+
+    def optimizer(self, rate: float, layer_decay: float | None) -> torch.optim.Optimizer:
+        vit = self.encoder.vit
+        if layer_decay is None:
+            groups = param_groups_weight_decay(vit, WEIGHT_DECAY, no_weight_decay_list=vit.no_weight_decay())
+        else:
+            groups = param_groups_layer_decay(
+                vit, WEIGHT_DECAY, no_weight_decay_list=vit.no_weight_decay(), layer_decay=layer_decay
+            )
+        groups = [{**group, "lr": rate * group.pop("lr_scale", 1.0)} for group in groups]
+        head = [
+            {"params": [self.head.weight], "weight_decay": WEIGHT_DECAY},
+            {"params": [self.head.bias], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([*groups, *head], lr=rate)
+
+    def train_epoch(
+        self,
+        images: LabelledImages,
+        order: Shuffled,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LambdaLR,
+        augmentation: DataConfig | None,
+    ) -> float:
+        """Mean loss of one epoch."""
+        self.encoder.train()
+        indices, total = images.indices("train"), torch.zeros((), device=self.device)
+        for positions in order.epoch():
+            rows = indices[positions.numpy()]
+            target = torch.tensor(images.labels[rows], device=self.device)
+            loss = nn.functional.cross_entropy(self.logits(images, rows, augmentation), target)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.detach() * len(rows)
+        return total.item() / len(indices)
+
+    def logits(self, images: LabelledImages, rows: Any, augmentation: DataConfig | None = None) -> Tensor:
+        """(B, classes) float32 logits of the images at ``rows``."""
+        pixels = read_images(images.images, rows).to(self.device)
+        encoder = self.encoder
+        if augmentation is None:
+            x = encoder.standardise(pixels)
+        else:
+            seen = augment(pixels, self.generator, augmentation.crop_scale, augmentation.flip)
+            x = (seen - encoder.mean) / encoder.std
+        with autocast(encoder, self.device, self.precision):
+            return self.head(encoder(x)).float()
+
+    @torch.no_grad()
+    def accuracy(self, images: LabelledImages, split: str, batch_size: int) -> float:
+        """Fraction of a split classified correctly."""
+        self.encoder.eval()
+        indices = images.indices(split)
+        blocks = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+        predicted = torch.cat([self.logits(images, rows).argmax(1) for rows in blocks]).cpu()
+        return accuracy(predicted, torch.tensor(images.labels[indices]))
