@@ -1,0 +1,264 @@
+"""Runs a planned study: hands trials to Ray Tune, writes each record as it comes in, survives being stopped.
+
+The search decides what is next, ``tune.trial`` does the work, ``studies`` judges: here they meet.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pmae.components import cached_components
+from studies.records import StudyWriter
+from tune.confirm import config_of, settings_to_confirm
+from tune.plan import MOST_ROUNDS, StudyPlan
+from tune.progress import Display
+from tune.proposals import Proposals
+from tune.resources import Placement
+from tune.session import TRIAL_SLOT
+from tune.space import Setting
+from tune.spec import TrialJob, TrialSpec
+
+GRACE = 20.0  # seconds that running trials get to finish their epoch after Ctrl-C
+RETRIES = 2  # of a trial whose process was lost
+RECORDED = ("done", "pruned", "diverged")  # what a study that goes on does not run again
+
+
+class StudyRun:
+    """One study while it runs; the state is the table on disk, so that any end can be gone on from.
+
+    Args:
+        plan: What is to be run.
+        job: What its trials share.
+        placement: How many fit.
+        lag: See ``tune.proposals.Proposals``; the same for the whole life of a study.
+        writer: Where records go.
+        display: What the user sees.
+        settled: (rows) -> whether the verdict is settled, for ``--until-settled``.
+    """
+
+    def __init__(
+        self,
+        plan: StudyPlan,
+        job: TrialJob,
+        placement: Placement,
+        lag: int,
+        writer: StudyWriter,
+        display: Display,
+        settled: Callable[[], bool] | None = None,
+    ) -> None:
+        self.plan, self.job, self.placement, self.lag = plan, job, placement, lag
+        self.writer, self.display, self.settled = writer, display, settled
+        self.rows: dict[str, dict[str, Any]] = {r["trial_id"]: r for r in writer.trials.to_pylist()}
+        self.interrupted = False
+        self._rounds = 0
+        self._settings: list[Setting] = []
+        self._stop_at: float | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder."""
+        return self.writer.folder
+
+    def run(self) -> None:
+        """Run every trial that is not on record. Returns early when interrupted; raises what stopped the study."""
+        from tune.search import StudySearch
+
+        self.job.stop_file.unlink(missing_ok=True)
+        self.search = StudySearch(
+            Proposals(self.plan.space, self._known(), self._sampler, self.plan.options.training.seed, self.lag),
+            planned=self.plan.trials,
+            records=self.rows,
+            make_spec=self.plan.explore_spec,
+            follow_up=self._follow_up,
+            record=self._record,
+            database=self.folder / "optuna.db",
+            name=self.plan.name,
+            seed=self.plan.options.training.seed,
+        )
+        done = sum(r["status"] in RECORDED for r in self.rows.values())
+        self.display.start(self.plan.trials + self.expected_confirmations(), done, self.placement.concurrent)
+        try:
+            with self._on_interrupt():
+                self._tune()
+        finally:
+            self.display.stop()
+            self._record_what_is_left()
+            self.job.stop_file.unlink(missing_ok=True)
+            shutil.rmtree(self.folder / "ray", ignore_errors=True)
+        if self.search.problem is not None:
+            raise self.search.problem
+
+    @property
+    def _sampler(self) -> str:
+        return "random" if self.plan.search == "grid" else self.plan.search  # of a grid every point is given
+
+    def _known(self) -> dict[int, Setting]:
+        """Settings by number: those given from the start, and those on record."""
+        ran = {
+            int(trial_id.removeprefix("explore-")): Setting.of(config_of(row))
+            for trial_id, row in self.rows.items()
+            if row["phase"] == "explore"
+        }
+        return {**self.plan.known_settings(), **ran}
+
+    def expected_confirmations(self) -> int:
+        """Confirm trials at most, before the exploration has shown the leaders."""
+        rule, methods = self.plan.rule, self.plan.space.methods
+        defaults = {m: 1 + (len(rule.rivals) if m == "pmae" else 0) for m in methods}
+        arms = {m: len(self.plan.space.patches[m]) if rule.every_patch_setting else 1 for m in methods}
+        return len(self.plan.seeds) * sum((defaults[m] + rule.leaders) * arms[m] for m in methods)
+
+    def _follow_up(self) -> list[TrialSpec]:
+        """The next round of the confirm phase, called when all trials so far have ended."""
+        most = MOST_ROUNDS if self.settled is not None else 1
+        if self._rounds == 0:
+            self._settings = settings_to_confirm(self.plan.space, self.rows.values(), self.plan.rule)
+            if not self._settings:
+                return []
+            self.display.line(f"  confirming {', '.join(s.label for s in self._settings)}")
+        elif self._rounds >= most or (self.settled is not None and self.settled()):
+            return []
+        specs = self.plan.confirm_specs(self._settings, self.plan.round_seeds(self._rounds))
+        self._rounds += 1
+        self.display.expect(self.plan.trials + self._rounds * len(specs))
+        return specs
+
+    def _tune(self) -> None:
+        from ray import tune
+        from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
+
+        from tune.hooks import Watch, WhenOverdue
+        from tune.worker import tune_trial
+
+        tuner = Tuner(
+            tune.with_resources(tune_trial, _resources(self.placement)),
+            param_space={"job": self.job.to_dict()},
+            tune_config=TuneConfig(
+                search_alg=self.search,
+                num_samples=-1,
+                max_concurrent_trials=self.placement.concurrent,
+                reuse_actors=True,
+                trial_name_creator=_ray_trial_name,
+                trial_dirname_creator=_ray_trial_name,
+            ),
+            run_config=RunConfig(
+                name="tune",
+                storage_path=str(self.folder / "ray"),
+                failure_config=FailureConfig(max_failures=RETRIES),
+                stop=WhenOverdue(self),
+                callbacks=[Watch(self)],
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+
+    def _record(self, spec: TrialSpec, text: str | None) -> dict[str, Any]:
+        """Write the record of a trial that ended; ``text`` is its JSON, None when its process was lost too often."""
+        if text is None:
+            row = self._blank(
+                spec, "failed",
+                f"its process ended {RETRIES + 1} times (killed, out of memory or crashed); go on with --resume "
+                "and fewer trials at once (--max-concurrent)",
+            )  # fmt: skip
+        else:
+            row = json.loads(text)
+        row = {"study": self.plan.name, **row}
+        self._write(spec, row)
+        if "the disk is full" in (row["error"] or ""):
+            raise OSError(28, row["error"])
+        return row
+
+    def _write(self, spec: TrialSpec, row: dict[str, Any]) -> None:
+        columns = {k: v for k, v in row.items() if k not in ("history", "notices")}
+        self.writer.add_history(row.get("history") or [])
+        self.writer.add_trial(columns)
+        self.rows[spec.trial_id] = columns
+        self.display.trial(row, spec.name)
+        if row["status"] != "interrupted":
+            shutil.rmtree(self.job.checkpoints(spec.trial_id), ignore_errors=True)
+
+    def _blank(self, spec: TrialSpec, status: str, error: str) -> dict[str, Any]:
+        from tune.trial import blank_row
+
+        return blank_row(spec, self.job, status, error)
+
+    def _record_what_is_left(self) -> None:
+        for spec in list(self.search.running.values()):
+            row = self._blank(spec, "interrupted", "the study was stopped while it ran; --resume goes on with it")
+            self._write(spec, {"study": self.plan.name, **row})
+        self.search.running.clear()
+
+    def stop(self) -> None:
+        """Ask running trials to end with their epoch and start no more."""
+        self.search.stopping = True
+        self._stop_at = time.monotonic() + GRACE
+        self.job.stop_file.touch()
+
+    def look(self) -> None:
+        """Called all the time while trials run: show them, and stop them when records can no longer be written."""
+        if self.search.problem is not None and not self.stopping:
+            self.stop()
+        self.display.running([spec.name for spec in list(self.search.running.values())])
+
+    @property
+    def stopping(self) -> bool:
+        """Whether running trials were asked to stop."""
+        return self._stop_at is not None
+
+    def overdue(self) -> bool:
+        """Whether trials that were asked to stop have had their time."""
+        return self._stop_at is not None and time.monotonic() > self._stop_at
+
+    @contextmanager
+    def _on_interrupt(self) -> Iterator[None]:
+        """First Ctrl-C (or SIGTERM): stop in good order. Second: at once."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+            self.display.always("stopping: running trials end with their epoch; Ctrl-C again stops at once")
+            self.stop()
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def prepare_components(plan: StudyPlan, display: Display) -> None:
+    """Fit what trials will mask, once, into the cache that they read; says whether it was there."""
+    if "pmae" not in plan.space.methods:
+        return
+    for basis in plan.space.bases:
+        started = time.perf_counter()
+        components, how = cached_components(plan.images, basis)
+        share = components.explained_variance_ratio
+        display.line(
+            f"  {basis} components {how} ({len(share)}, the first carries {100 * share[0]:.0f} % of the variance, "
+            f"{time.perf_counter() - started:.1f} s)"
+        )
+
+
+def _resources(placement: Placement) -> Any:
+    if placement.workers > 1:
+        return {"CPU": 0.001, TRIAL_SLOT: 1}
+    return {"CPU": placement.threads, **({"GPU": placement.gpus} if placement.gpus else {})}
+
+
+def _ray_trial_name(trial: Any) -> str:
+    return str(trial.config["trial"]["trial_id"])

@@ -1,0 +1,43 @@
+"""Where Ray Tune calls the running study back. Ray pickles both; neither has anything to bring back from a pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ray.tune import Callback, Stopper
+
+if TYPE_CHECKING:
+    from tune.driver import StudyRun
+
+
+class WhenOverdue(Stopper):
+    """Ends all trials that were asked to stop and did not in time."""
+
+    def __init__(self, run: StudyRun) -> None:
+        self.run = run
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """No single trial is stopped here."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Asked after every step of Tune."""
+        return self.run.overdue()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Watch(Callback):
+    """Shows the study after every step of Tune."""
+
+    def __init__(self, run: StudyRun) -> None:
+        self.run = run
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Called a few times a second."""
+        self.run.look()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}

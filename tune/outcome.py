@@ -1,0 +1,116 @@
+"""After the trials: the verdict, the figures and the report, and what to tell the user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from pmae.components import cached_components
+from studies.files import write_json
+from studies.records import StudyWriter, read_study
+from tune.options import ConfirmOptions
+from tune.plan import StudyPlan
+from tune.progress import Display
+from tune.samples import merge_samples
+
+
+def finish(folder: Path, plan: StudyPlan, display: Display, *, complete: bool, resume: str) -> None:
+    """Write verdict and report from the study's table, whole or not, and print them."""
+    components = cached_components(plan.images, plan.space.bases[0])[0] if "pmae" in plan.space.methods else None
+    merge_samples(folder, components)
+    verdict = write_verdict(folder, plan.options.confirm)
+    report = write_pages(folder, display)
+    _print_verdict(verdict, display)
+    _print_failures(folder, display)
+    display.always(f"tables:  {folder / 'trials.arrow'}, {folder / 'history.arrow'}")
+    if report:
+        display.always(f"figures: {folder / 'figures'}")
+        display.always(f"report:  {folder / 'report.html'}")
+    if not complete:
+        display.always(f"resume with: {resume}")
+        return
+    display.always(f"next:    {_next(plan, folder, verdict)}")
+
+
+def write_verdict(folder: Path, options: ConfirmOptions) -> dict[str, Any]:
+    """Judge the study's table and write ``verdict.json``."""
+    from studies.verdict import judge
+
+    study = read_study(folder)
+    verdict = judge(study, margin=options.margin, default_ratio=options.default_ratio).to_dict()
+    write_json(folder / "verdict.json", verdict)
+    return verdict
+
+
+def settled(writer: StudyWriter, options: ConfirmOptions) -> bool:
+    """Whether no row of the verdict is inconclusive any more."""
+    from studies.verdict import judge
+
+    rows = judge(writer.trials, margin=options.margin, default_ratio=options.default_ratio).to_dict()["rows"]
+    return bool(rows) and all(row["verdict"] != "inconclusive" for row in rows if row.get("kind") == "default")
+
+
+def write_pages(folder: Path, display: Display) -> bool:
+    """Figures and report; a study is whole without them, so what goes wrong here is a warning."""
+    try:
+        from studies.figures import write_figures
+        from studies.report import write_report
+
+        write_figures(folder)
+        write_report(folder)
+    except Exception as problem:
+        display.warn(f"no report: {type(problem).__name__}: {problem}; try python -m studies report {folder}")
+        return False
+    return True
+
+
+def _print_verdict(verdict: dict[str, Any], display: Display) -> None:
+    table = Table(title_justify="left")
+    for name in ("data", "method", "patch", "default", "best", "costs (points)", "95 % bounds", "verdict", "seeds"):
+        table.add_column(name, justify="right" if name in ("default", "best", "costs (points)", "seeds") else "left")
+    for row in verdict["rows"]:
+        table.add_row(*_cells(row))
+    display.console.print()
+    if verdict["rows"]:
+        display.console.print(table)
+    display.always(verdict["answer"])
+    for warning in verdict.get("warnings", ()):
+        display.warn(warning)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    def points(value: float | None) -> str:
+        return "" if value is None else f"{100 * value:.1f}"
+
+    def ratio(value: float | None) -> str:
+        return "" if value is None else f"{100 * value:.0f} %"
+
+    bounds = "" if row["ci_low"] is None else f"{points(row['ci_low'])} to {points(row['ci_high'])}"
+    return [
+        str(row["dataset"]), str(row["method"]), str(row["patch_size"]), ratio(row["default_ratio"]),
+        ratio(row["best_ratio"]), points(row["regret"]), bounds, str(row["verdict"]), str(row["seeds"]),
+    ]  # fmt: skip
+
+
+def _print_failures(folder: Path, display: Display) -> None:
+    rows = read_study(folder).trials.select(["trial_id", "status"]).to_pylist()
+    bad = [r for r in rows if r["status"] in ("failed", "diverged")]
+    if bad:
+        kinds = ", ".join(f"{r['trial_id']} {r['status']}" for r in bad[:5])
+        display.warn(f"{len(bad)} of {len(rows)} trials gave no result ({kinds}{', ...' if len(bad) > 5 else ''})")
+
+
+def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any]) -> str:
+    """The command that is worth trying next."""
+    needed = [r["seeds_needed"] for r in verdict["rows"] if r.get("kind") == "default" and r.get("seeds_needed")]
+    if needed:
+        seeds = len(plan.seeds) + max(needed)
+        return (
+            f"python tune/masking_ratio_study.py --dataset {plan.options.data.dataset} --confirm-seeds {seeds} "
+            f"--name {plan.name}-more   (about {max(needed)} more seeds would settle it)"
+        )
+    if plan.options.data.dataset == "digits":
+        return "python tune/masking_ratio_study.py --dataset cifar10   (the same question on larger images)"
+    return f"python -m studies show {folder}"

@@ -1,0 +1,208 @@
+"""How many trials fit at the same time, and why; what one costs in memory and time. All said aloud in the plan."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pmae.config import PretrainConfig
+from pmae.errors import ConfigError
+from tune.options import MachineOptions
+
+GIB = 2**30
+PROCESS_MEMORY = 0.7 * GIB  # an idle worker with torch, timm and Ray loaded
+MEMORY_SHARE = 0.8  # of the machine's memory that trials may plan with
+MOST_THREADS = 8  # more do not speed these models up
+FLOPS_PER_CORE = 25e9  # sustained in training small fp32 models, measured on one core of an EPYC
+FLOPS_PER_GPU = 1e14
+STEP_OVERHEAD = 0.012  # seconds per step and block pair that no arithmetic explains, measured on small models
+TRIAL_OVERHEAD = 1.5  # seconds: start, probes, record
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is: CPU cores, GPUs, bytes of memory, bytes of one GPU's memory."""
+
+    cpus: int
+    gpus: int = 0
+    memory: float = 8 * GIB
+    gpu_memory: float = 0.0
+
+    @classmethod
+    def here(cls) -> Machine:
+        """This machine."""
+        import torch
+
+        gpus = torch.cuda.device_count()
+        gpu_memory = torch.cuda.get_device_properties(0).total_memory if gpus else 0.0
+        return cls(cpu_count(), gpus, memory_here(), gpu_memory)
+
+    @classmethod
+    def cluster(cls, resources: dict[str, float]) -> Machine:
+        """A Ray cluster, from ``ray.cluster_resources()``."""
+        return cls(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), resources.get("memory", 8 * GIB))
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How trials are placed.
+
+    Attributes:
+        concurrent: Trials at the same time.
+        threads: CPU threads (and cores) of each worker.
+        workers: Workers of each trial.
+        gpus: GPUs of each trial.
+        memory: Estimated bytes of the largest trial.
+        limited_by: What keeps more trials from running at once.
+    """
+
+    concurrent: int
+    threads: int
+    workers: int
+    gpus: float
+    memory: float
+    limited_by: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types, for ``study.json``."""
+        return asdict(self)
+
+    def describe(self, machine: Machine) -> str:
+        """One line for the plan."""
+        each = f"{self.workers} worker{'s' * (self.workers > 1)} with {self.threads} CPU{'s' * (self.threads > 1)}"
+        if self.gpus:
+            each += f" and {self.gpus:g} GPU"
+        each += f", about {self.memory / GIB:.1f} GiB each"
+        return f"{self.concurrent} at a time ({each}), limited by {self.limited_by}"
+
+
+def cpu_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_here() -> float:
+    """Bytes of memory that this machine or its container has."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    try:
+        return min(total, int(limit.read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return total
+
+
+def place(machine: Machine, options: MachineOptions, trials: int, memory: float) -> Placement:
+    """Fit trials on a machine.
+
+    Args:
+        machine: What there is.
+        options: What the user allows.
+        trials: Trials of the exploration: more than a quarter of them at once would leave nothing to learn from.
+        memory: Estimated bytes of the largest trial, see :func:`trial_memory`.
+
+    Raises:
+        ConfigError: More workers, GPUs or memory than there are.
+    """
+    _check(machine, options)
+    workers = options.workers_per_trial
+    gpus = _gpus_per_trial(machine, options)
+    fits = {
+        f"{machine.cpus} CPU{'s' * (machine.cpus > 1)}": machine.cpus // workers,
+        f"memory ({machine.memory / GIB:.0f} GiB)": int(machine.memory * MEMORY_SHARE // memory),
+    }
+    if gpus:
+        fits[f"{machine.gpus} GPU{'s' * (machine.gpus > 1)}"] = int(machine.gpus / gpus + 1e-9)
+        if machine.gpu_memory:
+            fits["GPU memory"] = int(machine.gpus * (machine.gpu_memory * MEMORY_SHARE // memory)) or 1
+    fits["the search, which learns from trials that ended"] = max(2, trials // 4)
+    if options.max_concurrent is not None:
+        fits["--max-concurrent"] = options.max_concurrent
+    limited_by, concurrent = min(fits.items(), key=lambda item: item[1])
+    if concurrent < 1:
+        raise ConfigError(
+            f"a trial needs about {memory / GIB:.1f} GiB, more than {limited_by} allows; use a smaller --batch-size, "
+            "larger --patch-sizes or a smaller model"
+        )
+    threads = max(1, min(MOST_THREADS, machine.cpus // (concurrent * workers)))
+    return Placement(concurrent, threads, workers, gpus, memory, limited_by)
+
+
+def _check(machine: Machine, options: MachineOptions) -> None:
+    workers, gpus = options.workers_per_trial, options.gpus_per_trial
+    for option, value in (("--workers-per-trial", workers), ("--max-concurrent", options.max_concurrent)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{option} is {value}; it must be at least 1")
+    if options.trial_timeout is not None and options.trial_timeout <= 0:
+        raise ConfigError(f"--trial-timeout is {options.trial_timeout}; it must be a number of seconds above 0")
+    if workers > machine.cpus:
+        raise ConfigError(
+            f"--workers-per-trial {workers} needs {workers} CPUs, there are {machine.cpus}; "
+            f"use {machine.cpus} or fewer, or join a cluster with --address"
+        )
+    if gpus is None:
+        return
+    if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
+        raise ConfigError(f"--gpus-per-trial is {gpus:g}; it must be 0, a fraction up to 1, or a whole number")
+    if gpus > machine.gpus:
+        there = f"there {'is' if machine.gpus == 1 else 'are'} {machine.gpus or 'none'}"
+        raise ConfigError(
+            f"--gpus-per-trial {gpus:g} asks for a GPU more than {there}; leave it out, use --gpus-per-trial "
+            f"{machine.gpus}, or join a cluster with --address"
+        )
+    if gpus and workers > 1 and gpus != workers:
+        raise ConfigError(
+            f"--gpus-per-trial {gpus:g} with --workers-per-trial {workers}: each worker takes one GPU; "
+            f"use --gpus-per-trial {workers} or 0"
+        )
+
+
+def _gpus_per_trial(machine: Machine, options: MachineOptions) -> float:
+    if options.gpus_per_trial is not None:
+        return options.gpus_per_trial
+    return float(min(machine.gpus, options.workers_per_trial))
+
+
+def trial_memory(config: PretrainConfig, image_bytes: int) -> float:
+    """Estimated bytes of a trial: process, images, weights with Adam's moments, activations, components."""
+    model, batch = config.model, config.optim.batch_size
+    width, depth = model.width or 192, model.depth or 12
+    decoder = model.decoder_width, model.decoder_depth
+    weights = sum(12 * w * w * d for w, d in ((width, depth), decoder))
+    tokens = model.tokens + 1
+    heads = model.heads or 3
+    activations = batch * sum(
+        tokens * d * (34 * w + 5 * h * tokens) for w, d, h in ((width, depth, heads), (*decoder, model.decoder_heads))
+    )
+    assert model.image_size is not None and model.channels is not None
+    dimensions = model.image_size**2 * model.channels
+    components = 2 * 4 * dimensions**2 if config.masking.method == "pmae" else 0
+    return PROCESS_MEMORY + image_bytes + 16 * weights + 4 * activations / 2 + components
+
+
+def trial_seconds(config: PretrainConfig, train_images: int, placement: Placement) -> float:
+    """Rough duration of a trial, to tell minutes from hours before anything was measured."""
+    optim = config.optim
+    steps = optim.epochs * max(1, train_images // optim.batch_size)
+    flops = 3 * steps * min(optim.batch_size, train_images) * forward_flops(config)
+    speed = FLOPS_PER_GPU * placement.gpus if placement.gpus else FLOPS_PER_CORE * placement.threads * placement.workers
+    blocks = (config.model.depth or 12) + config.model.decoder_depth
+    return TRIAL_OVERHEAD + steps * STEP_OVERHEAD * blocks / 5 + flops / speed
+
+
+def forward_flops(config: PretrainConfig) -> float:
+    """Multiply-adds times two of one image forward through encoder and decoder, and the projections."""
+    model = config.model
+    assert model.image_size is not None and model.channels is not None and config.masking.ratio is not None
+    tokens = model.tokens
+    visible = tokens * (1 - config.masking.ratio) if config.masking.method == "mae" else tokens
+    dimensions = model.image_size**2 * model.channels
+    blocks = sum(
+        d * (24 * n * w * w + 4 * n * n * w)
+        for n, w, d in (
+            (visible + 1, model.width or 192, model.depth or 12),
+            (tokens + 1, model.decoder_width, model.decoder_depth),
+        )
+    )
+    return blocks + (2 * 3 * dimensions**2 if config.masking.method == "pmae" else 0)

@@ -1,0 +1,124 @@
+"""Starting and ending Ray so that nothing but the study's own lines is printed and nothing is left behind.
+
+Ray is imported by those who call :func:`ray_session`, never at import time: its switches are environment variables
+that it reads when it is first imported.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pmae.errors import ConfigError
+
+SWITCHES = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # 2 s by default, which every report waits for
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    "RAY_worker_niceness": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the study has its own
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the study keeps its own records
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # epochs in between carry no score
+    "TUNE_GLOBAL_CHECKPOINT_S": "600",  # the study goes on from its own table, never from Tune's snapshots
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
+}
+STARTS = 3  # attempts to start Ray
+TRIAL_SLOT = "trial"  # custom resource: the outer part of a trial whose workers have CPUs of their own
+
+
+@dataclass(frozen=True)
+class Session:
+    """A Ray that is running: its resources and, where asked for, its dashboard."""
+
+    resources: dict[str, float]
+    dashboard_url: str | None
+    joined: bool
+
+
+@contextmanager
+def ray_session(address: str | None, cpus: int, dashboard: bool) -> Iterator[Session]:
+    """Start Ray on this machine, or join the cluster at ``address``; end what was started.
+
+    Raises:
+        ConfigError: There is no cluster at the address, or the dashboard is not installed.
+    """
+    for name, value in SWITCHES.items():
+        os.environ.setdefault(name, value)
+    if dashboard and address is None:
+        _check_dashboard()
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    if address is None:
+        options |= {
+            "address": "local",
+            "num_cpus": cpus,
+            "resources": {TRIAL_SLOT: 10_000},
+            "include_dashboard": dashboard,
+            "dashboard_host": "127.0.0.1",
+        }
+    else:
+        options |= {"address": address, "runtime_env": {"py_modules": _own_packages()}}
+    context = _init(options) if address is None else _join(options)
+    node: Any = ray._private.worker._global_node
+    folder = Path(node.get_session_dir_path()) if address is None else None
+    try:
+        url = context.dashboard_url if dashboard or address is not None else None
+        yield Session(ray.cluster_resources(), f"http://{url}" if url else None, address is not None)
+    finally:
+        ray.shutdown()
+        if folder is not None:  # Ray never deletes them, and each holds megabytes of logs
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _init(options: dict[str, Any]) -> Any:
+    """Start Ray; a machine that is busy may need more than the 30 s that Ray gives itself."""
+    import ray
+
+    for attempt in range(STARTS):
+        try:
+            return ray.init(**options)
+        except Exception as error:  # Ray raises a bare Exception
+            ray.shutdown()
+            if attempt == STARTS - 1 or "timed out" not in str(error):
+                raise
+    raise AssertionError("unreachable")
+
+
+def _join(options: dict[str, Any]) -> Any:
+    import ray
+
+    try:
+        return ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"--address {options['address']}: no Ray cluster answers there ({error}); start one with "
+            "'ray start --head', or leave --address out"
+        ) from error
+
+
+def _check_dashboard() -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("aiohttp_cors") is None:
+        raise ConfigError("--dashboard needs Ray's dashboard: pip install 'pmae[dashboard]'")
+
+
+def _own_packages() -> list[str]:
+    root = Path(__file__).resolve().parents[1]
+    return [str(root / package) for package in ("pmae", "studies", "tune")]
+
+
+def token_path() -> Path:
+    """Where Ray keeps the token that the dashboard's API asks for."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))

@@ -1,0 +1,85 @@
+"""What is sent to where a trial runs: the trial (:class:`TrialSpec`) and what all trials share (:class:`TrialJob`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pmae.config import PretrainConfig
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """What is to be trained: a resolved configuration and a seed."""
+
+    trial_id: str
+    phase: str
+    seed: int
+    label: str
+    config: PretrainConfig
+    samples: bool = False
+
+    @property
+    def name(self) -> str:
+        """Readable name, for example ``pmae r=0.20 p=4 seed=1``."""
+        return f"{self.label} seed={self.seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return {**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "config": self.config.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrialSpec:
+        """What :meth:`to_dict` gave."""
+        return cls(**{**values, "config": PretrainConfig.from_dict(values["config"])})
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What all trials of a study share.
+
+    Attributes:
+        folder: The study's folder (absolute, seen by every node).
+        dataset: Name of the images in the record.
+        skip_unreadable: As in ``load_images``.
+        threads: CPU threads of a one-worker trial.
+        workers: Processes that train one trial; more than one go through Ray Train.
+        gpus: GPUs of a trial.
+        timeout: Seconds after which the trial's process is ended; None never.
+        metrics: ``module:function`` that measures more, called with a ``Measured``; None measures nothing more.
+        code_version, versions: Written into every record.
+        gauges: Whether the dashboard is told each epoch.
+    """
+
+    folder: str
+    dataset: str
+    skip_unreadable: bool = False
+    threads: int = 1
+    workers: int = 1
+    gpus: float = 0.0
+    timeout: float | None = None
+    metrics: str | None = None
+    code_version: str = ""
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    gauges: bool = False
+
+    @property
+    def stop_file(self) -> Path:
+        """Exists while the study is being interrupted."""
+        return Path(self.folder) / ".stop"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrialJob:
+        """What :meth:`to_dict` gave."""
+        return cls(**values)
+
+    def checkpoints(self, trial_id: str) -> Path:
+        """Folder of a trial's checkpoints: the same after a retry and after ``--resume``."""
+        return Path(self.folder) / "checkpoints" / trial_id

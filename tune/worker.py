@@ -1,0 +1,89 @@
+"""What Ray Tune runs in its workers: one trial, its epochs reported, a hang ended from outside Python."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from ray import tune
+
+from tune.spec import TrialJob, TrialSpec
+
+REPORT_EVERY = 1.0  # seconds: the driver needs no finer view, and each report costs it time
+
+
+def tune_trial(config: dict[str, Any]) -> None:
+    """Run ``config["trial"]`` and report its record as JSON under ``row``."""
+    from tune.trial import blank_row, run_trial
+
+    spec, job = TrialSpec.from_dict(config["trial"]), TrialJob.from_dict(config["job"])
+    _name_process(spec.name)
+    gauges = _gauges(spec) if job.gauges else None
+    last = time.monotonic()
+
+    def on_epoch(record: dict[str, Any]) -> None:
+        nonlocal last
+        if gauges is not None:
+            gauges.epoch(record)
+        if time.monotonic() - last >= REPORT_EVERY:
+            last = time.monotonic()
+            tune.report({"epoch": record["epoch"], "train_loss": record["train_loss"]})
+
+    with _time_limit(spec, job) as overdue:
+        row = blank_row(spec, job, "failed", overdue) if overdue else run_trial(spec, job, on_epoch)
+    if gauges is not None:
+        gauges.end(row)
+    tune.report({"row": json.dumps(row, default=str), "val_linear": row.get("val_linear")})
+
+
+@contextmanager
+def _time_limit(spec: TrialSpec, job: TrialJob) -> Iterator[str | None]:
+    """Ends this process when the trial takes too long; gives the reason if that happened to it before.
+
+    A thread of the C library watches, since a training that hangs may never give Python's threads a turn. Where it
+    hung is left in a file, by which the retry knows that it is not to try again.
+    """
+    if job.timeout is None:
+        yield None
+        return
+    folder = job.checkpoints(spec.trial_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "overdue.txt"
+    if path.exists() and path.stat().st_size:
+        yield f"ran longer than --trial-timeout {job.timeout:g} s; it was at: {_innermost(path.read_text())}"
+        return
+    with open(path, "w") as file:
+        _watch(job.timeout, file)
+        try:
+            yield None
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _watch(seconds: float, file: TextIO) -> None:
+    faulthandler.dump_traceback_later(seconds, exit=True, file=file)
+
+
+def _innermost(trace: str) -> str:
+    lines = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
+    ours = [line for line in lines if "/pmae/" in line or "/tune/" in line]
+    return (ours or lines or ["an unknown place"])[0]
+
+
+def _name_process(name: str) -> None:
+    """The name that ``ps`` and Ray's dashboard show."""
+    import ray._raylet as raylet
+
+    setproctitle: Any = getattr(raylet, "setproctitle", None)
+    if setproctitle is not None:
+        setproctitle(f"ray::{name}")
+
+
+def _gauges(spec: TrialSpec) -> Any:
+    from tune.gauges import TrialGauges
+
+    return TrialGauges(spec)
