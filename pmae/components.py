@@ -99,13 +99,14 @@ class PrincipalComponents:
         correlation = moments.correlation()
         del moments  # as large as the matrix that is decomposed next
         eigen = symmetric_eigen(correlation, device)
+        components = from_basis(data, "pca", mean, std, eigen.vectors, eigen.values)
         if data.count < data.size:
             warnings.warn(
                 f"{data.count} training images are fewer than the {data.size} components: the last "
                 f"{data.size - np.count_nonzero(eigen.values)} carry no variance and only complete the basis",
                 stacklevel=2,
             )
-        return from_basis(data, "pca", mean, std, eigen.vectors, eigen.values)
+        return components
 
     @property
     def rank(self) -> int:
