@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -69,7 +69,7 @@ def published_curve(dataset: str, method: str, probe: str = "linear") -> tuple[C
 
 
 def _read(name: str) -> list[dict[str, Any]]:
-    text = (files("studies") / "data" / name).read_text(encoding="utf-8")
+    text = (Path(__file__).parent / "data" / name).read_text(encoding="utf-8")
     rows: list[dict[str, Any]] = list(csv.DictReader(text.splitlines()))
     for row in rows:
         row.update({side: int(row[side]) for side in ("image_size", "patch_size")})
