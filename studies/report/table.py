@@ -1,0 +1,133 @@
+"""The report's table of trials as compact JSON: columns, rows, and every distinct configuration once.
+
+Sorting, filtering and opening a row's configuration are the page script's business. Configurations are stored as
+differences from the most common one, so that 10,000 trials stay a few megabytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from studies.curves import METHOD_NAMES, rows_of
+
+# key: (heading, kind). Kinds tell the script how to show and sort a value.
+COLUMNS: dict[str, tuple[str, str]] = {
+    "study": ("study", "text"),
+    "dataset": ("data set", "text"),
+    "method": ("method", "text"),
+    "ratio": ("masked", "percent"),
+    "achieved_ratio": ("achieved", "percent"),
+    "patch_size": ("patch (px)", "number"),
+    "patch_stride": ("stride (px)", "number"),
+    "mask_unit": ("mask unit (px)", "number"),
+    "basis": ("basis", "text"),
+    "strategy": ("strategy", "text"),
+    "phase": ("phase", "text"),
+    "seed": ("seed", "number"),
+    "status": ("status", "text"),
+    "val_linear": ("linear, val.", "percent"),
+    "test_linear": ("linear, test", "percent"),
+    "val_knn": ("k-NN, val.", "percent"),
+    "test_knn": ("k-NN, test", "percent"),
+    "train_loss": ("loss", "number"),
+    "seconds": ("time (s)", "number"),
+    "images_per_second": ("images/s", "number"),
+}
+FILTERS = ("study", "dataset", "method", "phase", "status")
+# Shown only where it differs between trials, or from the column that it usually repeats.
+RARE = ("study", "dataset", "basis", "strategy", "patch_stride", "mask_unit")
+
+
+def trial_table(trials: pa.Table) -> dict[str, Any]:
+    """``trials`` for the page's script.
+
+    Returns:
+        ``columns`` (key, heading, kind, choices), ``rows`` (one value per column, then the number of the row's
+        configuration and its remaining details), ``base`` (dotted settings) and ``configs`` (what each
+        configuration has different from ``base``; None marks a setting it lacks).
+    """
+    extra = ("trial_id", "error", "config", "config_hash", "started_at", "device", "metrics")
+    rows = rows_of(trials, (*COLUMNS, *extra))
+    keys = [key for key in COLUMNS if _is_shown(key, rows)]
+    texts = [row["config"] or "" for row in rows]
+    distinct = list(dict.fromkeys(texts))
+    base, differences = _configurations(distinct, Counter(texts))
+    number = {text: i for i, text in enumerate(distinct)}
+    return {
+        "columns": [_column(key, rows) for key in keys],
+        "rows": [
+            [*(_plain(row[key], key) for key in keys), number[row["config"] or ""], _details(row)] for row in rows
+        ],
+        "base": base,
+        "configs": differences,
+    }
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names: ``{"model": {"width": 64}}`` becomes ``{"model.width": 64}``."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _configurations(texts: list[str], counts: Counter[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    settings = [_read_config(text) for text in texts]
+    base = settings[max(range(len(texts)), key=lambda i: counts[texts[i]])] if texts else {}
+    differences = []
+    for own in settings:
+        changed = {name: value for name, value in own.items() if name not in base or base[name] != value}
+        differences.append(changed | {name: None for name in base if name not in own})
+    return base, differences
+
+
+def _read_config(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text) if text else {}
+    except ValueError:
+        return {"config": text}
+    return flatten(values) if isinstance(values, Mapping) else {"config": text}
+
+
+def _is_shown(key: str, rows: list[dict[str, Any]]) -> bool:
+    values = {row[key] for row in rows} - {None}
+    if key not in RARE:
+        return bool(values) or key in ("method", "status")
+    if key in ("patch_stride", "mask_unit"):
+        return any(row[key] not in (None, row["patch_size"]) for row in rows)
+    if key in ("basis", "strategy"):
+        return any(len({r[key] for r in rows if r["method"] == m}) > 1 for m in {r["method"] for r in rows})
+    return len(values) > 1
+
+
+def _column(key: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    heading, kind = COLUMNS[key]
+    choices = sorted({str(_plain(row[key], key)) for row in rows if row[key] is not None}) if key in FILTERS else []
+    return {"key": key, "heading": heading, "kind": kind, "choices": choices if len(choices) > 1 else []}
+
+
+def _plain(value: Any, key: str) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return METHOD_NAMES.get(value, value) if key == "method" else value
+
+
+def _details(row: dict[str, Any]) -> dict[str, Any]:
+    details = {
+        "trial": row["trial_id"],
+        "error": row["error"],
+        "started": row["started_at"] and row["started_at"].isoformat(timespec="seconds"),
+        "device": row["device"],
+        "configuration hash": row["config_hash"],
+        "other measures": row["metrics"],
+    }
+    return {name: value for name, value in details.items() if value}
