@@ -12,15 +12,17 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pmae.data.decode import Allocate, Pixels
 from pmae.data.imageset import ImageSet, Indices
@@ -121,7 +123,7 @@ def set_key(name: str, files: tuple[Path, ...], settings: dict[str, Any]) -> str
     return f"{slug}-{digest.hexdigest()[:20]}"
 
 
-def cached_images(key: str, build: Build) -> ImageSet:
+def cached_images(key: str, build: Build, *, progress: bool = False) -> ImageSet:
     """The set called ``key``, from the cache or else from ``build``, which is then cached.
 
     Raises:
@@ -133,7 +135,7 @@ def cached_images(key: str, build: Build) -> ImageSet:
         return found
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{key}.lock")):
+        with _locked(folder.with_name(f"{key}.lock"), progress):
             found = _read(folder)  # another process may have built it meanwhile
             if isinstance(found, ImageSet):
                 return found
@@ -145,6 +147,22 @@ def cached_images(key: str, build: Build) -> ImageSet:
             f"the cache {folder.parent} cannot be written ({error}); "
             "make room there, or set PMAE_CACHE to a folder that can"
         ) from error
+
+
+@contextmanager
+def _locked(path: Path, progress: bool) -> Iterator[None]:
+    """The lock; the system releases it when its holder dies."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=2)
+    except Timeout:
+        if progress:
+            print("another process is preparing the same images; waiting for it", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _write(folder: Path, build: Build) -> ImageSet:

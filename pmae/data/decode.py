@@ -28,7 +28,6 @@ from pmae.errors import DataError
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "MPO", "JPEG2000")
 MAX_PIXELS = 64 * 1024 * 1024
 MAX_FILE_BYTES = 1 << 28
-FAST_JPEG_FROM = 4096  # images; below, importing torchvision costs more than it saves
 THREADED_FROM = 16 * 1024  # bytes of an encoded image; threads waiting for each other slow smaller ones down
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 BATCH = 128
@@ -57,10 +56,8 @@ class _ColourAmongGreyError(Exception):
     pass
 
 
-def decode_image(name: str, payload: Payload, image_size: int | None = None, *, fast_jpeg: bool = False) -> Pixels:
+def decode_image(name: str, payload: Payload, image_size: int | None = None) -> Pixels:
     """One image as uint8 (H, W, C), C 1 for grey modes and 3 for all others; 16-bit grey keeps its high byte.
-
-    ``fast_jpeg`` imports torchvision for the same pixels sooner; it pays from some thousand images on.
 
     Raises:
         UnreadableError: ``name`` is no image, is cut short, or has more than ``MAX_PIXELS`` pixels.
@@ -68,7 +65,7 @@ def decode_image(name: str, payload: Payload, image_size: int | None = None, *, 
     try:
         if isinstance(payload, Path):
             payload = _file_bytes(payload)
-        if isinstance(payload, bytes) and fast_jpeg:
+        if isinstance(payload, bytes):
             pixels = decode_plain_jpeg(payload, MAX_PIXELS)
             payload = payload if pixels is None else pixels
         if isinstance(payload, np.ndarray):
@@ -116,9 +113,8 @@ def _fitted(image: Image.Image, image_size: int | None) -> Pixels:
     if image_size is not None and image.size != (image_size, image_size):
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.resize(
-            (image_size, image_size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
-        )
+        square = image.crop((left, top, left + side, top + side))  # resize(box=) would let the borders shine in
+        image = square.resize((image_size, image_size), Image.Resampling.BICUBIC)
     pixels = np.asarray(image)
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
@@ -146,14 +142,12 @@ def decode_images(
     """
     order = np.argsort(wanted, kind="stable")
 
-    fast_jpeg = len(wanted) >= FAST_JPEG_FROM
-
     def attempt(colour: bool) -> list[tuple[int, str]]:
         collector = _Collector(len(wanted), allocate, colour)
         failed: list[tuple[int, str]] = []
         items = ((int(p), *item) for p, item in zip(order, read(wanted[order]), strict=True))
         with progress_bar(title, len(wanted), unit="images", shown=progress) as advance:
-            for batch in _decoded(items, image_size, fast_jpeg):
+            for batch in _decoded(items, image_size):
                 good: list[tuple[int, str, Pixels]] = []
                 for position, name, result in batch:
                     if isinstance(result, np.ndarray):
@@ -210,17 +204,17 @@ class _Collector:
             raise _ColourAmongGreyError
 
 
-def _decode_batch(batch: list[Item], image_size: int | None, fast_jpeg: bool) -> list[Decoded]:
+def _decode_batch(batch: list[Item], image_size: int | None) -> list[Decoded]:
     done: list[Decoded] = []
     for position, name, payload in batch:
         try:
-            done.append((position, name, decode_image(name, payload, image_size, fast_jpeg=fast_jpeg)))
+            done.append((position, name, decode_image(name, payload, image_size)))
         except UnreadableError as error:
             done.append((position, name, error))
     return done
 
 
-def _decoded(items: Iterator[Item], image_size: int | None, fast_jpeg: bool) -> Iterator[list[Decoded]]:
+def _decoded(items: Iterator[Item], image_size: int | None) -> Iterator[list[Decoded]]:
     """Decoded batches in order; a few batches are under way at a time, so memory stays flat."""
     workers = available_cpus()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -228,9 +222,9 @@ def _decoded(items: Iterator[Item], image_size: int | None, fast_jpeg: bool) -> 
     try:
         while batch := list(islice(items, BATCH)):
             if not pending and _encoded_bytes(batch[0][2]) < THREADED_FROM:
-                yield _decode_batch(batch, image_size, fast_jpeg)
+                yield _decode_batch(batch, image_size)
                 continue
-            pending.append(pool.submit(_decode_batch, batch, image_size, fast_jpeg))
+            pending.append(pool.submit(_decode_batch, batch, image_size))
             if len(pending) > 2 * workers:
                 yield pending.popleft().result()
         while pending:

@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import os
 import shutil
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -158,7 +159,7 @@ def _receive(remote: Remote, part: Path, progress: bool) -> None:
         if error.code in RETRIED_STATUS:
             raise _Retry(f"HTTP {error.code}") from error
         raise
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
         raise _Retry(str(getattr(error, "reason", error)) or type(error).__name__) from error
     if total is not None and received < total:
         raise _Retry(f"the connection broke after {received:,} of {total:,} bytes")

@@ -1,10 +1,13 @@
-"""A fast way for plain JPEG files: torchvision's decoder, bit-identical to Pillow's and about 3.5 times as fast on
-small images (34 against 115 microseconds for 32 px). Whatever is not plain is left to Pillow."""
+"""A fast way for plain JPEG files: Pillow's decoder without Pillow's reading of the whole header.
+
+The pixels are the same; a 32-px image takes half the time. Whatever is not plain is left to ``Image.open``.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 START_OF_FRAME = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
 EXIF, ADOBE = 0xE1, 0xEE
@@ -40,11 +43,10 @@ def decode_plain_jpeg(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8] | N
     shape = jpeg_shape(data)
     if shape is None or shape[0] * shape[1] > max_pixels:
         return None
-    import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
-
+    height, width, channels = shape
+    mode = "RGB" if channels == 3 else "L"
     try:
-        pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED)
-    except RuntimeError:
+        image = Image.frombytes(mode, (width, height), data, "jpeg", (mode, ""))
+    except (ValueError, OSError):
         return None
-    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+    return np.asarray(image).reshape(shape)

@@ -59,6 +59,8 @@ def load_images(
     for name, value, least in (("image_size", image_size, 4), ("limit", limit, 1), ("seed", seed, 0)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+    if not isinstance(source, str):
+        raise ConfigError(f"source is {source!r}; name a data set, for example 'digits' or 'folder:PATH'")
     found = _find(source, Path(root).expanduser() if root is not None else None, image_size, progress)
 
     def build(allocate: Allocate) -> Contents:
@@ -74,7 +76,7 @@ def load_images(
         contents = build(sink)
         return contents.with_images(sink.images)
     settings = {"image_size": image_size, "limit": limit, "seed": seed, "skip_unreadable": skip_unreadable}
-    return cached_images(set_key(found.name, found.files, settings), build)
+    return cached_images(set_key(found.name, found.files, settings), build, progress=progress)
 
 
 def _find(source: str, root: Path | None, image_size: int | None, progress: bool) -> Source:

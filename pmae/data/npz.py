@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pmae.data.imageset import Indices
 from pmae.data.paths import existing_file
-from pmae.data.source import Listing, Payload, Request, Source
+from pmae.data.source import Listing, Payload, Request, Source, encode_labels
 from pmae.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -31,7 +31,7 @@ def find(request: Request) -> Source:
 
 
 def list_npz(path: Path, class_names: tuple[str, ...] | None = None) -> Listing:
-    """Labels and splits of a MedMNIST archive; class names default to the labels' numbers."""
+    """Labels and splits of a MedMNIST archive; class names default to the labels' values."""
     with _opened(path) as archive:
         members = {name.removesuffix(".npy"): name for name in archive.namelist()}
         present = _present_splits(path, members)
@@ -43,10 +43,12 @@ def list_npz(path: Path, class_names: tuple[str, ...] | None = None) -> Listing:
     ends = np.cumsum([0, *map(len, labels)])
     splits = {s: np.arange(a, b) for s, a, b in zip(present, ends[:-1], ends[1:], strict=True)}
     every = np.concatenate(labels)
-    if class_names is None:
-        class_names = tuple(str(c) for c in range(int(every.max(initial=0)) + 1))
-    if len(every) and not 0 <= every.min() <= every.max() < len(class_names):
-        raise DataError(f"{path}: labels run from {every.min()} to {every.max()}; expected 0 to {len(class_names) - 1}")
+    if class_names is None and every.min(initial=0) >= 0:
+        every, class_names = encode_labels(every)
+    if len(every) and not 0 <= every.min() <= every.max() < len(class_names or ()):
+        allowed = f"from 0 to {len(class_names) - 1}" if class_names else "of 0 and above"
+        raise DataError(f"{path}: labels run from {every.min()} to {every.max()}; they must be class numbers {allowed}")
+    names = class_names or ()
 
     def read(indices: Indices) -> Iterator[tuple[str, Payload]]:
         with _opened(path) as archive:
@@ -54,7 +56,7 @@ def list_npz(path: Path, class_names: tuple[str, ...] | None = None) -> Listing:
                 own = indices[(indices >= start) & (indices < end)] - start
                 yield from _read_images(archive, path, members[f"{split}_images"], own)
 
-    return Listing(labels=every, class_names=class_names, splits=splits, read=read)
+    return Listing(labels=every, class_names=names, splits=splits, read=read)
 
 
 def _opened(path: Path) -> zipfile.ZipFile:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ import numpy.typing as npt
 
 from pmae.data.imageset import Indices
 from pmae.data.paths import requested_path
-from pmae.data.source import Listing, Payload, Request, Source
+from pmae.data.source import Listing, Payload, Request, Source, encode_labels
 from pmae.errors import DataError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def find(request: Request) -> Source:
         files = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
     if not files:
         raise DataError(f"there are no Parquet files at {path}; give parquet:PATH a file, a glob or a folder of them")
-    base = path if path.is_dir() else files[0].parent
+    base = path if path.is_dir() else Path(os.path.commonpath([file.absolute().parent for file in files]))
     name = path.stem if len(files) == 1 and path.is_file() else base.resolve().name
     return Source(name or "parquet", tuple(files), lambda: _list(base, files))
 
@@ -88,9 +89,7 @@ def _list(base: Path, files: list[Path]) -> Listing:
 
 
 def _by_split(base: Path, files: list[Path]) -> dict[str, list[Path]]:
-    named = {
-        path: _split_of(path.relative_to(base) if path.is_relative_to(base) else Path(path.name)) for path in files
-    }
+    named = {path: _split_of(path.absolute().relative_to(base.absolute())) for path in files}
     if not any(named.values()):
         return {"train": files}
     unnamed = [path.name for path, split in named.items() if split is None]
@@ -196,21 +195,17 @@ def _encode(
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
     """Labels as int64 indices into class names."""
     values = np.concatenate([np.asarray(r.to_pylist()) if len(r) else np.zeros(0, np.int64) for r in raw])
-    if values.dtype.kind == "U":
-        names, labels = np.unique(values, return_inverse=True)
-        return labels.reshape(-1).astype(np.int64), tuple(str(n) for n in names)
     class_names = next((c.class_names for c in columns if c.class_names), ())
-    labels = values.astype(np.int64)
-    if not class_names and len(labels):
-        class_names = tuple(str(c) for c in range(int(labels.max()) + 1))
+    if values.dtype.kind == "U" or (not class_names and values.min(initial=0) >= 0):
+        return encode_labels(values)
     for path, r in zip(files, raw, strict=True):
         own = r.to_numpy()
         if len(own) and not 0 <= own.min() <= own.max() < len(class_names):
             raise DataError(
-                f"{path}: labels run from {own.min()} to {own.max()}, classes from 0 to {len(class_names) - 1} "
+                f"{path}: labels run from {own.min()} to {own.max()}; they must be class numbers from 0 "
                 "(-1 usually means that the labels are not public); leave this file out, for example by a glob"
             )
-    return labels, class_names
+    return values.astype(np.int64), class_names
 
 
 def _read_images(path: Path, column: str, rows: Indices) -> Iterator[tuple[str, Payload]]:

@@ -73,6 +73,12 @@ class Source:
     list: Callable[[], Listing]
 
 
+def encode_labels(values: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """Labels int64 (N,) and class names for a source that tells values only: classes are the sorted values."""
+    names, labels = np.unique(values, return_inverse=True)
+    return labels.reshape(-1).astype(np.int64), tuple(str(name) for name in names.tolist())
+
+
 def read_rows(images: npt.NDArray[np.uint8], name: str) -> Reader:
     """A reader of pixels that are in memory, uint8 (N, H, W, C)."""
 

@@ -76,6 +76,9 @@ def _check_classes(
         raise DataError(
             f"{name!r} has one class only in train ({only}); a probe needs two: add images of another class"
         )
+    unused = sorted(set(range(len(class_names))) - present["train"])
+    if unused:
+        warnings.warn(f"the train split of {name!r} has no images of {_names(unused, class_names)}", stacklevel=2)
     for split, classes in present.items():
         extra = sorted(classes - present["train"])
         if extra:
@@ -136,10 +139,11 @@ def _even_counts(sizes: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int
     counts = np.zeros_like(sizes)
     while total:
         open_classes = np.flatnonzero(counts < sizes)
-        each, rest = divmod(total, len(open_classes))
-        more = np.full(len(open_classes), each)
-        more[:rest] += 1
-        more = np.minimum(more, (sizes - counts)[open_classes])
+        each = total // len(open_classes)
+        if each == 0:  # what is left over goes, one each, to the first
+            counts[open_classes[:total]] += 1
+            break
+        more = np.minimum(each, (sizes - counts)[open_classes])
         counts[open_classes] += more
         total -= int(more.sum())
     return counts
