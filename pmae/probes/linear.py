@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pmae.config import DataConfig, check_choice
 from pmae.errors import ConfigError
@@ -25,7 +25,7 @@ from pmae.probes.features import (
     extract_pools,
     labelled,
 )
-from pmae.probes.logistic import fit_logistic_path
+from pmae.probes.logistic import LogisticPath, fit_logistic_path
 from pmae.probes.sgd import AugmentedFeatures, sgd_probe
 
 STRENGTHS = tuple(float(f"{10**e:.3g}") for e in np.arange(-5, 0.25, 0.5))
@@ -112,25 +112,37 @@ def _first_with_all(results: Mapping[str, ProbeResult]) -> ProbeResult:
 
 
 def _fast(data: Mapping[str, Labelled], strengths: Sequence[float]) -> ProbeResult:
-    train, val = data["train"], data["val"]
-    path = fit_logistic_path(train.x, train.y, strengths)
+    path, best, details = fit_and_choose(data, strengths)
+    test = data.get("test")
+    score = None if test is None else accuracy(path.predict(test.x, best), test.y)
+    return ProbeResult(details["val_accuracies"][best], score, details)
+
+
+def fit_and_choose(
+    data: Mapping[str, Labelled], strengths: Sequence[float] = STRENGTHS
+) -> tuple[LogisticPath, int, dict[str, Any]]:
+    """Fit the grid on ``data["train"]``; the index of the strength that is best on ``data["val"]``, and the details."""
+    val = data["val"]
+    path = fit_logistic_path(data["train"].x, data["train"].y, strengths)
     logits = [path.logits(val.x, i) for i in range(len(strengths))]
     scores = [accuracy(path.classes[z.argmax(1)], val.y) for z in logits]
-    known = torch.isin(val.y, path.classes)
-    target = torch.searchsorted(path.classes, val.y[known])
-    losses = [nn.functional.cross_entropy(z[known], target).item() if known.any() else 0.0 for z in logits]
+    losses = [_cross_entropy(z, val.y, path.classes) for z in logits]
     best = min(range(len(strengths)), key=lambda i: (-scores[i], losses[i]))
-    test = data.get("test")
-    return ProbeResult(
-        scores[best],
-        None if test is None else accuracy(path.predict(test.x, best), test.y),
-        {
-            "strength": path.strengths[best],
-            "strengths": list(path.strengths),
-            "val_accuracies": scores,
-            "val_losses": losses,
-            "strength_at_edge": len(strengths) > 1 and best in (0, len(strengths) - 1),
-            "converged": bool(path.converged.all()),
-            "evaluations": path.evaluations,
-        },
-    )
+    details = {
+        "strength": path.strengths[best],
+        "strengths": list(path.strengths),
+        "val_accuracies": scores,
+        "val_losses": losses,
+        "strength_at_edge": len(strengths) > 1 and best in (0, len(strengths) - 1),
+        "converged": bool(path.converged.all()),
+        "evaluations": path.evaluations,
+    }
+    return path, best, details
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, classes: Tensor) -> float:
+    """Mean over the images whose class was seen in training; 0 where there are none."""
+    known = torch.isin(labels, classes)
+    if not known.any():
+        return 0.0
+    return nn.functional.cross_entropy(logits[known], torch.searchsorted(classes, labels[known])).item()

@@ -43,8 +43,9 @@ def mlp_probe(
     """Accuracy of a small MLP on the frozen encoder's standardised features.
 
     Two hidden layers as wide as the features with GELU, AdamW (weight decay 0.01), batch 512 (or an eighth of train
-    where that is less), a tenth of the epochs warm-up, then cosine. One MLP per learning rate is trained, all on the same batches; the rate is chosen on val by
-    the last epoch's accuracy (ties: lower cross-entropy), and test is scored once.
+    where that is less), a tenth of the epochs warm-up, then cosine. One MLP per learning rate is trained, all on the
+    same batches; the rate is chosen on val by the last epoch's accuracy (ties: lower cross-entropy), and test is
+    scored once.
 
     Args:
         encoder: An Encoder or a pre-training result; not read when ``features`` are given.

@@ -37,4 +37,4 @@ def encoder(digits: ImageSet) -> Encoder:
     torch.manual_seed(0)
     vit = build_vit(ModelConfig(image_size=8, channels=1, patch_size=4, width=32, depth=2, heads=2))
     train = torch.from_numpy(digits.images[digits.indices("train")]).permute(0, 3, 1, 2).float()
-    return Encoder(vit, train.mean(0), train.std(0).clamp(min=1))
+    return Encoder(vit, train.mean(0), train.std(0).clamp(min=32))

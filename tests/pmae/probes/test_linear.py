@@ -130,19 +130,19 @@ def test_classes_missing_from_a_split_are_no_problem(digits, pixels):
 
 def test_collapsed_and_constant_features_give_chance_not_errors(digits, pixels):
     collapsed = {s: np.full_like(x, 0.1) for s, x in pixels.items()}
-    result = linear_probe(None, digits, features=collapsed)
+    result = linear_probe(None, digits, features=collapsed, strengths=STRENGTHS)
     assert result.val_accuracy < 0.2
     with_constant = {s: np.concatenate([x, np.full((len(x), 3), 7.3, np.float32)], 1) for s, x in pixels.items()}
-    assert linear_probe(None, digits, features=with_constant).val_accuracy == pytest.approx(
-        linear_probe(None, digits, features=pixels).val_accuracy, abs=0.01
+    assert linear_probe(None, digits, features=with_constant, strengths=STRENGTHS).val_accuracy == pytest.approx(
+        linear_probe(None, digits, features=pixels, strengths=STRENGTHS).val_accuracy, abs=0.01
     )
 
 
 def test_huge_and_tiny_scales_of_features_do_not_matter(digits, pixels):
     scales = np.logspace(-12, 12, 64).astype(np.float32)
     scaled = {s: x * scales for s, x in pixels.items()}
-    assert linear_probe(None, digits, features=scaled).val_accuracy == pytest.approx(
-        linear_probe(None, digits, features=pixels).val_accuracy, abs=0.01
+    assert linear_probe(None, digits, features=scaled, strengths=STRENGTHS).val_accuracy == pytest.approx(
+        linear_probe(None, digits, features=pixels, strengths=STRENGTHS).val_accuracy, abs=0.01
     )
 
 

@@ -1,0 +1,107 @@
+"""Common corruptions of uint8 images at five severities (Hendrycks & Dietterich 2019), to measure robustness.
+
+Strengths are those of CIFAR-10-C, which was made for 32-px images. Probing corrupted images is ``probes``' work.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy import ndimage
+
+from pmae.config import check_choice
+from pmae.errors import ConfigError
+
+Pixels = npt.NDArray[np.uint8]
+Levels = npt.NDArray[np.float64]
+
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+def corrupt(images: Pixels, corruption: str, severity: int = 3, seed: int = 0) -> Pixels:
+    """Corrupted copies of images (N, H, W, C), uint8 as they are.
+
+    Args:
+        images: Grey (C = 1) or colour (C = 3).
+        corruption: One of :data:`CORRUPTIONS`.
+        severity: 1 (mild) to 5.
+        seed: Of the noise; the same images and seed give the same result. The others draw nothing.
+
+    Raises:
+        ConfigError: Unknown corruption or severity.
+    """
+    check_choice("corruption", corruption, list(CORRUPTIONS))
+    if severity not in SEVERITIES:
+        raise ConfigError(f"severity is {severity!r}; allowed are 1, 2, 3, 4, 5")
+    function, strengths = CORRUPTIONS[corruption]
+    return function(images, strengths[severity - 1], np.random.default_rng(seed))
+
+
+def _gaussian_noise(images: Pixels, deviation: float, rng: np.random.Generator) -> Pixels:
+    return _levels(images / 255 + rng.normal(scale=deviation, size=images.shape))
+
+
+def _gaussian_blur(images: Pixels, sigma: float, rng: np.random.Generator) -> Pixels:
+    return _levels(ndimage.gaussian_filter(images / 255, (0, sigma, sigma, 0), mode="nearest"))
+
+
+def _contrast(images: Pixels, factor: float, rng: np.random.Generator) -> Pixels:
+    x = images / 255
+    mean = x.mean((1, 2), keepdims=True)
+    return _levels((x - mean) * factor + mean)
+
+
+def _brightness(images: Pixels, shift: float, rng: np.random.Generator) -> Pixels:
+    """The value of HSV is raised: all channels grow by one factor, so that hue and saturation stay."""
+    x = images / 255
+    value = x.max(axis=3, keepdims=True)
+    raised = np.minimum(value + shift, 1)
+    return _levels(np.where(value > 0, x * (raised / np.maximum(value, 1e-12)), raised))
+
+
+def _pixelate(images: Pixels, share: float, rng: np.random.Generator) -> Pixels:
+    size = images.shape[1]
+    small = max(1, int(size * share))
+
+    def coarse(image: Image.Image) -> Image.Image:
+        return image.resize((small, small), Image.Resampling.BOX).resize((size, size), Image.Resampling.BOX)
+
+    return _one_by_one(images, coarse)
+
+
+def _jpeg(images: Pixels, quality: float, rng: np.random.Generator) -> Pixels:
+    def compressed(image: Image.Image) -> Image.Image:
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=int(quality))
+        return Image.open(buffer)
+
+    return _one_by_one(images, compressed)
+
+
+Corruption = Callable[[Pixels, float, np.random.Generator], Pixels]
+
+CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
+    "gaussian_noise": (_gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
+    "gaussian_blur": (_gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
+    "contrast": (_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
+    "brightness": (_brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
+    "pixelate": (_pixelate, (0.95, 0.9, 0.85, 0.75, 0.65)),
+    "jpeg": (_jpeg, (80, 65, 58, 50, 40)),
+}
+
+
+def _levels(x: Levels) -> Pixels:
+    return (x.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _one_by_one(images: Pixels, change: Callable[[Image.Image], Image.Image]) -> Pixels:
+    grey = images.shape[3] == 1
+    out = np.empty_like(images)
+    for i, image in enumerate(images):
+        changed = np.asarray(change(Image.fromarray(image[:, :, 0] if grey else image)))
+        out[i] = changed[:, :, None] if grey else changed
+    return out
