@@ -201,10 +201,10 @@ def _encode(
     for path, r in zip(files, raw, strict=True):
         own = r.to_numpy()
         if len(own) and not 0 <= own.min() <= own.max() < len(class_names):
-            raise DataError(
-                f"{path}: labels run from {own.min()} to {own.max()}; they must be class numbers from 0 "
-                "(-1 usually means that the labels are not public); leave this file out, for example by a glob"
-            )
+            way_out = "-1 usually means that they are not public; leave this file out, for example by a glob"
+            if own.min() >= 0:
+                way_out = f"the metadata names {len(class_names)} classes: {', '.join(class_names[:10])}"
+            raise DataError(f"{path}: labels run from {own.min()} to {own.max()}, which are no classes; {way_out}")
     return values.astype(np.int64), class_names
 
 

@@ -76,9 +76,6 @@ def _check_classes(
         raise DataError(
             f"{name!r} has one class only in train ({only}); a probe needs two: add images of another class"
         )
-    unused = sorted(set(range(len(class_names))) - present["train"])
-    if unused:
-        warnings.warn(f"the train split of {name!r} has no images of {_names(unused, class_names)}", stacklevel=2)
     for split, classes in present.items():
         extra = sorted(classes - present["train"])
         if extra:
@@ -91,6 +88,9 @@ def _check_classes(
             warnings.warn(
                 f"the {split} split of {name!r} has no images of {_names(missing, class_names)}", stacklevel=2
             )
+    unused = sorted(set(range(len(class_names))) - present["train"])
+    if unused:
+        warnings.warn(f"the train split of {name!r} has no images of {_names(unused, class_names)}", stacklevel=2)
 
 
 def _names(classes: list[int], class_names: tuple[str, ...]) -> str:
