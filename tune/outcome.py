@@ -55,10 +55,10 @@ def settled(writer: StudyWriter, options: ConfirmOptions) -> bool:
 def write_pages(folder: Path, display: Display) -> bool:
     """Figures and report; a study is whole without them, so what goes wrong here is a warning."""
     try:
-        from studies.figures import write_figures
+        from studies.figures import draw_figures
         from studies.report import write_report
 
-        write_figures(folder)
+        draw_figures(folder)
         write_report(folder)
     except Exception as problem:
         display.warn(f"no report: {type(problem).__name__}: {problem}; try python -m studies report {folder}")

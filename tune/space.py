@@ -250,11 +250,17 @@ def confirm_seeds(count: int, study_seed: int, first: int = 0) -> list[int]:
 
 
 def default_patch_sizes(image_size: int) -> tuple[int, ...]:
-    """Two patch sizes that divide the image: about 16 and about 64 patches, fewest first."""
-    fitting = [p for p in range(1, image_size // 2 + 1) if image_size % p == 0]
+    """Two patch sizes that divide the image: about 16 and about 64 patches, fewest first.
+
+    Patches of one pixel are left out: they cost the most tokens, and a trial of them outlasts all others. Small images
+    get about 4 patches instead.
+    """
+    fitting = [p for p in range(2, image_size // 2 + 1) if image_size % p == 0]
     if not fitting:
         raise ConfigError(f"no patch size divides a {image_size}-px image; give --image-size, for example 32")
     nearest = [min(fitting, key=lambda p, n=side: abs(image_size / p - n)) for side in (4, 8)]  # type: ignore[misc]
+    if nearest[0] == nearest[1] and 2 * nearest[0] in fitting:
+        nearest[0] *= 2
     return tuple(dict.fromkeys(nearest))
 
 
