@@ -12,6 +12,7 @@ import os
 # Before Ray is imported: by default every report waits up to 2 s and every run ends 5 s late.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # workers would run at nice 15, behind everything else
 
 import logging
 import tempfile
@@ -35,7 +36,6 @@ from pmae.checkpoint import load_checkpoint, save_checkpoint
 from pmae.config import PretrainConfig
 from pmae.errors import ConfigError, DivergedError
 from pmae.trainer import PretrainResult, Training, as_images
-
 
 if TYPE_CHECKING:
     from pmae.components import PrincipalComponents
