@@ -17,7 +17,7 @@ from scipy.stats import trim_mean
 
 from studies.regret import Estimate
 
-RESAMPLES = 2_000
+RESAMPLES = 1_000
 THRESHOLDS = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
 
 

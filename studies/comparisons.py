@@ -7,6 +7,7 @@ of what remains are in ``regret.py``.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -179,7 +180,7 @@ def _same_budget(rows: list[Row], group: Group, across_patches: bool, warnings: 
     free = FREE_ENTRIES | frozenset(PATCH_COLUMNS) if across_patches else FREE_ENTRIES
     for name, value_of in (
         ("epochs", lambda row: row["epochs"]),
-        ("configuration", lambda row: _fingerprint(row, free)),
+        ("configuration", lambda row: _fingerprint(row["config"], row["pool"], free)),
     ):
         counts = Counter(value_of(row) for row in done)
         if len(counts) < 2:
@@ -264,17 +265,15 @@ def _order(arm: Arm) -> tuple[float, ...]:
     return (arm.ratio, *(-1.0 if v is None else v for v in (arm.patch_size, arm.patch_stride, arm.mask_unit)))
 
 
-def _fingerprint(row: Row, free: frozenset[str]) -> str:
+@functools.lru_cache(maxsize=4096)
+def _fingerprint(text: str | None, pool: str | None, free: frozenset[str]) -> str:
     """The configuration as canonical JSON without what may differ; the text itself where it is no JSON."""
-    text = row["config"]
-    if not text:
-        return json.dumps({"pool": row["pool"]})
     try:
-        values = json.loads(text) if isinstance(text, str) else text
+        values = json.loads(text) if text else {}
     except ValueError:
         return str(text)
     flat = {name: value for name, value in _flatten(values) if name.rpartition(".")[2] not in free}
-    return json.dumps({**flat, "pool": row["pool"]}, sort_keys=True)
+    return json.dumps({**flat, "pool": pool}, sort_keys=True)
 
 
 def _flatten(values: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -24,8 +24,8 @@ import numpy as np
 from scipy.special import ndtri, stdtr, stdtrit
 
 MOST_SPLITS = 64
-BOOTSTRAP_SPLITS = 16
-RESAMPLES = 1_000
+BOOTSTRAP_SPLITS = 8
+RESAMPLES = 400
 MOST_SEEDS = 1_000
 CHANCE = 0.8  # with which the named number of seeds settles the verdict
 
@@ -85,11 +85,9 @@ def _replicates(val: np.ndarray, test: np.ndarray, splits: np.ndarray, counts: n
     selecting, measuring = counts[:, None, :] * splits, counts[:, None, :] * ~splits
     usable = (selecting.sum(-1) > 0) & (measuring.sum(-1) > 0)
     picks = (selecting @ val).argmax(-1)  # sums order arms as means do
-    measured = measuring @ test / np.maximum(measuring.sum(-1), 1)[..., None]
-    best = np.take_along_axis(measured, picks[..., None], -1)
-    regrets = (best - measured) * usable[..., None]
-    some = usable.any(axis=1)
-    return regrets[some].sum(axis=1) / usable[some].sum(axis=1)[:, None]
+    weights = measuring * (usable / np.maximum(measuring.sum(-1), 1) / np.maximum(usable.sum(1), 1)[:, None])[..., None]
+    best = (weights * test.T[picks]).sum(axis=(1, 2))
+    return (best[:, None] - weights.sum(axis=1) @ test)[usable.any(axis=1)]
 
 
 @dataclass(frozen=True)
@@ -122,15 +120,14 @@ class Estimate:
         student = self.regret - stdtrit(self.seeds - 1, 1 - alpha) * self.error
         if not len(self.replicates):
             return float(student)
-        reach = np.median(self.replicates) - np.quantile(self.replicates, alpha)
-        return float(min(student, self.regret - _stretch(self.seeds, alpha) * reach))
+        middle, low = np.quantile(self.replicates, (0.5, alpha))
+        return float(min(student, self.regret - _stretch(self.seeds, alpha) * (middle - low)))
 
     def upper(self, alpha: float) -> float:
         """One-sided upper bound at level 1 - ``alpha``; never below the estimate."""
         student = self.advantages + stdtrit(self.seeds - 1, 1 - alpha) * self.errors
-        middle = np.median(self.advantage_replicates, axis=0)
-        reach = np.quantile(self.advantage_replicates, 1 - alpha, axis=0) - middle
-        resampled = self.advantages + _stretch(self.seeds, alpha) * reach
+        middle, high = np.quantile(self.advantage_replicates, (0.5, 1 - alpha), axis=0)
+        resampled = self.advantages + _stretch(self.seeds, alpha) * (high - middle)
         return float(max(student.max(), resampled.max(), self.regret))
 
     def p_fails(self, margin: float) -> float:
