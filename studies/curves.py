@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,14 +39,24 @@ class Setting(NamedTuple):
         return cls(dataset, method, *(row.get(name) for name in cls._fields[2:]))
 
 
-class RatioPoint(NamedTuple):
-    """Mean test accuracy (fraction) of the seeds at one ratio, with its 95 % t-interval (None with one seed)."""
+@dataclass(frozen=True)
+class RatioPoint:
+    """Mean test accuracy (fraction) of the seeds at one ratio, and their standard deviation (None with one seed)."""
 
     ratio: float
     mean: float
-    low: float | None
-    high: float | None
+    deviation: float | None
     seeds: int
+
+    @cached_property
+    def interval(self) -> tuple[float, float] | None:
+        """Two-sided 95 % Student interval of the mean; None with one seed."""
+        if self.deviation is None:
+            return None
+        from scipy.special import stdtrit  # only here: tables in the terminal do without scipy
+
+        half = float(stdtrit(self.seeds - 1, 0.975)) * self.deviation / math.sqrt(self.seeds)
+        return self.mean - half, self.mean + half
 
 
 @dataclass(frozen=True)
@@ -99,17 +110,6 @@ def _label_parts(setting: Setting, peers: Sequence[Setting]) -> list[str]:
     return parts
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Mean and its two-sided 95 % Student interval; the ends are None for a single value."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, None, None
-    from scipy.special import stdtrit  # only here: tables in the terminal do without scipy
-
-    half = float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
-    return mean, mean - half, mean + half
-
-
 def rows_of(table: pa.Table, columns: Iterable[str]) -> list[dict[str, Any]]:
     """The rows as dictionaries of ``columns`` only; a column that the table lacks is None throughout."""
     names = list(columns)
@@ -123,7 +123,10 @@ def _confirmed(rows: list[dict[str, Any]]) -> tuple[RatioPoint, ...]:
     for row in rows:
         if row["phase"] == "confirm" and _finite(row["test_linear"]):
             by_ratio[round(row["ratio"], 6)].append(row["test_linear"])
-    return tuple(RatioPoint(ratio, *mean_interval(v), seeds=len(v)) for ratio, v in sorted(by_ratio.items()))
+    return tuple(
+        RatioPoint(ratio, float(np.mean(v)), float(np.std(v, ddof=1)) if len(v) > 1 else None, len(v))
+        for ratio, v in sorted(by_ratio.items())
+    )
 
 
 def _explored(rows: list[dict[str, Any]]) -> tuple[tuple[float, float], ...]:

@@ -8,21 +8,32 @@ from typing import Any
 from studies.records import Study
 
 
-def current_verdict(studies: Sequence[Study]) -> dict[str, Any]:
+def current_verdict(
+    studies: Sequence[Study], *, margin: float | None = None, default_ratio: float | None = None
+) -> dict[str, Any]:
     """The verdict over ``studies`` together, as ``verdict.json`` holds it.
 
-    One study's ``verdict.json`` is taken as it is unless its table was written to since; several studies are always
-    judged together. Margin and default ratio are those that the first study was planned with.
+    One study's ``verdict.json`` is taken as it is unless its table was written to since, or other settings are asked
+    for; several studies are always judged together. Margin and ratios are those that the first study was planned with.
+
+    Args:
+        studies: At least one.
+        margin, default_ratio: Judge with these instead; fractions.
+
+    Raises:
+        StudyError: the records cannot be judged, or a setting is out of range.
     """
-    if len(studies) == 1 and studies[0].verdict is not None and not _is_stale(studies[0]):
+    asked = {"margin": margin, "default_ratio": default_ratio}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if len(studies) == 1 and not given and studies[0].verdict is not None and not _is_stale(studies[0]):
         return studies[0].verdict
     from studies.verdict import judge  # scipy and scikit-learn take a second to import
 
     plan = studies[0].plan
-    settings = {
+    planned = {
         name: plan[name] for name in ("margin", "default_ratio", "mae_default_ratio") if plan.get(name) is not None
     }
-    return judge(list(studies) if len(studies) > 1 else studies[0], **settings).to_dict()
+    return judge(list(studies) if len(studies) > 1 else studies[0], **(planned | given)).to_dict()
 
 
 def _is_stale(study: Study) -> bool:

@@ -52,8 +52,9 @@ def _draw_curve(axes: Axes, curve: RatioCurve, style: SeriesStyle) -> None:
     if curve.confirmed:
         points = curve.confirmed
         middle = [p.mean for p in points]
-        arms = [[p.mean - p.low if p.low is not None else 0 for p in points]]
-        arms.append([p.high - p.mean if p.high is not None else 0 for p in points])
+        ends = [p.interval or (p.mean, p.mean) for p in points]
+        arms = [[p.mean - low for p, (low, _) in zip(points, ends, strict=True)]]
+        arms.append([high - p.mean for p, (_, high) in zip(points, ends, strict=True)])
         axes.errorbar(
             [p.ratio for p in points], middle, yerr=arms, color=style.colour, marker=style.marker, ms=6,
             mec="white", mew=0.8, lw=1.8, elinewidth=1.4, capsize=3, label=name, zorder=3,

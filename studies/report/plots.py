@@ -48,7 +48,7 @@ def ratio_plot(
 def accuracy_range(curves: Sequence[RatioCurve]) -> tuple[float, float]:
     """Limits of the accuracy axis that hold everything drawn of ``curves``, intervals and published points too."""
     values = [v for c in curves for _, v in c.explored]
-    values += [v for c in curves for p in c.confirmed for v in (p.mean, p.low, p.high) if v is not None]
+    values += [v for c in curves for p in c.confirmed for v in (p.mean, *(p.interval or ()))]
     drawn = {(c.setting.dataset, c.setting.method) for c in curves}
     values += [p.accuracy for dataset, method in drawn for p in published_curve(dataset, method)]
     low, high = min(values), max(values)
@@ -123,10 +123,10 @@ def _confirmed_trace(curve: RatioCurve, style: SeriesStyle) -> Plot | None:
         "x": [p.ratio for p in points], "y": [p.mean for p in points],
         "error_y": {
             "type": "data", "symmetric": False, "thickness": 1.3, "width": 4,
-            "array": [0 if p.high is None else p.high - p.mean for p in points],
-            "arrayminus": [0 if p.low is None else p.mean - p.low for p in points],
+            "array": [p.interval[1] - p.mean if p.interval else 0 for p in points],
+            "arrayminus": [p.mean - p.interval[0] if p.interval else 0 for p in points],
         },
-        "customdata": [[p.seeds, _interval_text(p.low, p.high)] for p in points],
+        "customdata": [[p.seeds, _interval_text(p.interval)] for p in points],
         "line": {"color": style.colour, "width": 2}, "marker": {"symbol": style.plotly_marker, "size": 9},
         "hovertemplate": "%{y:.2%} at %{x:.3~%} masked<br>%{customdata[1]}<br>"
         "test split, seeds: %{customdata[0]}<extra>%{fullData.name}</extra>",
@@ -215,8 +215,8 @@ def _series_name(curve: RatioCurve) -> str:
     return escape(name, quote=False)
 
 
-def _interval_text(low: float | None, high: float | None) -> str:
-    return "one seed: no interval" if low is None or high is None else f"95 % interval {low:.2%} to {high:.2%}"
+def _interval_text(interval: tuple[float, float] | None) -> str:
+    return "one seed: no interval" if interval is None else f"95 % interval {interval[0]:.2%} to {interval[1]:.2%}"
 
 
 def _round_values(values: Sequence[float]) -> list[float]:

@@ -66,7 +66,7 @@ def numbers_of(curves: Sequence[RatioCurve]) -> tuple[tuple[str, ...], ...]:
             curve.label,
             percent(point.ratio),
             f"{100 * point.mean:.2f}",
-            "" if point.low is None or point.high is None else f"{100 * point.low:.2f} to {100 * point.high:.2f}",
+            "" if point.interval is None else f"{100 * point.interval[0]:.2f} to {100 * point.interval[1]:.2f}",
             str(point.seeds),
         )
         for curve in curves

@@ -167,7 +167,7 @@ def _plan(
         "space": {"ratio": {"pmae": [0.05, 0.6], "mae": [0.4, 0.95]}, "patch_size": list(patch_sizes)},
         "search": "tpe",
         "phases": {
-            "explore": {"planned": planned or explored * settings, "seeds": [1]},
+            "explore": {"planned": planned or explored * settings + 4, "seeds": [1]},
             "confirm": {"planned": confirm, "seeds": list(range(100, 100 + seeds))},
         },
         "margin": 0.01,

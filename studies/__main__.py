@@ -1,0 +1,227 @@
+"""python -m studies: list, show, judge, report, export and watch studies. Never changes a study's records.
+
+Exit codes: 0 done, 1 a file could not be written, 2 bad usage or no such study, 130 interrupted.
+"""
+
+# What a command needs is imported inside it: `list` and `show` answer at once, without scipy, matplotlib or Plotly.
+
+from __future__ import annotations
+
+import importlib.abc
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from studies.errors import StudyError, StudyWriteError
+
+if TYPE_CHECKING:
+    from studies.records import Study
+
+app = tyro.extras.SubcommandApp()
+Paths = Annotated[Positional[tuple[Path, ...]], arg(metavar="PATH...")]
+Output = Annotated[Path | None, arg(metavar="FILE")]
+
+
+@app.command(name="list")
+def list_studies(paths: Paths = (Path("runs"),), *, json: bool = False, csv: bool = False) -> None:
+    """List studies: how far each is, its best accuracy, its verdict.
+
+    Args:
+        paths: Study folders, or storage folders with several studies.
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from studies.summaries import study_row
+
+    rows = [study_row(study) for study in _read(paths)]
+    if json or csv:
+        _print_rows(rows, csv)
+        return
+    from studies.terminal import make_console, print_list
+
+    print_list(make_console(), rows)
+
+
+@app.command
+def show(paths: Paths, *, top: int = 10, json: bool = False, csv: bool = False) -> None:
+    """Show studies: confirmed ratios with intervals, the best explored trials, what was lost.
+
+    Args:
+        paths: Study folders, or storage folders with several studies.
+        top: How many explored trials to show.
+        json: Print everything as JSON.
+        csv: Print the confirmed ratios as CSV.
+    """
+    from studies.summaries import study_summary
+
+    summaries = [study_summary(study, top) for study in _read(paths)]
+    if csv:
+        _print_rows([{"study": s["study"], **row} for s in summaries for row in s["confirmed"]], csv=True)
+        return
+    if json:
+        _print_rows(summaries, csv=False)
+        return
+    from studies.terminal import make_console, print_summary
+
+    for summary in summaries:
+        print_summary(make_console(), summary)
+
+
+@app.command
+def verdict(
+    paths: Paths,
+    *,
+    margin: float | None = None,
+    default_ratio: float | None = None,
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """Judge: does the default ratio hold up? Several studies are judged together.
+
+    Args:
+        paths: Study folders, or storage folders with several studies.
+        margin: Largest regret that still holds up, a fraction of accuracy; the plan's if left out.
+        default_ratio: Variance ratio to judge; the plan's if left out.
+        json: Print exactly what verdict.json holds.
+        csv: Print the rows as CSV.
+    """
+    from studies.export import as_json
+    from studies.judged import current_verdict
+
+    judged = current_verdict(_read(paths), margin=margin, default_ratio=default_ratio)
+    if json:
+        _print_bytes(as_json(judged))
+    elif csv:
+        _print_rows([{k: v for k, v in row.items() if not isinstance(v, (list, dict))} for row in judged["rows"]], csv)
+    else:
+        from studies.terminal import make_console, print_verdict
+
+        print_verdict(make_console(), judged)
+
+
+@app.command
+def report(paths: Paths, *, out: Output = None, refresh: float | None = None, figures: bool = False) -> None:
+    """Write one self-contained HTML page about one study or several.
+
+    Args:
+        paths: Study folders, or storage folders with several studies.
+        out: The page; report.html in the study's folder, or beside the studies, if left out.
+        refresh: Let the page reload itself every so many seconds, for a study that is running.
+        figures: Draw the PNG figures into each study's folder too.
+    """
+    from studies.report import write_report
+
+    folders = [study.folder for study in _read(paths)]
+    print(write_report(folders, out, refresh))
+    if figures:
+        from studies.figures import draw_figures
+
+        for folder in folders:
+            print(*draw_figures(folder), sep="\n")
+
+
+@app.command
+def export(
+    paths: Paths,
+    *,
+    table: Literal["trials", "history"] = "trials",
+    csv: Output = None,
+    parquet: Output = None,
+    json: Output = None,
+) -> None:
+    """Write a table of studies for other programs; rows of several studies come one below the other.
+
+    Args:
+        paths: Study folders, or storage folders with several studies.
+        table: Which table: a row per trial, or a row per trial and epoch.
+        csv: CSV file to write; - prints it.
+        parquet: Parquet file to write.
+        json: JSON file to write; - prints it.
+    """
+    from studies.export import as_csv, as_json, as_parquet, joined_table
+    from studies.files import write_file
+
+    wanted = {as_csv: csv, as_parquet: parquet, as_json: json}
+    if not any(wanted.values()):
+        raise StudyError("export needs a file to write; give --csv, --parquet or --json FILE")
+    rows = joined_table(_read(paths), table)
+    for convert, target in wanted.items():
+        if target == Path("-"):
+            _print_bytes(convert(rows))
+        elif target is not None:
+            write_file(target, convert(rows))
+            print(f"{rows.num_rows} rows written to {target}", file=sys.stderr)
+
+
+@app.command
+def watch(path: Annotated[Positional[Path], arg(metavar="PATH")], *, every: float = 2.0, once: bool = False) -> None:
+    """Watch a running study until all planned trials have ended; Ctrl-C stops watching, not the study.
+
+    Args:
+        path: The study's folder.
+        every: Seconds between looks.
+        once: Look once and end.
+    """
+    from studies.terminal import make_console
+    from studies.watching import watch as look
+
+    if every <= 0:
+        raise StudyError(f"--every is {every}; give a number of seconds above 0, for example 2")
+    look(path, make_console(), every=every, once=once)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    try:
+        app.cli(prog="python -m studies", description=__doc__, args=arguments, config=(FlagCreatePairsOff,))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has had enough (`| head`): end quietly, also when Python flushes on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except StudyWriteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _read(paths: Sequence[Path]) -> list[Study]:
+    from studies.records import read_studies
+
+    if not paths:
+        raise StudyError("no PATH given; name a study's folder, or a storage folder with several studies")
+    return read_studies(paths)
+
+
+def _print_rows(rows: Sequence[dict[str, Any]], csv: bool) -> None:
+    from studies.export import as_csv, as_json
+
+    _print_bytes(as_csv(rows) if csv else as_json(rows))
+
+
+def _print_bytes(content: bytes) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
+
+
+class _WithoutPandas(importlib.abc.MetaPathFinder):
+    """Hides pandas from pyarrow, which would import it (1.4 s) for its first scalar; nothing here needs it."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("pandas is left out to answer at once", name=fullname)
+
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, _WithoutPandas())
+    raise SystemExit(main())
