@@ -445,15 +445,19 @@ def preset(name: str, source: str = "digits", method: str = "pmae") -> PretrainC
     # Digits are not cropped or mirrored: mirrored ones are other signs, and their border pixels hardly vary, so that a
     # stroke which a crop moves there is hundreds of standard deviations from the mean.
     digits = source == "digits"
-    width, depth = (48, 3) if digits else (64, 4)
+    # Digits: mirrored ones are other signs; and most border pixels are almost constant, so that a crop which moves ink
+    # there gives standardised values in the hundreds, which would drown the loss.
     return PretrainConfig(
         data=DataConfig(source=source, crop_scale=(1.0, 1.0) if digits else (0.4, 1.0), flip=not digits),
         masking=masking,
         model=ModelConfig(
-            patch_size=2 if digits else 4, width=width, depth=depth, heads=4,
-            decoder_width=width, decoder_depth=1, decoder_heads=4,
+            patch_size=4, width=64, depth=2 if digits else 4, heads=4, decoder_width=64, decoder_depth=1,
+            decoder_heads=4, pool="mean",
         ),
-        optim=OptimConfig(epochs=15, batch_size=128, base_learning_rate=2e-3, warmup_epochs=2),
+        optim=OptimConfig(
+            epochs=20 if digits else 15, batch_size=64 if digits else 128,
+            base_learning_rate=4e-3 if digits else 2e-3, warmup_epochs=2,
+        ),
     )  # fmt: skip
 
 

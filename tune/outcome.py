@@ -67,9 +67,9 @@ def write_pages(folder: Path, display: Display) -> bool:
 
 
 def _print_verdict(verdict: dict[str, Any], display: Display) -> None:
-    table = Table(title_justify="left")
-    for name in ("data", "method", "patch", "default", "best", "costs (points)", "95 % bounds", "verdict", "seeds"):
-        table.add_column(name, justify="right" if name in ("default", "best", "costs (points)", "seeds") else "left")
+    table = Table(title="Costs are points of accuracy against the best ratio", title_justify="left", title_style="")
+    for name in ("data", "method", "patch", "default", "best", "costs", "95 % bounds", "verdict", "seeds"):
+        table.add_column(name, justify="right" if name in ("default", "best", "costs", "seeds") else "left")
     for row in verdict["rows"]:
         table.add_row(*_cells(row))
     display.console.print()

@@ -258,7 +258,8 @@ def default_patch_sizes(image_size: int) -> tuple[int, ...]:
     fitting = [p for p in range(2, image_size // 2 + 1) if image_size % p == 0]
     if not fitting:
         raise ConfigError(f"no patch size divides a {image_size}-px image; give --image-size, for example 32")
-    nearest = [min(fitting, key=lambda p, n=side: abs(image_size / p - n)) for side in (4, 8)]  # type: ignore[misc]
+    sides = (2, 4) if image_size < 16 else (4, 8)
+    nearest = [min(fitting, key=lambda p, n=side: abs(image_size / p - n)) for side in sides]  # type: ignore[misc]
     if nearest[0] == nearest[1] and 2 * nearest[0] in fitting:
         nearest[0] *= 2
     return tuple(dict.fromkeys(nearest))
