@@ -81,13 +81,13 @@ class Proposals:
         return optuna.create_study(direction="maximize")
 
     def _sampler(self, method: str, number: int) -> BaseSampler:
-        if self.search == "qmc":  # one scrambled sequence, whose place Optuna keeps in the study
-            return optuna.samplers.QMCSampler(
-                seed=_seed(self.seed, method), scramble=True, warn_independent_sampling=False
-            )
         seed = _seed(self.seed, method, number)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if self.search == "qmc":  # one scrambled sequence, whose place Optuna keeps in the study
+                return optuna.samplers.QMCSampler(
+                    seed=_seed(self.seed, method), scramble=True, warn_independent_sampling=False
+                )
             if self.search == "gp":
                 return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
             if self.search == "tpe":

@@ -301,9 +301,9 @@ def _refuse_unused(
     mask_units: Sequence[int] | None,
 ) -> None:
     used = {
-        "--patch-sizes": (patch_sizes, {p.patch_size for p in found}),
         "--patch-strides": (strides or (), {p.patch_stride for p in found}),
         "--mask-units": (mask_units or (), {p.mask_unit or p.patch_size for p in found}),
+        "--patch-sizes": (patch_sizes, {p.patch_size for p in found}),
     }
     rules = {
         "--patch-sizes": "no stride or mask unit given goes with it",

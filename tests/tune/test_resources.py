@@ -1,0 +1,74 @@
+"""What fits on which machine, and what is refused with which way out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from pmae.config import preset
+from pmae.errors import ConfigError
+from tune.options import MachineOptions
+from tune.resources import GIB, Machine, forward_flops, place, trial_memory
+
+LAPTOP = Machine(cpus=2, memory=16 * GIB)
+BOX = Machine(cpus=32, gpus=2, memory=256 * GIB, gpu_memory=80 * GIB)
+
+
+def test_two_cores_take_two_trials_of_one_thread():
+    placement = place(LAPTOP, MachineOptions(), trials=16, memory=GIB)
+    assert (placement.concurrent, placement.threads, placement.gpus) == (2, 1, 0)
+    assert "CPU" in placement.limited_by
+
+
+def test_a_fraction_of_a_gpu_lets_several_trials_share_it():
+    placement = place(BOX, MachineOptions(gpus_per_trial=0.25), trials=100, memory=GIB)
+    assert placement.concurrent == 8 and "GPU" in placement.limited_by
+
+
+def test_memory_limits():
+    placement = place(LAPTOP, MachineOptions(), trials=16, memory=12 * GIB)
+    assert placement.concurrent == 1 and "memory" in placement.limited_by
+    with pytest.raises(ConfigError, match="--batch-size"):
+        place(LAPTOP, MachineOptions(), trials=16, memory=20 * GIB)
+
+
+def test_a_search_is_not_run_all_at_once():
+    placement = place(Machine(cpus=64, memory=512 * GIB), MachineOptions(), trials=16, memory=GIB)
+    assert placement.concurrent == 4 and placement.threads == 8
+
+
+def test_max_concurrent_is_kept():
+    assert place(BOX, MachineOptions(max_concurrent=1), trials=100, memory=GIB).concurrent == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (MachineOptions(workers_per_trial=3), "--workers-per-trial 3 needs 3 CPUs, there are 2"),
+        (MachineOptions(workers_per_trial=0), "at least 1"),
+        (MachineOptions(gpus_per_trial=1), "--gpus-per-trial 1 .*none"),
+        (MachineOptions(gpus_per_trial=-1), "must be 0, a fraction"),
+        (MachineOptions(max_concurrent=0), "--max-concurrent is 0"),
+        (MachineOptions(trial_timeout=0), "--trial-timeout"),
+    ],
+)
+def test_what_is_not_there_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        place(LAPTOP, options, trials=16, memory=GIB)
+
+
+def test_memory_and_arithmetic_grow_with_the_model():
+    small = preset("quick").resolve(32, 3)
+    large = preset("paper").with_values({"model.patch_size": 4}).resolve(32, 3)
+    assert trial_memory(small, 0) < trial_memory(large, 0)
+    assert trial_memory(small, GIB) - trial_memory(small, 0) == GIB
+    assert forward_flops(small) < forward_flops(large)
+
+
+def test_the_papers_forward_costs_what_was_counted_by_hand():
+    config = preset("paper").resolve(32, 3)
+    # encoder 17 tokens x 12 blocks x 24 w^2 + attention, decoder likewise, three products with V
+    by_hand = 12 * (24 * 17 * 192**2 + 4 * 17**2 * 192) + 8 * (24 * 17 * 512**2 + 4 * 17**2 * 512) + 6 * 3072**2
+    assert forward_flops(config) == pytest.approx(by_hand)
+    assert dataclasses.asdict(config)["model"]["patch_size"] == 8
