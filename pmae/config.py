@@ -445,8 +445,6 @@ def preset(name: str, source: str = "digits", method: str = "pmae") -> PretrainC
     # Digits are not cropped or mirrored: mirrored ones are other signs, and their border pixels hardly vary, so that a
     # stroke which a crop moves there is hundreds of standard deviations from the mean.
     digits = source == "digits"
-    # Digits: mirrored ones are other signs; and most border pixels are almost constant, so that a crop which moves ink
-    # there gives standardised values in the hundreds, which would drown the loss.
     return PretrainConfig(
         data=DataConfig(source=source, crop_scale=(1.0, 1.0) if digits else (0.4, 1.0), flip=not digits),
         masking=masking,
