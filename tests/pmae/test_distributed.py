@@ -48,6 +48,7 @@ def test_two_workers_train_as_one_process_does(digits, tiny, tmp_path, method):
     torch.testing.assert_close(together.encoder.encode(images), alone.encoder.encode(images), rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_goes_on_from_its_checkpoint(digits, tiny, tmp_path):
     config = tiny.with_values({"optim.epochs": 40, "optim.warmup_epochs": 1, "optim.precision": "fp32"})
     killer = Killer(tmp_path / "killed")
@@ -60,6 +61,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(digits, tiny, tmp_path):
     assert losses(result) == pytest.approx(losses(pretrain(config, digits, seed=0)), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_diverging_run_raises_the_named_error(digits, tiny, tmp_path):
     config = tiny.with_values({"optim.base_learning_rate": 1e30, "optim.warmup_epochs": 0})
     with pytest.raises(DivergedError, match="step"):
