@@ -17,6 +17,7 @@ import scipy.fft
 
 from pmae.components import MAX_FULL_SIZE, PrincipalComponents, from_basis
 from pmae.config import BASES, check_choice
+from pmae.decomposition import Eigen
 from pmae.errors import ConfigError
 from pmae.moments import Device, Shape, TrainingImages
 
@@ -52,10 +53,10 @@ def fit_basis(name: str, images: Any, *, device: Device = "cpu") -> PrincipalCom
         )
     vectors = _MATRICES[name](data.shape)
     moments = data.moments(device)
-    mean, std = moments.mean_and_std()
     variances = _variances(vectors, moments.correlation())
     order = np.argsort(-variances.round(12), kind="stable")  # equal variances keep their order despite rounding
-    return from_basis(data, name, mean, std, vectors[:, order], variances[order])
+    sorted_ = Eigen(variances[order], vectors[:, order])
+    return from_basis(name, data.shape, data.fingerprint, moments.mean_and_std(), sorted_)
 
 
 def dct_matrix(shape: Shape) -> Matrix:

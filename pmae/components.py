@@ -19,9 +19,9 @@ import torch
 from filelock import FileLock
 
 from pmae.component_files import read_arrays, write_arrays
-from pmae.decomposition import leading_eigen, symmetric_eigen
+from pmae.decomposition import Eigen, leading_eigen, symmetric_eigen
 from pmae.errors import ConfigError, DataError
-from pmae.moments import Device, Shape, TrainingImages, channels_first
+from pmae.moments import Device, MeanAndStd, PixelMoments, Shape, TrainingImages, channels_first
 
 _ARRAYS = ("mean", "std", "components", "explained_variance_ratio")
 
@@ -94,17 +94,22 @@ class PrincipalComponents:
             rank = LOW_RANK
         if rank is not None and rank < data.size:
             return _fit_leading(data, rank, device)
-        moments = data.moments(device)
-        mean, std = moments.mean_and_std()
-        correlation = moments.correlation()
-        del moments  # as large as the matrix that is decomposed next
-        eigen = symmetric_eigen(correlation, device)
-        components = from_basis(data, "pca", mean, std, eigen.vectors, eigen.values)
-        if data.count < data.size:
+        return cls.from_moments(data.moments(device), fingerprint=data.fingerprint)
+
+    @classmethod
+    def from_moments(cls, moments: PixelMoments, *, fingerprint: str = "") -> PrincipalComponents:
+        """All components from the sums over images, which several workers may have collected and merged.
+
+        Raises:
+            DataError, Warns: As :meth:`fit`.
+        """
+        eigen = symmetric_eigen(moments.correlation(), moments.device)
+        components = from_basis("pca", moments.shape, fingerprint, moments.mean_and_std(), eigen)
+        if moments.count < len(eigen.values):
             warnings.warn(
-                f"{data.count} training images are fewer than the {data.size} components: the last "
-                f"{data.size - np.count_nonzero(eigen.values)} carry no variance and only complete the basis",
-                stacklevel=2,
+                f"{moments.count} training images are fewer than the {len(eigen.values)} components: the last "
+                f"{len(eigen.values) - np.count_nonzero(eigen.values)} carry no variance and only complete the basis",
+                stacklevel=3,
             )
         return components
 
@@ -186,38 +191,25 @@ class PrincipalComponents:
 
 
 def from_basis(
-    data: TrainingImages,
-    basis: str,
-    mean: npt.NDArray[np.float64],
-    std: npt.NDArray[np.float64],
-    vectors: npt.NDArray[np.floating],
-    variances: npt.NDArray[np.float64],
-    total: float | None = None,
-    error: float = 0.0,
+    basis: str, shape: Shape, fingerprint: str, mean_and_std: MeanAndStd, eigen: Eigen, total: float | None = None
 ) -> PrincipalComponents:
-    """Components from orthonormal ``vectors`` (D, K) with ``variances`` (K,) by falling size.
+    """Components from orthonormal columns and their variances by falling size.
 
     Args:
-        data: What they were measured on.
         basis: The basis's name.
-        mean, std: (D,) of the pixels.
-        vectors, variances: Columns and their variances.
-        total: Variance of all D coordinates; None is the sum of ``variances``.
-        error: Largest error of a variance.
+        shape: (C, H, W).
+        fingerprint: Of the images that the variances were measured on.
+        mean_and_std: (D,) each, of the pixels.
+        eigen: Variances (K,) and columns (D, K).
+        total: Variance of all D coordinates; None is the sum of the K.
     """
-    total = float(variances.sum()) if total is None else total
+    total = float(eigen.values.sum()) if total is None else total
     if not total > 0:
-        raise DataError(f"the {data.count} training images are all equal: there is no variance to mask; add others")
-    return PrincipalComponents(
-        mean=mean.astype(np.float32),
-        std=std.astype(np.float32),
-        components=np.ascontiguousarray(vectors, dtype=np.float32),
-        explained_variance_ratio=variances / total,
-        shape=data.shape,
-        basis=basis,
-        fingerprint=data.fingerprint,
-        error_bound=error / total,
-    )
+        raise DataError("the training images are all equal: there is no variance to mask; add other images")
+    mean, std = (a.astype(np.float32) for a in mean_and_std)
+    vectors = np.ascontiguousarray(eigen.vectors, dtype=np.float32)
+    error = eigen.error_bound / total
+    return PrincipalComponents(mean, std, vectors, eigen.values / total, shape, basis, fingerprint, error)
 
 
 def cached_components(
@@ -287,7 +279,7 @@ def _fit_leading(data: TrainingImages, rank: int, device: Device) -> PrincipalCo
         rank = data.count - 1
     mean, std = data.mean_and_std(device)
     eigen, total = leading_eigen(lambda: data.standardised_blocks(mean, std, device), data.size, rank, device)
-    return from_basis(data, "pca", mean, std, eigen.vectors, eigen.values, total, eigen.error_bound)
+    return from_basis("pca", data.shape, data.fingerprint, (mean, std), eigen, total)
 
 
 def _tensor(array: Any) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import warnings
@@ -19,6 +20,7 @@ from pmae.components import PrincipalComponents, cached_components
 from pmae.data.imageset import ImageSet
 from pmae.decomposition import symmetric_eigen
 from pmae.errors import ConfigError, DataError
+from pmae.moments import PixelMoments
 
 DIGITS = (load_digits().images * 15.9375).astype(np.uint8)[..., None]
 
@@ -100,6 +102,17 @@ def test_only_the_training_images_count():
     assert np.array_equal(PrincipalComponents.fit(whole).components, part.components)
     with pytest.raises(DataError, match="no split 'train'"):
         PrincipalComponents.fit(whole.split("test"))
+
+
+def test_workers_that_add_up_their_sums_get_the_same_components():
+    images = colour_images()
+    total = PixelMoments((3, 6, 6))
+    for part in np.array_split(images, 3):
+        worker = PixelMoments((3, 6, 6))
+        worker.update(part)
+        total.merge(pickle.loads(pickle.dumps(worker)))
+    merged = PrincipalComponents.from_moments(total)
+    assert np.array_equal(merged.components, PrincipalComponents.fit(images).components)
 
 
 def test_float_images_are_fitted_in_their_own_units():
