@@ -7,10 +7,8 @@ of what remains are in ``regret.py``.
 
 from __future__ import annotations
 
-import functools
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from studies.budget import FREE_ENTRIES, Row, names, same_budget
 from studies.errors import StudyError
-
-Row = dict[str, Any]
 
 COLUMNS = (
     "study", "trial_id", "phase", "dataset", "method", "strategy", "basis", "ratio", "patch_size", "patch_stride",
@@ -28,8 +25,6 @@ COLUMNS = (
 )  # fmt: skip
 REQUIRED = ("dataset", "method", "ratio", "seed", "status")
 PATCH_COLUMNS = ("patch_size", "patch_stride", "mask_unit")
-# Entries of a configuration that differ between trials which are meant to be compared.
-FREE_ENTRIES = frozenset({"ratio", "ratio_range", "seed", "root", "trial_id"})
 LEAST_SEEDS = 2
 
 
@@ -138,13 +133,14 @@ def collect(rows: Sequence[Row], *, across_patches: bool = False) -> Collected:
         across_patches: Compare ratios of all patch settings of a method with each other instead.
     """
     found = Collected()
+    free = FREE_ENTRIES | frozenset(PATCH_COLUMNS) if across_patches else FREE_ENTRIES
     groups: dict[Group, list[Row]] = defaultdict(list)
     for row in rows:
         patch = {} if across_patches else {name: row[name] for name in PATCH_COLUMNS}
         common = {name: row[name] for name in ("dataset", "method", "strategy", "basis")}
         groups[Group(study=row["study"] or "", **common, **patch)].append(row)
     for group in sorted(groups, key=lambda g: tuple(str(v) for v in vars(g).values())):
-        members = _same_budget(groups[group], group, across_patches, found.warnings)
+        members = same_budget(groups[group], group.label, free, found.warnings)
         found.comparisons.append(_pair(group, groups[group], members, found.warnings))
     return found
 
@@ -174,46 +170,20 @@ def _without_repeats(rows: list[Row]) -> tuple[list[Row], list[str]]:
     return list(latest.values()), warnings
 
 
-def _same_budget(rows: list[Row], group: Group, across_patches: bool, warnings: list[str]) -> list[Row]:
-    """The finished rows with the most common number of epochs and the most common configuration."""
-    done = [row for row in rows if row["status"] == "done"]
-    free = FREE_ENTRIES | frozenset(PATCH_COLUMNS) if across_patches else FREE_ENTRIES
-    for name, value_of in (
-        ("epochs", lambda row: row["epochs"]),
-        ("configuration", lambda row: _fingerprint(row["config"], row["pool"], free)),
-    ):
-        counts = Counter(value_of(row) for row in done)
-        if len(counts) < 2:
-            continue
-        usual = max(counts, key=lambda value: (counts[value], str(value)))
-        others = [row for row in done if value_of(row) != usual]
-        done = [row for row in done if value_of(row) == usual]
-        how = _difference(usual, value_of(others[0])) if name == "configuration" else f"{usual}"
-        warnings.append(
-            f"{group.label}: {len(others)} trials have another {name} than the {len(done)} that are compared "
-            f"({how}) and are left out: {_names(others)}"
-        )
-    for name in ("code_version", "device"):
-        values = sorted({str(row[name]) for row in done if row[name] is not None})
-        if len(values) > 1:
-            warnings.append(f"{group.label}: compared trials differ in {name}: {', '.join(values)}")
-    return done
-
-
 def _pair(group: Group, rows: list[Row], members: list[Row], warnings: list[str]) -> Comparison:
     label = group.label
     tried = sorted({_arm(row) for row in rows}, key=_order)
     unfinished = [row for row in rows if row["status"] != "done"]
     if unfinished:
         kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(r["status"] for r in unfinished).items()))
-        warnings.append(f"{label}: {len(unfinished)} trials did not finish ({kinds}): {_names(unfinished)}")
+        warnings.append(f"{label}: {len(unfinished)} trials did not finish ({kinds}): {names(unfinished)}")
     members = _with_accuracies(label, members, warnings)
     cells: dict[Arm, dict[int, Row]] = defaultdict(dict)
     for row in members:
         before = cells[_arm(row)].get(row["seed"])
         if before is not None:
             warnings.append(
-                f"{label}: ratio {row['ratio']:g} has seed {row['seed']} twice (trials {_names([before, row])}); "
+                f"{label}: ratio {row['ratio']:g} has seed {row['seed']} twice (trials {names([before, row])}); "
                 "the later row was used"
             )
         cells[_arm(row)][row["seed"]] = row
@@ -223,7 +193,16 @@ def _pair(group: Group, rows: list[Row], members: list[Row], warnings: list[str]
     for arm in left_out:
         count = len(cells.get(arm, ()))
         warnings.append(f"{label}: ratio {arm.ratio:g} has {count} usable seeds of {most} and is left out")
-    common = set.intersection(*(set(cells[arm]) for arm in arms)) if arms else set()
+    common = _common(cells, arms)
+    while len(common) < LEAST_SEEDS < len(arms):
+        # Without the arm that shares fewest seeds with the others the rest may still be comparable.
+        worst = max(arms, key=lambda arm: len(_common(cells, [a for a in arms if a != arm])))
+        rest = [arm for arm in arms if arm != worst]
+        if len(_common(cells, rest)) <= len(common):
+            break
+        arms, common = rest, _common(cells, rest)
+        left_out.append(worst)
+        warnings.append(f"{label}: ratio {worst.ratio:g} shares too few seeds with the other ratios and is left out")
     unpaired = sorted({seed for arm in arms for seed in cells[arm]} - common)
     if unpaired:
         lacking = [f"{arm.ratio:g}" for arm in arms if set(unpaired) - set(cells[arm])]
@@ -240,6 +219,10 @@ def _pair(group: Group, rows: list[Row], members: list[Row], warnings: list[str]
     return Comparison(group, tuple(arms), seeds, val, test, left_out=tuple(left_out))
 
 
+def _common(cells: dict[Arm, dict[int, Row]], arms: Sequence[Arm]) -> set[int]:
+    return set.intersection(*(set(cells[arm]) for arm in arms)) if arms else set()
+
+
 def _with_accuracies(label: str, rows: list[Row], warnings: list[str]) -> list[Row]:
     """Rows whose two accuracies are finite; a split that no row has is replaced by the other, and said so."""
     for name, other in (("val_linear", "test_linear"), ("test_linear", "val_linear")):
@@ -249,7 +232,7 @@ def _with_accuracies(label: str, rows: list[Row], warnings: list[str]) -> list[R
     whole = [row for row in rows if _finite(row["val_linear"]) and _finite(row["test_linear"])]
     odd = [row for row in rows if not (_finite(row["val_linear"]) and _finite(row["test_linear"]))]
     if odd:
-        warnings.append(f"{label}: {len(odd)} finished trials lack a finite accuracy and are left out: {_names(odd)}")
+        warnings.append(f"{label}: {len(odd)} finished trials lack a finite accuracy and are left out: {names(odd)}")
     return whole
 
 
@@ -263,34 +246,3 @@ def _arm(row: Row) -> Arm:
 
 def _order(arm: Arm) -> tuple[float, ...]:
     return (arm.ratio, *(-1.0 if v is None else v for v in (arm.patch_size, arm.patch_stride, arm.mask_unit)))
-
-
-@functools.lru_cache(maxsize=4096)
-def _fingerprint(text: str | None, pool: str | None, free: frozenset[str]) -> str:
-    """The configuration as canonical JSON without what may differ; the text itself where it is no JSON."""
-    try:
-        values = json.loads(text) if text else {}
-    except ValueError:
-        return str(text)
-    flat = {name: value for name, value in _flatten(values) if name.rpartition(".")[2] not in free}
-    return json.dumps({**flat, "pool": pool}, sort_keys=True)
-
-
-def _flatten(values: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(values, Mapping):
-        return [(prefix, values)]
-    return [pair for name, value in values.items() for pair in _flatten(value, f"{prefix}.{name}".lstrip("."))]
-
-
-def _difference(usual: str, other: str) -> str:
-    try:
-        ours, theirs = json.loads(usual), json.loads(other)
-    except ValueError:
-        return "configurations are not readable as JSON"
-    names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-    return ", ".join(f"{name} {theirs.get(name)!r} instead of {ours.get(name)!r}" for name in names[:4])
-
-
-def _names(rows: Sequence[Row], most: int = 5) -> str:
-    named = [f"{row['trial_id'] or 'unnamed'} (ratio {row['ratio']:g}, seed {row['seed']})" for row in rows[:most]]
-    return ", ".join(named) + (f" and {len(rows) - most} more" if len(rows) > most else "")

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from studies.aggregate import Judged, overall
-from studies.comparisons import Arm, Comparison, collect, confirmed_rows
+from studies.comparisons import PATCH_COLUMNS, Arm, Comparison, collect, confirmed_rows
 from studies.errors import StudyError
 from studies.records import Study
 from studies.regret import Estimate, Paired, estimate, pair
@@ -38,6 +38,7 @@ class Verdict:
     answer: str
     rows: list[dict[str, Any]]
     overall: dict[str, Any]
+    across_patches: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     alpha: float = 0.05
 
@@ -48,6 +49,7 @@ class Verdict:
             "answer": self.answer,
             "alpha": self.alpha,
             "rows": self.rows,
+            "across_patches": self.across_patches,
             "overall": self.overall,
             "warnings": self.warnings,
         }
@@ -89,12 +91,20 @@ def judge(
     judged: list[Judged] = []
     for comparison in found.comparisons:
         judged += _judge_comparison(comparison, defaults, margin, alpha, found.warnings)
+    wide = collect(confirmed, across_patches=True)
+    across = [
+        row
+        for comparison in wide.comparisons
+        if len({_patch(arm) for arm in comparison.arms}) > 1
+        for row in _judge_across(comparison, defaults, margin, alpha)
+    ]
     judged.sort(key=lambda j: KINDS.index(j.row["kind"]))
     everything = overall(judged, margin, alpha)
     return Verdict(
         answer=_answer(everything, margin, default_ratio),
         rows=[j.row for j in judged],
         overall=everything,
+        across_patches=across,
         warnings=[*warnings, *found.warnings],
         alpha=alpha,
     )
@@ -123,6 +133,27 @@ def _judge_comparison(
         result = estimate(paired, place)
         judged.append(Judged(_row(comparison, ratio, kind, margin, result, alpha, None), result))
     return judged
+
+
+def _judge_across(
+    comparison: Comparison, defaults: dict[str, list[tuple[float, str]]], margin: float, alpha: float
+) -> list[dict[str, Any]]:
+    """The default at each patch setting against the best ratio at the best patch setting of the method."""
+    if len(comparison.seeds) < 2:
+        return []
+    paired, rows = pair(comparison.val, comparison.test), []
+    for ratio, kind in defaults.get(comparison.group.method, []):
+        for place, arm in enumerate(comparison.arms):
+            if kind != "rival" and _same(arm.ratio, ratio):
+                row = _row(comparison, ratio, kind, margin, estimate(paired, place), alpha, None)
+                best = comparison.arms[int(comparison.val.mean(axis=0).argmax())]
+                patch = dict(zip(PATCH_COLUMNS, _patch(arm), strict=True))
+                rows.append({**row, **patch, "best_patch_size": best.patch_size})
+    return rows
+
+
+def _patch(arm: Arm) -> tuple[int | None, int | None, int | None]:
+    return arm.patch_size, arm.patch_stride, arm.mask_unit
 
 
 def _obstacle(comparison: Comparison, place: int | None) -> str | None:
