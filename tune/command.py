@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,14 +198,16 @@ class Launch:
                 record["resources"]["lag"],
                 writer,
                 self.display,
-                settled=(lambda: settled(writer, confirm)) if confirm.until_settled else None,
+                settled=(lambda rounds: settled(writer, confirm, rounds)) if confirm.until_settled else None,
             )
             try:
                 run.run()
             except (StudyWriteError, OSError) as problem:
                 print(f"error: {problem}\nresume with: {self._resume_command()}", file=sys.stderr)
                 return FAILED
-        finish(folder, self.plan, self.display, complete=not run.interrupted, resume=self._resume_command())
+        complete = not run.interrupted
+        resume = self._resume_command()
+        finish(folder, self.plan, self.display, rounds=run.rounds, complete=complete, resume=resume)
         return INTERRUPTED if run.interrupted else FINISHED
 
     def _write_record(self, placement: Placement) -> dict[str, Any]:
@@ -258,20 +258,3 @@ def _cluster(resources: dict[str, float]) -> Machine:
     from tune.resources import Machine
 
     return Machine.cluster(resources)
-
-
-def unexpected(error: Exception, folder: Path | None) -> int:
-    """Say what nobody expected, with where it happened in a file beside the study."""
-    text = "".join(traceback.format_exception(error))
-    if folder is not None and folder.is_dir():
-        path = folder / "error.txt"
-        path.write_text(text)
-        print(f"error: {type(error).__name__}: {error} (details in {path})", file=sys.stderr)
-    else:
-        print(text, file=sys.stderr)
-    return FAILED
-
-
-def leave_at_once() -> None:
-    """End this process without any clean-up; Ray's processes end with it."""
-    os._exit(INTERRUPTED)

@@ -20,10 +20,10 @@ class ConfirmRule:
     """Which settings are confirmed.
 
     Attributes:
-        leaders: Best explored ratios per method, at the method's best patch setting.
+        leaders: Best explored ratios beside the defaults, per method at its best patch setting.
         rivals: Other defaults of PMAE that get the same treatment.
-        arms: Settings that are confirmed each at their own best and default (issue: one patch setting per method):
-            False confirms each method at its best patch setting, True at every one.
+        every_patch_setting: Whether each method is confirmed at every patch setting (strategy, basis) that was
+            explored instead of its best one.
     """
 
     leaders: int = 2
@@ -74,18 +74,17 @@ def _of_arm(space: Space, arm: Setting, explored: Mapping[Setting, float], rule:
         return [arm]
     defaults = [space.default_of(arm.method), *(rule.rivals if arm.method == "pmae" else ())]
     ratios = list(dict.fromkeys(defaults))
-    best = 0
-    for setting in sorted(explored, key=lambda s: (-explored[s], str(s))):
-        if best == rule.leaders:
-            break
-        assert setting.ratio is not None
-        # A leader next to a default is confirmed by the default.
-        best += 1
-        if all(abs(setting.ratio - r) > NEAR for r in ratios):
-            ratios.append(setting.ratio)
-        elif any(abs(setting.ratio - r) <= NEAR for r in ratios[len(defaults) :]):
-            best -= 1
+    ranked = sorted(explored, key=lambda s: (-explored[s], str(s)))
+    leaders = [s.ratio for s in ranked if s.ratio is not None and _is_new(s.ratio, ratios)]
+    for ratio in leaders:
+        if len(ratios) < len(set(defaults)) + rule.leaders and _is_new(ratio, ratios):
+            ratios.append(ratio)
     return [replace(arm, ratio=r) for r in ratios]
+
+
+def _is_new(ratio: float, ratios: Sequence[float]) -> bool:
+    """Whether the ratio is none of ``ratios`` to any affordable number of seeds: a leader beside a default is it."""
+    return all(abs(ratio - other) > NEAR for other in ratios)
 
 
 def config_of(row: Mapping[str, Any]) -> PretrainConfig:
@@ -94,8 +93,3 @@ def config_of(row: Mapping[str, Any]) -> PretrainConfig:
 
     config = row["config"]
     return PretrainConfig.from_dict(json.loads(config) if isinstance(config, str) else config)
-
-
-def rounds(seeds: Sequence[int], size: int) -> list[list[int]]:
-    """``seeds`` in rounds of ``size``."""
-    return [list(seeds[i : i + size]) for i in range(0, len(seeds), size)]

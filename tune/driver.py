@@ -42,7 +42,7 @@ class StudyRun:
         lag: See ``tune.proposals.Proposals``; the same for the whole life of a study.
         writer: Where records go.
         display: What the user sees.
-        settled: (rows) -> whether the verdict is settled, for ``--until-settled``.
+        settled: (rounds so far) -> whether the verdict is settled, for ``--until-settled``.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class StudyRun:
         lag: int,
         writer: StudyWriter,
         display: Display,
-        settled: Callable[[], bool] | None = None,
+        settled: Callable[[int], bool] | None = None,
     ) -> None:
         self.plan, self.job, self.placement, self.lag = plan, job, placement, lag
         self.writer, self.display, self.settled = writer, display, settled
         self.rows: dict[str, dict[str, Any]] = {r["trial_id"]: r for r in writer.trials.to_pylist()}
         self.interrupted = False
-        self._rounds = 0
+        self.rounds = 0
         self._settings: list[Setting] = []
         self._stop_at: float | None = None
 
@@ -120,16 +120,16 @@ class StudyRun:
     def _follow_up(self) -> list[TrialSpec]:
         """The next round of the confirm phase, called when all trials so far have ended."""
         most = MOST_ROUNDS if self.settled is not None else 1
-        if self._rounds == 0:
+        if self.rounds == 0:
             self._settings = settings_to_confirm(self.plan.space, self.rows.values(), self.plan.rule)
             if not self._settings:
                 return []
             self.display.line(f"  confirming {', '.join(s.label for s in self._settings)}")
-        elif self._rounds >= most or (self.settled is not None and self.settled()):
+        elif self.rounds >= most or (self.settled is not None and self.settled(self.rounds)):
             return []
-        specs = self.plan.confirm_specs(self._settings, self.plan.round_seeds(self._rounds))
-        self._rounds += 1
-        self.display.expect(self.plan.trials + self._rounds * len(specs))
+        specs = self.plan.confirm_specs(self._settings, self.plan.round_seeds(self.rounds))
+        self.rounds += 1
+        self.display.expect(self.plan.trials + self.rounds * len(specs))
         return specs
 
     def _tune(self) -> None:

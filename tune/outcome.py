@@ -11,16 +11,23 @@ from pmae.components import cached_components
 from studies.files import write_json
 from studies.records import StudyWriter, read_study
 from tune.options import ConfirmOptions
-from tune.plan import StudyPlan
+from tune.plan import MOST_ROUNDS, StudyPlan
 from tune.progress import Display
 from tune.samples import merge_samples
 
 
-def finish(folder: Path, plan: StudyPlan, display: Display, *, complete: bool, resume: str) -> None:
-    """Write verdict and report from the study's table, whole or not, and print them."""
+def finish(folder: Path, plan: StudyPlan, display: Display, *, rounds: int, complete: bool, resume: str) -> None:
+    """Write verdict and report from the study's table, whole or not, and print them.
+
+    Args:
+        folder, plan, display: The study.
+        rounds: Rounds of the confirm phase, each of which looked at the verdict (with ``--until-settled``).
+        complete: Whether all trials have run.
+        resume: The command that goes on with the study.
+    """
     components = cached_components(plan.images, plan.space.bases[0])[0] if "pmae" in plan.space.methods else None
     merge_samples(folder, components)
-    verdict = write_verdict(folder, plan.options.confirm)
+    verdict = write_verdict(folder, plan.options.confirm, rounds)
     report = write_pages(folder, display)
     _print_verdict(verdict, display)
     _print_failures(folder, display)
@@ -34,22 +41,27 @@ def finish(folder: Path, plan: StudyPlan, display: Display, *, complete: bool, r
     display.always(f"next:    {_next(plan, folder, verdict)}")
 
 
-def write_verdict(folder: Path, options: ConfirmOptions) -> dict[str, Any]:
+def write_verdict(folder: Path, options: ConfirmOptions, rounds: int) -> dict[str, Any]:
     """Judge the study's table and write ``verdict.json``."""
-    from studies.verdict import judge
-
-    study = read_study(folder)
-    verdict = judge(study, margin=options.margin, default_ratio=options.default_ratio).to_dict()
+    verdict = _judge(read_study(folder), options, rounds)
     write_json(folder / "verdict.json", verdict)
     return verdict
 
 
-def settled(writer: StudyWriter, options: ConfirmOptions) -> bool:
-    """Whether no row of the verdict is inconclusive any more."""
+def settled(writer: StudyWriter, options: ConfirmOptions, rounds: int) -> bool:
+    """Whether no default's verdict is inconclusive any more after ``rounds`` of seeds."""
+    rows = _judge(writer.trials, options, rounds)["rows"]
+    asked = [row for row in rows if row.get("kind") in ("default", "mae_default")]
+    return bool(asked) and all(row["verdict"] != "inconclusive" for row in asked)
+
+
+def _judge(trials: Any, options: ConfirmOptions, rounds: int) -> dict[str, Any]:
+    from studies.sequential import level_for_look
     from studies.verdict import judge
 
-    rows = judge(writer.trials, margin=options.margin, default_ratio=options.default_ratio).to_dict()["rows"]
-    return bool(rows) and all(row["verdict"] != "inconclusive" for row in rows if row.get("kind") == "default")
+    # Who looks again after every round errs more often, unless each look takes a part of the error.
+    alpha = level_for_look(max(rounds, 1), MOST_ROUNDS) if options.until_settled else 0.05
+    return judge(trials, margin=options.margin, default_ratio=options.default_ratio, alpha=alpha).to_dict()
 
 
 def write_pages(folder: Path, display: Display) -> bool:

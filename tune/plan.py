@@ -44,7 +44,7 @@ class Budget:
 
 
 BUDGETS = {
-    "quick": Budget(trials=16, confirm_seeds=5, rule=ConfirmRule(leaders=2, rivals=())),
+    "quick": Budget(trials=12, confirm_seeds=5, rule=ConfirmRule(leaders=1, rivals=())),
     "paper": Budget(trials=60, confirm_seeds=5, rule=ConfirmRule(leaders=3)),
 }
 
