@@ -95,7 +95,7 @@ def _run(
 def _as_stored(argv: list[str], program: str, options: StudyOptions, record: dict[str, Any]) -> StudyOptions:
     """The study's own options, overridden by what is given on the command line, which must then be the same."""
     stored = record.get("options", {})
-    given = parse_options(argv, f"python {program}", options.with_study(stored)).normalised()
+    given = parse_options(argv, f"python {program}", options.with_study(stored), pairs=True).normalised()
     differences = given.differences(stored)
     if differences:
         raise ConfigError(

@@ -216,8 +216,15 @@ STUDY_GROUPS = ("data", "search", "confirm", "training")
 AT_PATH = ("folder:", "parquet:", "npz:")
 
 
-def parse_options(argv: Sequence[str], prog: str, default: StudyOptions | None = None) -> StudyOptions:
+def parse_options(
+    argv: Sequence[str], prog: str, default: StudyOptions | None = None, *, pairs: bool = False
+) -> StudyOptions:
     """Read the command line; prints help or what is wrong with it.
+
+    Args:
+        argv, prog: Command line and the program's name in the help.
+        default: What is not given.
+        pairs: Read ``--flag`` and ``--no-flag`` alike: for a default whose flags may be set already.
 
     Raises:
         SystemExit: With 0 after ``--help``, 2 for options that cannot be read.
@@ -228,7 +235,7 @@ def parse_options(argv: Sequence[str], prog: str, default: StudyOptions | None =
         args=list(argv),
         prog=prog,
         default=default,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.OmitArgPrefixes,) if pairs else (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
 
 
