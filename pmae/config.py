@@ -453,7 +453,7 @@ def preset(name: str, source: str = "digits", method: str = "pmae") -> PretrainC
             decoder_heads=4, pool="mean",
         ),
         optim=OptimConfig(
-            epochs=20 if digits else 15, batch_size=128,
+            epochs=14 if digits else 15, batch_size=128,
             base_learning_rate=4e-3 if digits else 2e-3, warmup_epochs=2,
         ),
     )  # fmt: skip

@@ -5,13 +5,24 @@ from __future__ import annotations
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from pmae.errors import DataError
 
 MAX_MEMBER_BYTES = 1 << 28
+
+
+@contextmanager
+def broken_as(what: str, way_out: str) -> Iterator[None]:
+    """Turn whatever reading a damaged or hostile file raises into a DataError ``what (why); way_out``."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy's header parser share no class, and let others through
+        raise DataError(f"{what} ({type(error).__name__}: {error}); {way_out}") from error
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -20,10 +31,8 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     Raises:
         DataError: No zip archive, cut short, or with a member that is a link or points outside.
     """
-    try:
+    with broken_as(f"{path} is no readable zip archive", "remove it to download it again"):
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path} is no readable zip archive ({error}); remove it to download it again") from error
     for info in archive.infolist():
         _refuse_escape(path, info.filename, link=stat.S_ISLNK(info.external_attr >> 16))
     return archive
@@ -34,12 +43,8 @@ def read_zip_member(archive: zipfile.ZipFile, name: str) -> bytes:
     size = archive.getinfo(name).file_size
     if size > MAX_MEMBER_BYTES:
         raise DataError(f"{archive.filename}: {name} unpacks to {size:,} bytes; refused as a decompression bomb")
-    try:
+    with broken_as(f"{archive.filename}: {name} is damaged", "remove the archive to download it again"):
         return archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, OSError) as error:
-        raise DataError(
-            f"{archive.filename}: {name} is damaged ({error}); remove the archive to download it again"
-        ) from error
 
 
 def tar_files(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -49,17 +54,15 @@ def tar_files(path: Path) -> Iterator[tuple[str, bytes]]:
         DataError: No tar archive, cut short, or with a member that is a link, points outside, or is larger than
             256 MiB.
     """
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                _refuse_escape(path, member.name, link=not (member.isfile() or member.isdir()))
-                if member.size > MAX_MEMBER_BYTES:
-                    raise DataError(f"{path}: {member.name} has {member.size:,} bytes; refused as a decompression bomb")
-                file = archive.extractfile(member)
-                if file is not None:
-                    yield member.name, file.read()
-    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise DataError(f"{path} is no readable tar archive ({error}); remove it to download it again") from error
+    way_out = "remove it to download it again"
+    with broken_as(f"{path} is no readable tar archive", way_out), tarfile.open(path) as archive:
+        for member in archive:
+            _refuse_escape(path, member.name, link=not (member.isfile() or member.isdir()))
+            if member.size > MAX_MEMBER_BYTES:
+                raise DataError(f"{path}: {member.name} has {member.size:,} bytes; refused as a decompression bomb")
+            file = archive.extractfile(member)
+            if file is not None:
+                yield member.name, file.read()
 
 
 def _refuse_escape(path: Path, name: str, link: bool) -> None:

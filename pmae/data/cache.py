@@ -89,8 +89,8 @@ class FileSink:
         needed, free = int(np.prod(shape)), shutil.disk_usage(self.path.parent).free
         if needed > free:
             raise DataError(
-                f"the decoded images need {needed / 1e9:.1f} GB, but {self.path.parent.parent} has "
-                f"{free / 1e9:.1f} GB free; lower limit or image_size, or set PMAE_CACHE to a larger disk"
+                f"the decoded images need {needed / 1e6:,.1f} MB, but {self.path.parent.parent} has "
+                f"{free / 1e6:,.1f} MB free; lower limit or image_size, or set PMAE_CACHE to a larger disk"
             )
         self.file = open(self.path, "wb", buffering=0)  # noqa: SIM115 (closed by close)
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}

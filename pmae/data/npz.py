@@ -14,12 +14,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from pmae.data.archives import broken_as
 from pmae.data.imageset import Indices
 from pmae.data.paths import existing_file
 from pmae.data.source import Listing, Payload, Request, Source, encode_labels
 from pmae.errors import DataError
 
 SPLITS = ("train", "val", "test")
+AGAIN = "copy or download the file again"
 MAX_LABEL_BYTES = 1 << 30
 MAX_COMPRESSION = 500  # deflate ends at about 1030 to 1; real images stay below 20
 
@@ -60,10 +62,8 @@ def list_npz(path: Path, class_names: tuple[str, ...] | None = None) -> Listing:
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
-    try:
+    with broken_as(f"{path} is no readable npz archive", AGAIN):
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path} is no readable npz archive ({error}); copy or download it again") from error
 
 
 def _present_splits(path: Path, members: dict[str, str]) -> list[str]:
@@ -128,31 +128,27 @@ def _read_images(archive: zipfile.ZipFile, path: Path, member: str, indices: Ind
 
 
 def _member(archive: zipfile.ZipFile, path: Path, member: str) -> BinaryIO:
-    try:
+    with broken_as(f"{path}: {member} cannot be read", AGAIN):
         return archive.open(member)  # type: ignore[return-value]
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError) as error:
-        raise DataError(f"{path}: {member} cannot be read ({error}); copy or download the file again") from error
 
 
 def _header(file: BinaryIO, path: Path, member: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    try:
+    with broken_as(f"{path}: {member} is no NumPy array", AGAIN):
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: {member} is no NumPy array ({error}); copy or download the file again") from error
     if dtype.hasobject:
         raise DataError(f"{path}: {member} is a pickled object array, which is never opened; save it as numbers")
     if fortran and len(shape) > 1:
         raise DataError(f"{path}: {member} is in Fortran order; save it with np.ascontiguousarray")
+    if any(n < 0 for n in shape):
+        raise DataError(f"{path}: {member} declares the shape {shape}; the file is damaged: {AGAIN}")
     return shape, dtype
 
 
 def _exactly(file: BinaryIO, size: int, path: Path, member: str) -> bytes:
-    try:
+    with broken_as(f"{path}: {member} is damaged", AGAIN):
         raw = file.read(size)
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path}: {member} is damaged ({error}); copy or download the file again") from error
     if len(raw) != size:
-        raise DataError(f"{path}: {member} is cut short; copy or download the file again")
+        raise DataError(f"{path}: {member} is cut short; {AGAIN}")
     return raw

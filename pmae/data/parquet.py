@@ -140,7 +140,8 @@ def _columns(path: Path) -> Columns:
     labels = _preferred([], marked, LABEL_COLUMNS) or [n for n in LABEL_COLUMNS if n in others]
     if not labels:
         raise DataError(f"{path} has no label column; its columns: {there}. Name it {' or '.join(LABEL_COLUMNS[:2])}")
-    return Columns(images[0], labels[0], tuple(features.get(labels[0], {}).get("names", ())))
+    names = features.get(labels[0], {}).get("names")
+    return Columns(images[0], labels[0], tuple(map(str, names)) if isinstance(names, list) else ())
 
 
 def _preferred(candidates: list[str], marked: list[str], names: tuple[str, ...]) -> list[str]:

@@ -126,7 +126,7 @@ def test_a_cache_that_cannot_be_written_is_named(source: str, tmp_path: Path, mo
 
 def test_a_disk_too_small_is_said_before_it_is_full(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100}))
-    with pytest.raises(DataError, match=r"need .* GB free; lower limit"):
+    with pytest.raises(DataError, match=r"need .* MB free; lower limit"):
         load_images(source)
 
 

@@ -82,6 +82,13 @@ def test_a_part_of_another_file_is_thrown_away(tmp_path: Path, part: bytes) -> N
         assert fetch(remote(server), tmp_path).read_bytes() == BODY
 
 
+def test_a_longer_part_is_cut_when_the_server_sends_all(tmp_path: Path) -> None:
+    (tmp_path / ".file.bin.part").write_bytes(BODY + b"more")
+    with serving(files={"file.bin": BODY}, ranges=False) as server:
+        assert fetch(remote(server), tmp_path).read_bytes() == BODY
+    assert len(server.requests) == 1
+
+
 def test_a_complete_part_is_only_renamed(tmp_path: Path) -> None:
     (tmp_path / ".file.bin.part").write_bytes(BODY)
     with serving(files={"file.bin": BODY}) as server:
