@@ -18,6 +18,7 @@ import pyarrow as pa
 
 METHOD_NAMES = {"pmae": "PMAE", "mae": "MAE"}
 RATIO_MEANING = {"pmae": "masked share of the variance", "mae": "masked share of the patches"}
+DEFAULT_MARGIN = 0.01  # of accuracy, where a study has no plan
 DEFAULT_RATIOS = {"pmae": 0.20, "mae": 0.75}  # Bizeul et al. 2025; He et al. 2022
 
 
@@ -78,15 +79,25 @@ def ratio_curves(trials: pa.Table) -> list[RatioCurve]:
     """
     groups: dict[Setting, list[dict[str, Any]]] = defaultdict(list)
     for row in rows_of(trials, (*Setting._fields, "ratio", "phase", "status", "val_linear", "test_linear")):
-        if row["status"] == "done" and _finite(row["ratio"]):
+        if row["status"] == "done" and is_number(row["ratio"]):
             groups[Setting.of(row)].append(row)
-    ordered = sorted(groups, key=_order)
+    ordered = in_order(groups)
     labels = setting_labels(ordered)
     curves = (
         RatioCurve(setting, labels[setting], _confirmed(groups[setting]), _explored(groups[setting]))
         for setting in ordered
     )
     return [curve for curve in curves if curve.confirmed or curve.explored]
+
+
+def in_order(settings: Iterable[Setting]) -> list[Setting]:
+    """By data set, method (``pmae`` first), patch size and the rest."""
+
+    def key(setting: Setting) -> tuple[Any, ...]:
+        numbers = tuple(value or 0 for value in setting[4:])
+        return (setting.dataset, setting.method != "pmae", setting.method, *numbers, *map(str, setting[2:4]))
+
+    return sorted(settings, key=key)
 
 
 def setting_labels(settings: Iterable[Setting]) -> dict[Setting, str]:
@@ -118,10 +129,15 @@ def rows_of(table: pa.Table, columns: Iterable[str]) -> list[dict[str, Any]]:
     return [empty | row for row in table.select(there).to_pylist()]
 
 
+def is_number(value: float | None) -> bool:
+    """Whether there is a value, and a finite one."""
+    return value is not None and math.isfinite(value)
+
+
 def _confirmed(rows: list[dict[str, Any]]) -> tuple[RatioPoint, ...]:
     by_ratio: dict[float, list[float]] = defaultdict(list)
     for row in rows:
-        if row["phase"] == "confirm" and _finite(row["test_linear"]):
+        if row["phase"] == "confirm" and is_number(row["test_linear"]):
             by_ratio[round(row["ratio"], 6)].append(row["test_linear"])
     return tuple(
         RatioPoint(ratio, float(np.mean(v)), float(np.std(v, ddof=1)) if len(v) > 1 else None, len(v))
@@ -130,14 +146,5 @@ def _confirmed(rows: list[dict[str, Any]]) -> tuple[RatioPoint, ...]:
 
 
 def _explored(rows: list[dict[str, Any]]) -> tuple[tuple[float, float], ...]:
-    found = ((r["ratio"], r["val_linear"]) for r in rows if r["phase"] == "explore" and _finite(r["val_linear"]))
+    found = ((r["ratio"], r["val_linear"]) for r in rows if r["phase"] == "explore" and is_number(r["val_linear"]))
     return tuple(sorted(found))
-
-
-def _order(setting: Setting) -> tuple[Any, ...]:
-    numbers = tuple(value or 0 for value in setting[4:])
-    return (setting.dataset, setting.method != "pmae", setting.method, *numbers, *map(str, setting[2:4]))
-
-
-def _finite(value: Any) -> bool:
-    return value is not None and math.isfinite(value)

@@ -6,13 +6,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from studies.curves import DEFAULT_RATIOS, METHOD_NAMES, RATIO_MEANING, RatioCurve
+from studies.curves import DEFAULT_RATIOS, METHOD_NAMES, RATIO_MEANING, RatioCurve, Setting
 from studies.figures.style import note, percent_axis
 from studies.palette import GREY, INK, SeriesStyle, series_styles
 from studies.published import published_curve
+from studies.ratio_fit import RatioFit
 
 
-def ratio_figure(curves: list[RatioCurve], defaults: dict[str, float] | None = None) -> Figure:
+def ratio_figure(
+    curves: list[RatioCurve], defaults: dict[str, float] | None = None, fits: dict[Setting, RatioFit] | None = None
+) -> Figure:
     """Accuracy (per cent) over the masked share (per cent).
 
     Lines with bars are mean test accuracies of the confirmed ratios with their 95 % intervals over seeds, pale dots
@@ -21,6 +24,7 @@ def ratio_figure(curves: list[RatioCurve], defaults: dict[str, float] | None = N
     Args:
         curves: What ``ratio_curves`` gave; at least one.
         defaults: The ratio to mark per method; the papers' where left out.
+        fits: Smooth curves with bands, through all trials' validation accuracies.
     """
     defaults = DEFAULT_RATIOS | (defaults or {})
     datasets = list(dict.fromkeys(c.setting.dataset for c in curves))
@@ -35,7 +39,7 @@ def ratio_figure(curves: list[RatioCurve], defaults: dict[str, float] | None = N
             here = [c for c in curves if (c.setting.dataset, c.setting.method) == (dataset, method)]
             _draw_published(axes, dataset, method)
             for curve in here:
-                _draw_curve(axes, curve, styles[curve.setting])
+                _draw_curve(axes, curve, styles[curve.setting], (fits or {}).get(curve.setting))
             _mark_default(axes, defaults.get(method))
             _name_axes(axes, dataset, method, first=column == 0)
         for axes in grid[row]:
@@ -43,12 +47,15 @@ def ratio_figure(curves: list[RatioCurve], defaults: dict[str, float] | None = N
     return figure
 
 
-def _draw_curve(axes: Axes, curve: RatioCurve, style: SeriesStyle) -> None:
+def _draw_curve(axes: Axes, curve: RatioCurve, style: SeriesStyle, fit: RatioFit | None) -> None:
     name = curve.label.partition(", ")[2] or curve.label  # the panel names the method
     if curve.explored:
         ratios, values = zip(*curve.explored, strict=True)
         label = None if curve.confirmed else f"{name}, explored"
         axes.scatter(ratios, values, s=16, marker=style.marker, color=style.colour, alpha=0.3, lw=0, label=label)
+    if fit is not None:
+        axes.fill_between(fit.grid, fit.low, fit.high, color=style.colour, alpha=0.1, lw=0, zorder=0)
+        axes.plot(fit.grid, fit.mean, color=style.colour, lw=1, alpha=0.55, zorder=1)
     if curve.confirmed:
         points = curve.confirmed
         middle = [p.mean for p in points]

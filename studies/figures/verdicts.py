@@ -9,7 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from studies.palette import GREY, INK, VERDICT_COLOURS
+from studies.figures.style import percent_axis
+from studies.palette import GREY, INK, VERDICT_COLOURS, series_styles
+from studies.plateaus import Plateau
+from studies.ratio_fit import RatioFit
+from studies.sentences import points
 
 VERDICT_MARKERS = {"holds": "o", "fails": "X", "inconclusive": "D"}
 
@@ -60,3 +64,46 @@ def _verdict_legend(axes: Axes, verdicts: Sequence[str | None]) -> None:
     ]
     if handles:
         axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def plateau_figure(found: Sequence[Plateau], defaults: dict[str, float]) -> Figure:
+    """The ratios within the margin of each setting's best, on the range that was tried, default and optimum marked.
+
+    Args:
+        found: At least one fitted setting.
+        defaults: The ratio to mark per method.
+    """
+    figure = Figure(figsize=(7.6, 1.5 + 0.38 * len(found)))
+    axes = figure.subplots()
+    styles = series_styles(p.setting for p in found)
+    for place, plateau in enumerate(found):
+        fit, colour = plateau.fit, styles[plateau.setting].colour
+        axes.plot([fit.grid[0], fit.grid[-1]], [place, place], color=GREY, lw=1, alpha=0.6)
+        axes.plot(
+            [fit.plateau_low, fit.plateau_high], [place, place], color=colour, lw=9, solid_capstyle="butt", alpha=0.55
+        )
+        axes.plot(fit.optimum, place, "o", color=colour, ms=7, mec="white", mew=0.9)
+        default = defaults.get(plateau.setting.method)
+        if default is not None:
+            axes.plot([default, default], [place - 0.3, place + 0.3], color=INK, lw=1.6)
+        axes.text(1.01, place, _width_text(fit), transform=axes.get_yaxis_transform(), va="center", fontsize=9)
+    axes.set_yticks(range(len(found)), [f"{p.setting.dataset}: {p.label}" for p in found])
+    axes.set_ylim(len(found) - 0.4, -0.6)
+    axes.set_xlim(0, 1)
+    percent_axis(axes.xaxis, 0)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("masked share (of the variance for PMAE, of the patches for MAE)")
+    axes.set_title(f"Ratios within {points(found[0].fit.margin)} of the best")
+    axes.text(1.01, 1.02, "width (90 % interval)", transform=axes.transAxes, va="bottom", fontsize=8.5, color="#666666")
+    handles = [
+        Line2D([], [], color=GREY, lw=9, alpha=0.55, label="plateau"),
+        Line2D([], [], color=GREY, marker="o", ls="", mec="white", ms=7, label="best"),
+        Line2D([], [], color=INK, marker="|", ls="", ms=11, mew=1.6, label="default"),
+        Line2D([], [], color=GREY, lw=1, alpha=0.6, label="tried"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _width_text(fit: RatioFit) -> str:
+    return f"{100 * fit.share:.0f} % of the range ({100 * fit.share_low:.0f} to {100 * fit.share_high:.0f})"

@@ -33,14 +33,18 @@ class Download:
         return f"{self.size / 1e6:.1f} MB" if self.size >= 1e6 else f"{max(self.size / 1e3, 0.1):.3g} kB"
 
 
-def downloads(trials: pa.Table, history: pa.Table, verdict: dict[str, Any], plans: dict[str, Any]) -> list[Download]:
+def downloads(
+    trials: pa.Table, history: pa.Table, verdict: dict[str, Any], plans: list[dict[str, Any]]
+) -> list[Download]:
     """CSV and Arrow files of both tables, and the JSON files; an empty table is left out."""
     files = []
     for name, table in (("trials", trials), ("history", history)):
         if table.num_rows:
             files += [_csv(name, table), _arrow(name, table)]
     files.append(_json("verdict.json", "the verdict", verdict))
-    files.append(_json("study.json", "the plan", plans))
+    files.append(
+        _json("study.json", "the plan" if len(plans) == 1 else "the plans", plans[0] if len(plans) == 1 else plans)
+    )
     return files
 
 

@@ -1,33 +1,17 @@
-"""What the report says in words and small tables: the verdict's rows, what is missing, how the study was run."""
+"""What the report says in words and small tables: the verdict's rows, its aggregates, the shapes of the curves."""
 
 from __future__ import annotations
 
-import json
-import shlex
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from studies.curves import RatioCurve, Setting, setting_labels
-from studies.records import Study
-from studies.report.pictures import Gallery
-from studies.sentences import percent, points, row_sentence
+from studies.plateaus import Plateau
+from studies.published import published_curves, published_trials
+from studies.sentences import in_points, method_name, percent, points, row_sentence
 
 KINDS = {"default": "the question", "rival": "a rival default", "mae_default": "MAE's default"}
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A plot's place in the page: its element, heading, description, and the numbers behind it as table rows."""
-
-    id: str
-    heading: str
-    description: str
-    numbers: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,17 +30,6 @@ class VerdictRow:
     seeds: str
     needed: str
     sentence: str
-
-
-@dataclass(frozen=True)
-class Run:
-    """How one study was run: facts in order, and the command that reproduces it."""
-
-    name: str
-    facts: tuple[tuple[str, str], ...]
-    command: str | None
-    config: str | None
-    folder: str = field(default="")
 
 
 def numbers_of(curves: Sequence[RatioCurve]) -> tuple[tuple[str, ...], ...]:
@@ -98,87 +71,60 @@ def verdict_rows(verdict: dict[str, Any]) -> list[VerdictRow]:
     ]
 
 
-def what_is_missing(studies: Sequence[Study], trials: pa.Table, galleries: Sequence[Gallery]) -> list[str]:
-    """Everything that a reader of an unfinished or damaged study must know before believing the page."""
-    notes = []
-    for study in studies:
-        phases = study.plan.get("phases") or {}
-        planned = sum(int(phase.get("planned") or 0) for phase in phases.values())
-        if planned > study.trials.num_rows:
-            notes.append(f"{study.name}: {study.trials.num_rows} of {planned} planned trials have ended so far.")
-        if not study.plan:
-            notes.append(f"{study.name}: study.json is missing, so how it was run is not known.")
-    counts = Counter(trials["status"].to_pylist())
-    lost = {status: counts[status] for status in ("failed", "diverged", "pruned", "interrupted") if counts[status]}
-    if lost:
-        listed = ", ".join(f"{count} {status}" for status, count in lost.items())
-        notes.append(f"{listed}: these trials are in the table and in no average.")
-    if not counts["done"]:
-        notes.append("No trial has finished yet, so there is nothing to plot and nothing to judge.")
-    elif not pc.any(pc.equal(trials["phase"], "confirm")).as_py():
-        notes.append("No confirmed trials yet: only explored ones, each a single seed on the validation split.")
-    notes += [f"{found.study}: {found.problem}." for found in galleries if found.problem]
-    return notes
+def aggregate_rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
+    """What holds over all comparisons of each default: its name, verdict, comparisons, typical regret, chance."""
+    overall = verdict.get("overall") or {}
+    named = [(f"the question ({_default_of(verdict, 'default')})", overall)]
+    named += [(f"MAE's default ({_default_of(verdict, 'mae_default')})", overall.get("mae_default") or {})]
+    named += [(f"a rival default ({percent(r['default_ratio'])})", r) for r in overall.get("rivals") or []]
+    return [
+        (
+            name,
+            str(joint["verdict"]),
+            str(joint["comparisons"]),
+            f"{in_points(joint['iqm'])} ({in_points(joint['iqm_low'])} to {in_points(joint['iqm_high'])})",
+            percent(joint["probability_within_margin"]),
+        )
+        for name, joint in named
+        if joint.get("iqm") is not None
+    ]
 
 
-def how_it_was_run(study: Study) -> Run:
-    """The plan of a study as facts; what ``study.json`` lacks is left out."""
-    plan, data = study.plan, study.plan.get("dataset") or {}
-    seconds = pc.sum(study.trials["seconds"]).as_py()
-    facts = {
-        "data": _dataset_text(data),
-        "methods": ", ".join(map(str, plan.get("methods") or [])),
-        "search": plan.get("search"),
-        "search space": _compact(plan.get("space")),
-        **{f"phase {name}": _phase_text(phase) for name, phase in (plan.get("phases") or {}).items()},
-        "epochs per trial": plan.get("epochs"),
-        "margin": None if plan.get("margin") is None else f"{points(plan['margin'])} of accuracy, fixed beforehand",
-        "trial time in all": None if seconds is None else _duration(seconds),
-        "device": plan.get("device"),
-        "resources": _compact(plan.get("resources")),
-        "code version": plan.get("code_version"),
-        "versions": _compact(plan.get("versions")),
-        "started": plan.get("created_at"),
-    }
-    command = plan.get("command")
-    if isinstance(command, list):
-        command = shlex.join(map(str, command))
-    config = plan.get("config")
-    return Run(
-        name=study.name,
-        facts=tuple((name, str(value)) for name, value in facts.items() if value not in (None, "")),
-        command=command,
-        config=None if config is None else json.dumps(config, indent=2, ensure_ascii=False, default=str),
-        folder=study.folder.name,
-    )
+def published_rows() -> list[tuple[str, ...]]:
+    """The papers' curves through the same judge: data set, method, default, best, difference, what may be concluded."""
+    from studies.verdict import judge
+
+    curves: dict[tuple[str, str], dict[float, float]] = {}
+    for point in published_curves():
+        curves.setdefault((point.dataset, point.method), {}).setdefault(point.ratio, point.accuracy)
+    rows: list[tuple[str, ...]] = []
+    for row in judge(published_trials()).to_dict()["rows"]:
+        curve = curves[row["dataset"], row["method"]]
+        if row["kind"] == "rival":
+            continue
+        best = max(curve, key=lambda ratio: curve[ratio])
+        lost = in_points(curve[best] - curve[round(row["default_ratio"], 6)])
+        outcome = row["verdict"] if row["regret"] is not None else f"nothing: {row['reason']}"
+        rows.append(
+            (row["dataset"], method_name(row["method"]), percent(row["default_ratio"]), percent(best), lost, outcome)
+        )
+    return rows
 
 
-def _dataset_text(data: dict[str, Any]) -> str:
-    splits = ", ".join(f"{data[split]:,} {split}" for split in ("train", "val", "test") if data.get(split) is not None)
-    channels = {1: "grey", 3: "colour"}.get(data.get("channels", 0), "")
-    size = "" if data.get("image_size") is None else f"{data['image_size']} px {channels}".strip()
-    classes = "" if data.get("classes") is None else f"{data['classes']} classes"
-    return "; ".join(part for part in (str(data.get("source") or ""), splits, size, classes) if part)
+def shape_sentence(plateau: Plateau) -> str:
+    """Whether accuracy over the ratio is an inverted U, as the theory has it (Kong et al. 2023), and the plateau."""
+    fit, shape = plateau.fit, plateau.shape
+    where = f"{plateau.setting.dataset}, {plateau.label}"
+    reach = f"from {percent(fit.plateau_low)} to {percent(fit.plateau_high)}"
+    wide = f"within {points(fit.margin)} of the best {reach}"
+    if shape is None:
+        return f"{where}: {wide}; too few trials to test for an inverted U."
+    found = "an inverted U" if shape.p_value < 0.05 else "an inverted U is not shown"
+    return f"{where}: {wide}; {found} (two-lines test, p = {shape.p_value:.2g})."
 
 
-def _phase_text(phase: dict[str, Any]) -> str:
-    seeds = phase.get("seeds") or []
-    listed = ", ".join(map(str, seeds[:12])) + (" …" if len(seeds) > 12 else "")
-    return f"{phase.get('planned', '?')} trials" + (f", seed{'s' * (len(seeds) != 1)} {listed}" if seeds else "")
-
-
-def _compact(values: Any) -> str | None:
-    if not values:
-        return None
-    if not isinstance(values, dict):
-        return str(values)
-    return "; ".join(f"{name} {json.dumps(v) if isinstance(v, (dict, list)) else v}" for name, v in values.items())
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+def _default_of(verdict: dict[str, Any], kind: str) -> str:
+    return next((percent(row["default_ratio"]) for row in verdict["rows"] if row.get("kind") == kind), "not judged")
 
 
 def _in_points(value: float | None) -> str:
