@@ -94,10 +94,10 @@ def fit_curve(
         raise StudyError(f"the range {low:g} to {high:g} was not tried; ratios go from {x.min():g} to {x.max():g}")
     grid = np.linspace(low, high, GRID)
     mean, deviation, draws, noise = _posterior(x, y, grid, rng_seed)
-    start, end = _plateau(mean[None], margin)
-    starts, ends = _plateau(draws, margin)
-    widths, tops, reach = grid[ends] - grid[starts], grid[draws.argmax(axis=1)], high - low
-    width = float(grid[end[0]] - grid[start[0]])
+    (start,), (end,) = _plateau(grid, mean[None], margin)
+    starts, ends = _plateau(grid, draws, margin)
+    widths, tops, reach = ends - starts, grid[draws.argmax(axis=1)], high - low
+    width = float(end - start)
     width_low, width_high = (float(v) for v in np.quantile(widths, (0.05, 0.95)))
     return RatioFit(
         grid=grid.tolist(),
@@ -107,8 +107,8 @@ def fit_curve(
         optimum=float(grid[mean.argmax()]),
         optimum_low=float(np.quantile(tops, 0.05)),
         optimum_high=float(np.quantile(tops, 0.95)),
-        plateau_low=float(grid[start[0]]),
-        plateau_high=float(grid[end[0]]),
+        plateau_low=float(start),
+        plateau_high=float(end),
         width=width,
         width_low=width_low,
         width_high=width_high,
@@ -127,12 +127,13 @@ def _posterior(
     """Mean, deviation and draws of the noise-free curve on the grid, and the noise of one trial."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
     points, values, each = _condense(x, y)
     centre, scale = values.mean(), max(float(values.std()), 1e-6)
     span = x.max() - x.min()
-    kernel = ConstantKernel(1.0, (1e-3, 1e3)) * RBF(0.3, (0.1, 3.0)) + WhiteKernel(0.1, (1e-5, 1e1))
+    # An RBF would be too sure of its shape: its 90 % intervals of the plateau's width cover half of the truths.
+    kernel = ConstantKernel(1.0, (1e-3, 1e3)) * Matern(0.3, (0.1, 3.0), nu=2.5) + WhiteKernel(0.1, (1e-5, 1e1))
     process = GaussianProcessRegressor(kernel, random_state=rng_seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a parameter at its bound is a flat or noiseless curve
@@ -155,11 +156,23 @@ def _condense(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, flo
     return np.array([x[p].mean() for p in parts]), np.array([y[p].mean() for p in parts]), len(x) / MOST_POINTS
 
 
-def _plateau(curves: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
-    """First and last grid index of the stretch around the maximum of each (M, G) curve within the margin of it."""
+def _plateau(grid: np.ndarray, curves: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ratios, (M,) each, between which (M, G) curves stay within the margin of their maximum, around its place.
+
+    Crossings are interpolated: the grid's points inside would make every plateau a step too narrow.
+    """
     size = curves.shape[1]
     places, tops = np.arange(size), curves.argmax(axis=1)
-    outside = curves < curves.max(axis=1, keepdims=True) - margin
+    floor = curves.max(axis=1, keepdims=True) - margin
+    outside = curves < floor
     before = np.where(outside & (places < tops[:, None]), places, -1).max(axis=1) + 1
     after = np.where(outside & (places > tops[:, None]), places, size).min(axis=1) - 1
-    return before, after
+    return _crossing(grid, curves, floor, before, -1), _crossing(grid, curves, floor, after, 1)
+
+
+def _crossing(grid: np.ndarray, curves: np.ndarray, floor: np.ndarray, inside: np.ndarray, step: int) -> np.ndarray:
+    """Where each curve meets its floor between the grid point ``inside`` and the next one; the end of the grid else."""
+    rows, beyond = np.arange(len(curves)), np.clip(inside + step, 0, len(grid) - 1)
+    above, below = curves[rows, inside] - floor[:, 0], floor[:, 0] - curves[rows, beyond]
+    share = np.where(below > 0, above / np.where(below > 0, above + below, 1), 0)
+    return np.asarray(grid[inside] + share * (grid[beyond] - grid[inside]))
