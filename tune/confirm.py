@@ -45,6 +45,21 @@ def settings_to_confirm(space: Space, rows: Iterable[Mapping[str, Any]], rule: C
     return list(dict.fromkeys(chosen))
 
 
+def most_settings(space: Space, rule: ConfirmRule) -> int:
+    """How many settings are confirmed at most, before the exploration has shown the leaders."""
+    total = 0
+    for method in space.methods:
+        defaults = {space.default_of(method), *(rule.rivals if method == "pmae" else ())}
+        ratios, arms = len(defaults) + rule.leaders, 1
+        listed = space.ratios[method].listed
+        if listed:
+            ratios = min(ratios, len(defaults | set(listed)))
+        if rule.every_patch_setting:
+            arms = len(space.patches[method]) * len(space.strategies[method]) * len(space.bases_of(method))
+        total += ratios * arms
+    return total
+
+
 def _explored(rows: Iterable[Mapping[str, Any]]) -> dict[Setting, float]:
     """Mean validation accuracy of each explored setting."""
     found: dict[Setting, list[float]] = {}

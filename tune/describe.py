@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from pmae.config import PretrainConfig
+from tune.confirm import most_settings
 from tune.plan import StudyPlan
 from tune.progress import duration
 from tune.resources import Machine, Placement, trial_seconds
 from tune.space import Ratios
+
+QUESTION = "which share should be masked, with which patches?"
 
 
 def describe_plan(
@@ -31,18 +34,12 @@ def describe_plan(
     ]
     if folder is not None:
         rows.append(("written to", str(folder)))
-    return f"Study {plan.name}: which share should be masked, with which patches?", rows
+    return f"Study {plan.name}: {plan.options.question or QUESTION}", rows
 
 
 def confirmations(plan: StudyPlan) -> int:
     """Confirm trials at most (one round), before the exploration has shown the leaders."""
-    rule = plan.rule
-    total = 0
-    for method in plan.space.methods:
-        defaults = 1 + (len(rule.rivals) if method == "pmae" else 0)
-        arms = len(plan.space.patches[method]) if rule.every_patch_setting else 1
-        total += (defaults + rule.leaders) * arms
-    return total * len(plan.seeds)
+    return most_settings(plan.space, plan.rule) * len(plan.seeds)
 
 
 def expected_seconds(plan: StudyPlan, placement: Placement) -> float:
@@ -93,7 +90,9 @@ def _confirm(plan: StudyPlan) -> str:
         if method == "pmae" and plan.rule.rivals:
             name += f", {', '.join(f'{r:g}' for r in plan.rule.rivals)}"
         parts.append(f"{name} and its {plan.rule.leaders} best")
-    where = "every patch setting" if plan.rule.every_patch_setting else "the best patch setting"
+    where = (
+        "every setting of patches, strategy and basis" if plan.rule.every_patch_setting else "the best patch setting"
+    )
     text = f"{'; '.join(parts)}, for {where}, with {seeds}"
     return f"{text}, more until settled" if plan.options.confirm.until_settled else text
 

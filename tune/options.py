@@ -11,11 +11,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from pmae.config import Basis, Method, Precision, Preset
+
+if TYPE_CHECKING:
+    from pmae.data import ImageSet
 
 Search = Literal["tpe", "gp", "qmc", "random", "grid"]
 
@@ -167,6 +170,9 @@ class OutputOptions:
 class StudyOptions:
     """Study which share should be masked, with which patches, and whether the default ratio holds up."""
 
+    question: ClassVar[str | None] = None
+    """What a study of another question asks."""
+
     data: DataOptions = field(default_factory=DataOptions)
     search: SearchOptions = field(default_factory=SearchOptions)
     confirm: ConfirmOptions = field(default_factory=ConfirmOptions)
@@ -183,6 +189,10 @@ class StudyOptions:
             data_root=None if self.data.data_root is None else str(Path(self.data.data_root).expanduser().absolute()),
         )
         return dataclasses.replace(self, data=data)
+
+    def fitted(self, images: ImageSet) -> StudyOptions:
+        """These options with those filled in that a study of another question takes from its images."""
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types of all that decides what the study finds (not of where and how it runs)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def finish(folder: Path, plan: StudyPlan, display: Display, *, rounds: int, comp
     verdict = write_verdict(folder, plan.options.confirm, rounds)
     report = write_pages(folder, display)
     _print_verdict(verdict, display)
+    print_comparisons(read_study(folder).trials, display)
     _print_failures(folder, display)
     display.always(f"tables:  {folder / 'trials.arrow'}, {folder / 'history.arrow'}")
     if report:
@@ -104,6 +106,30 @@ def _cells(row: dict[str, Any]) -> list[str]:
         str(row["dataset"]), str(row["method"]), str(row["patch_size"]), ratio(row["default_ratio"]),
         ratio(row["best_ratio"]), points(row["regret"]), bounds, str(row["verdict"]), str(row["seeds"]),
     ]  # fmt: skip
+
+
+def print_comparisons(trials: Any, display: Display) -> None:
+    """Bases, strategies or mask units against each other, and what a study measured of its own; nothing if neither."""
+    from studies.contrasts import contrasts
+    from studies.measures import measures
+    from studies.report.sections import contrast_rows, measure_table
+
+    compared = contrast_rows(contrasts(trials))
+    if compared:
+        headings = ("comparison", "value", "best ratio", "accuracy", "difference", "95 % bounds", "seeds")
+        _print_table("Each at its own best ratio, differences in points of accuracy", headings, compared, display)
+    measured = measure_table(measures(trials, nested=False))
+    if measured:
+        _print_table("Means over seeds", *measured, display)
+
+
+def _print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], display: Display) -> None:
+    table = Table(title=title, title_justify="left", title_style="")
+    for heading in headings:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*row)
+    display.console.print(table)
 
 
 def _print_failures(folder: Path, display: Display) -> None:

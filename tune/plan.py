@@ -129,6 +129,7 @@ def plan_study(
         data.dataset, data.data_root, data.image_size, data.limit, options.training.seed,
         skip_unreadable=data.skip_unreadable, progress=progress,
     )  # fmt: skip
+    options = options.fitted(images)
     space = _space(options, images)
     base = _base(options, space, images)
     budget = BUDGETS[options.training.preset]
@@ -143,7 +144,7 @@ def plan_study(
         search=options.search.search,
         trials=trials,
         seeds=tuple(confirm_seeds(seeds, options.training.seed)),
-        rule=rule or _rule(options, budget),
+        rule=_rule(options, rule or budget.rule),
         metrics=metrics,
     )
     for setting in space.grid():  # every combination is built once, so that none fails hours later
@@ -252,8 +253,8 @@ def _trials(search: SearchOptions, space: Space, budget: Budget) -> int:
     return max(budget.trials, 2 * len(space.fixed()))
 
 
-def _rule(options: StudyOptions, budget: Budget) -> ConfirmRule:
-    return budget.rule if options.confirm.rivals is None else replace(budget.rule, rivals=options.confirm.rivals)
+def _rule(options: StudyOptions, rule: ConfirmRule) -> ConfirmRule:
+    return rule if options.confirm.rivals is None else replace(rule, rivals=options.confirm.rivals)
 
 
 def _warnings(plan: StudyPlan) -> list[str]:
@@ -287,6 +288,7 @@ def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict
         "schema_version": 1,
         "name": plan.name,
         "created_at": created_at,
+        "question": plan.options.question,
         "dataset": {
             "source": plan.options.data.dataset,
             "name": images.name,

@@ -161,7 +161,7 @@ class Space:
     def fixed(self) -> list[Setting]:
         """Points always tried: each method's default ratio for each patch setting, methods in turn."""
         per_method = [
-            [Setting(m, p, self.default_of(m), self.strategies[m][0], self._bases(m)[0]) for p in self.patches[m]]
+            [Setting(m, p, self.default_of(m), self.strategies[m][0], self.bases_of(m)[0]) for p in self.patches[m]]
             for m in self.methods
             if self.strategies[m][0] != "sampled"
         ]
@@ -172,13 +172,14 @@ class Space:
         points = self.fixed()
         for method in self.methods:
             for patches, strategy, basis in itertools.product(
-                self.patches[method], self.strategies[method], self._bases(method)
+                self.patches[method], self.strategies[method], self.bases_of(method)
             ):
                 ratios: Iterable[float | None] = self.ratios[method].grid() if strategy != "sampled" else [None]
                 points += [Setting(method, patches, ratio, strategy, basis) for ratio in ratios]
         return list(dict.fromkeys(points))
 
-    def _bases(self, method: str) -> tuple[str, ...]:
+    def bases_of(self, method: str) -> tuple[str, ...]:
+        """The bases that a method is tried with; one for MAE, which has no use for them."""
         return self.bases if method == "pmae" else ("pca",)
 
     def draw(self, trial: Suggests) -> None:
@@ -194,7 +195,7 @@ class Space:
         patches = {p.label: p for p in self.patches[method]}
         chosen = patches[_choose(trial, f"{method}_patches", tuple(patches))]
         strategy = _choose(trial, f"{method}_strategy", self.strategies[method])
-        basis = _choose(trial, f"{method}_basis", self._bases(method))
+        basis = _choose(trial, f"{method}_basis", self.bases_of(method))
         ratio = None if strategy == "sampled" else self._suggest_ratio(trial, method, with_default)
         return Setting(method, chosen, ratio, strategy, basis)
 
@@ -221,7 +222,7 @@ class Space:
             values[f"{m}_patches"] = setting.patches.label
         if len(self.strategies[m]) > 1:
             values[f"{m}_strategy"] = setting.strategy
-        if len(self._bases(m)) > 1:
+        if len(self.bases_of(m)) > 1:
             values[f"{m}_basis"] = setting.basis
         if setting.ratio is not None:
             values[f"{m}_ratio"] = setting.ratio

@@ -19,13 +19,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pmae.components import PrincipalComponents, cached_components
 from pmae.data import ImageSet, load_images
 from pmae.errors import DataError, DivergedError
 from pmae.trainer import PretrainResult, pretrain
 from tune.spec import TrialJob, TrialSpec
+
+if TYPE_CHECKING:
+    import numpy as np
 
 OnEpoch = Callable[[dict[str, Any]], None]
 DISK_FULL = 28  # errno.ENOSPC
@@ -37,11 +40,15 @@ class StopRequested(Exception):
 
 @dataclass(frozen=True)
 class Measured:
-    """What a study's own measures are given: a trained encoder and the images it may be scored on."""
+    """What a study's own measures are given: a trained encoder and the images it may be scored on.
+
+    ``features`` are the encoder's, split -> (N, W), of the splits that may be read.
+    """
 
     result: PretrainResult
     images: ImageSet
     spec: TrialSpec
+    features: Mapping[str, np.ndarray]
 
     @property
     def split(self) -> str:
@@ -96,10 +103,7 @@ def _train_and_score(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch) -> dict[
     )  # fmt: skip
     components = shared_components(images, spec.config.masking.basis) if spec.config.masking.method == "pmae" else None
     result = _train(spec, job, images, components, on_epoch)
-    scores = _score(spec, result, images)
-    if job.metrics is not None:
-        module, _, function = job.metrics.partition(":")
-        scores["metrics"] = getattr(importlib.import_module(module), function)(Measured(result, images, spec))
+    scores = _score(spec, job, result, images)
     if spec.samples:
         from tune.samples import write_strip
 
@@ -144,15 +148,30 @@ def _train(
     return pretrain(spec.config, images, components, **options)
 
 
-def _score(spec: TrialSpec, result: PretrainResult, images: ImageSet) -> dict[str, Any]:
-    """Linear probe and k-NN; the test split is read in the confirm phase only."""
-    from pmae.probes import extract_pools, knn_probe, linear_probe
+def _score(spec: TrialSpec, job: TrialJob, result: PretrainResult, images: ImageSet) -> dict[str, Any]:
+    """Linear probe and k-NN of both poolings, and the study's own measures; test is read in the confirm phase only.
 
-    test = spec.phase == "confirm"
-    pool = spec.config.model.pool
-    features = extract_pools(result.encoder, images, ("train", "val", "test") if test else ("train", "val"), (pool,))
-    linear = linear_probe(None, images, spec.config.probe.protocol, spec.seed, features=features[pool], score_test=test)
-    knn = knn_probe(None, images, k=spec.config.probe.knn_k, features=features[pool], score_test=test)
+    The columns hold the pooling that the configuration names; ``metrics`` holds both.
+    """
+    from pmae.probes import extract_pools
+
+    splits = ("train", "val", "test") if spec.phase == "confirm" else ("train", "val")
+    features = extract_pools(result.encoder, images, splits)
+    pools = {pool: _probe(spec, pooled, images) for pool, pooled in features.items()}
+    metrics: dict[str, Any] = {"pools": pools}
+    if job.metrics is not None:
+        module, _, function = job.metrics.partition(":")
+        measured = Measured(result, images, spec, features[spec.config.model.pool])
+        metrics |= getattr(importlib.import_module(module), function)(measured)
+    return {**pools[spec.config.model.pool], "metrics": metrics}
+
+
+def _probe(spec: TrialSpec, features: Mapping[str, np.ndarray], images: ImageSet) -> dict[str, float | None]:
+    from pmae.probes import knn_probe, linear_probe
+
+    probe, test = spec.config.probe, spec.phase == "confirm"
+    linear = linear_probe(None, images, probe.protocol, spec.seed, features=features, score_test=test)
+    knn = knn_probe(None, images, k=probe.knn_k, features=features, score_test=test)
     return {
         "val_linear": linear.val_accuracy,
         "test_linear": linear.test_accuracy,

@@ -18,15 +18,17 @@ import pyarrow as pa
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from studies.contrasts import contrasts
 from studies.curves import DEFAULT_RATIOS
 from studies.files import write_file
 from studies.judged import current_verdict
+from studies.measures import measures
 from studies.records import Study, read_studies
 from studies.report.downloads import downloads
 from studies.report.panels import make_panels
 from studies.report.pictures import gallery
 from studies.report.run_facts import how_it_was_run, what_is_missing
-from studies.report.sections import aggregate_rows, published_rows, verdict_rows
+from studies.report.sections import aggregate_rows, contrast_rows, measure_table, published_rows, verdict_rows
 from studies.report.table import trial_table
 from studies.sentences import headline, question
 
@@ -70,7 +72,8 @@ def render_report(studies: Sequence[Study], refresh_seconds: float | None = None
     )  # fmt: skip
     return environment.get_template("report.html").render(
         title=", ".join(study.name for study in studies),
-        question=question(studies[0].plan.get("default_ratio") or DEFAULT_RATIOS["pmae"]),
+        question=studies[0].plan.get("question")
+        or question(studies[0].plan.get("default_ratio") or DEFAULT_RATIOS["pmae"]),
         headline=headline(verdict),
         missing=what_is_missing(studies, trials, galleries),
         warnings=verdict.get("warnings", []),
@@ -78,6 +81,8 @@ def render_report(studies: Sequence[Study], refresh_seconds: float | None = None
         verdict_rows=verdict_rows(verdict),
         aggregates=aggregate_rows(verdict),
         published=published_rows(),
+        contrasts=contrast_rows(contrasts(trials)),
+        measures=measure_table(measures(trials)),
         galleries=galleries,
         runs=[how_it_was_run(study) for study in studies],
         downloads=downloads(trials, history, verdict, [study.plan for study in studies]),

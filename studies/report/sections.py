@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from studies.contrasts import Contrast
 from studies.curves import RatioCurve, Setting, setting_labels
+from studies.measures import MeasureRow, measure_names, readable
 from studies.plateaus import Plateau
 from studies.published import published_curves, published_trials
 from studies.sentences import in_points, method_name, percent, points, row_sentence
@@ -109,6 +111,42 @@ def published_rows() -> list[tuple[str, ...]]:
             (row["dataset"], method_name(row["method"]), percent(row["default_ratio"]), percent(best), lost, outcome)
         )
     return rows
+
+
+def contrast_rows(found: Sequence[Contrast]) -> list[tuple[str, ...]]:
+    """Rows of comparison, value, best ratio, accuracy, difference to the reference with its bounds, seeds."""
+    return [
+        (
+            c.subject,
+            c.value,
+            percent(c.ratio),
+            f"{100 * c.accuracy:.2f}",
+            "is compared with" if c.difference is None else _in_points(c.difference),
+            "" if c.low is None or c.high is None else f"{_in_points(c.low)} to {_in_points(c.high)}",
+            str(c.seeds),
+        )
+        for c in found
+    ]
+
+
+def measure_table(rows: list[MeasureRow]) -> tuple[list[str], list[tuple[str, ...]]] | None:
+    """Headings and rows of everything measured, means over seeds; None where nothing was."""
+    if not rows:
+        return None
+    names = measure_names(rows)
+    headings = ["data set", "setting", "masked", "split", "seeds", *(name.replace("_", " ") for name in names)]
+    cells = [
+        (
+            row.setting.dataset,
+            row.label,
+            percent(row.ratio),
+            row.split,
+            str(row.seeds),
+            *(readable(name, row.values.get(name)) for name in names),
+        )
+        for row in rows
+    ]
+    return headings, cells
 
 
 def shape_sentence(plateau: Plateau) -> str:

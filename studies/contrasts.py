@@ -1,0 +1,160 @@
+"""Bases, masking strategies or mask units against each other, each at its own best ratio, over paired seeds.
+
+As in ``regret.py`` the best ratio is picked on one half of the seeds by validation accuracy and measured on the other
+half by test accuracy, so that the value with more ratios to choose from gains nothing by chance. Verdicts on defaults
+are left to ``verdict.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from scipy.special import stdtrit
+
+from studies.comparisons import confirmed_rows
+from studies.curves import METHOD_NAMES, is_number
+from studies.regret import halves
+
+COLUMNS = ("basis", "strategy", "mask_unit")
+REFERENCES = ("pca", "fixed", "random")  # what other bases and strategies are compared with; of mask units the smallest
+FIXED = ("dataset", "method", "strategy", "basis", "patch_size", "patch_stride", "mask_unit")
+LEAST_SEEDS = 2
+Cells = dict[float, dict[int, tuple[float, float]]]  # ratio -> seed -> accuracies on val and test
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One value beside the reference.
+
+    Attributes:
+        dataset, method, column, value: What was compared, for example ``basis`` ``dct``.
+        reference: The value it is compared with; itself in the reference's own row.
+        ratio: Best ratio by validation accuracy over all seeds.
+        accuracy: Test accuracy at the best ratio, cross-fitted.
+        difference: ``accuracy`` minus the reference's; None in its own row, as are the bounds.
+        low, high: Two-sided bounds that hold for all rows of the comparison together at 95 % (Bonferroni).
+        seeds: Paired seeds.
+    """
+
+    dataset: str
+    method: str
+    column: str
+    value: str
+    reference: str
+    ratio: float
+    accuracy: float
+    difference: float | None
+    low: float | None
+    high: float | None
+    seeds: int
+
+    @property
+    def subject(self) -> str:
+        """What all rows of the comparison share, for example ``PMAE on digits: basis``."""
+        name = METHOD_NAMES.get(self.method, self.method)
+        return f"{name} on {self.dataset}: {self.column.replace('_', ' ')}"
+
+
+def contrasts(trials: pa.Table) -> list[Contrast]:
+    """Every comparison that the confirmed trials allow: values of one column, everything else but the ratio equal."""
+    rows = [r for r in confirmed_rows(trials)[0] if r["status"] == "done" and _is_scored(r)] if trials.num_rows else []
+    found = []
+    for column in COLUMNS:
+        groups: dict[tuple[Any, ...], dict[Any, Cells]] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
+        for row in rows:
+            if row[column] is not None:
+                key = tuple(row[name] for name in FIXED if name != column)
+                groups[key][row[column]][row["ratio"]][row["seed"]] = (row["val_linear"], row["test_linear"])
+        for (dataset, method, *_), values in sorted(groups.items(), key=lambda item: str(item[0])):
+            if len(values) > 1:
+                found += _compare(dataset, method, column, values)
+    return found
+
+
+def _is_scored(row: dict[str, Any]) -> bool:
+    return is_number(row["val_linear"]) and is_number(row["test_linear"])
+
+
+def _compare(dataset: str, method: str, column: str, values: dict[Any, Cells]) -> list[Contrast]:
+    cells = {value: _without_thin(ratios) for value, ratios in values.items()}
+    seeds = sorted(set.intersection(*(set(s) for ratios in cells.values() for s in ratios.values())))
+    if len(seeds) < LEAST_SEEDS:
+        return []
+    splits = halves(len(seeds))
+    ordered = sorted(cells, key=lambda v: (v not in REFERENCES, v))
+    picked = {value: _Picked.of(cells[value], seeds, splits) for value in ordered}
+    reference = picked[ordered[0]]
+    out = []
+    for value in ordered:
+        mine = picked[value]
+        alone = mine is reference
+        difference, low, high = (None,) * 3 if alone else mine.against(reference, splits, len(ordered) - 1)
+        out.append(
+            Contrast(
+                dataset=dataset,
+                method=method,
+                column=column,
+                value=str(value),
+                reference=str(ordered[0]),
+                ratio=mine.ratio,
+                accuracy=float(mine.scores.mean()),
+                difference=difference,
+                low=low,
+                high=high,
+                seeds=len(seeds),
+            )
+        )
+    return out
+
+
+def _without_thin(ratios: Cells) -> Cells:
+    """Ratios that at least half as many seeds finished as any other: one lost arm must not take all seeds with it."""
+    most = max(len(seeds) for seeds in ratios.values())
+    return {ratio: seeds for ratio, seeds in ratios.items() if 2 * len(seeds) >= most}
+
+
+@dataclass(frozen=True, eq=False)
+class _Picked:
+    """One value at the ratio that each split of the seeds picks.
+
+    Attributes:
+        ratio: The one that all seeds together pick.
+        per_split: (S, n) test accuracy of every seed at the split's pick.
+        scores: (n,) contribution of each seed to the cross-fitted accuracy.
+    """
+
+    ratio: float
+    per_split: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def of(cls, cells: Cells, seeds: list[int], splits: np.ndarray) -> _Picked:
+        ratios = sorted(cells)
+        both = np.array([[cells[ratio][seed] for ratio in ratios] for seed in seeds])  # (n, K, 2)
+        val, test = both[..., 0], both[..., 1]
+        picks = (splits.astype(float) @ val).argmax(axis=1)
+        per_split = test[:, picks].T
+        return cls(ratios[int(val.mean(axis=0).argmax())], per_split, _measured(per_split, splits))
+
+    def against(self, other: _Picked, splits: np.ndarray, comparisons: int) -> tuple[float, float, float]:
+        """Difference of accuracy and its bounds."""
+        difference = self.per_split - other.per_split
+        scores = _measured(difference, splits)
+        # The scores' spread alone is too small when splits pick different ratios.
+        error = max(scores.std(ddof=1), math.sqrt(float(difference.var(axis=1, ddof=1).mean()))) / math.sqrt(
+            len(scores)
+        )
+        reach = float(stdtrit(len(scores) - 1, 1 - 0.05 / (2 * comparisons))) * error
+        middle = float(scores.mean())
+        return middle, middle - reach, middle + reach
+
+
+def _measured(per_split: np.ndarray, splits: np.ndarray) -> np.ndarray:
+    """(n,) what each seed contributes when only seeds that did not pick measure; their mean is the estimate."""
+    measuring = ~splits / (~splits).sum(axis=1, keepdims=True)
+    return per_split.shape[1] * (per_split * measuring).sum(axis=0) / len(splits)

@@ -1,0 +1,100 @@
+"""What a study measured beside accuracies (the JSON in the column ``metrics``), as means per setting and ratio.
+
+Numbers inside a nested mapping get dotted names (``corruptions.jpeg``). What a measure means is the business of the
+study that took it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from studies.curves import Setting, in_order, rows_of, setting_labels
+
+ACCURACIES = {"linear": ("val_linear", "test_linear"), "k-NN": ("val_knn", "test_knn")}
+
+
+@dataclass(frozen=True)
+class MeasureRow:
+    """Means over the seeds of one setting and ratio.
+
+    Attributes:
+        setting, label: The setting and its short name.
+        ratio: Masked share.
+        split: Where accuracies come from: ``test`` of confirmed trials, ``val`` where a ratio was only explored.
+        seeds: Trials averaged.
+        values: Linear and k-NN accuracy (fractions), then every measure.
+    """
+
+    setting: Setting
+    label: str
+    ratio: float
+    split: str
+    seeds: int
+    values: dict[str, float] = field(default_factory=dict)
+
+
+def measures(trials: pa.Table, *, nested: bool = True) -> list[MeasureRow]:
+    """One row per setting and ratio, confirmed trials before explored ones; empty where nothing more was measured.
+
+    Args:
+        trials: Rows of a study; those that are not done, or have no numbers in ``metrics``, are left out.
+        nested: Whether numbers inside nested mappings count too.
+    """
+    columns = (*Setting._fields, "ratio", "phase", "status", "metrics", *sum(ACCURACIES.values(), ()))
+    groups: dict[tuple[Setting, float], dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows_of(trials, columns):
+        numbers = dict(_numbers(_read(row["metrics"]), nested)) if row["status"] == "done" else {}
+        if numbers:
+            split = "test" if row["phase"] == "confirm" else "val"
+            scores = {name: row[pair[split == "test"]] for name, pair in ACCURACIES.items()}
+            known = {name: value for name, value in scores.items() if value is not None}
+            groups[Setting.of(row), round(row["ratio"], 6)][split].append(known | numbers)
+    order = in_order({setting for setting, _ in groups})
+    labels = setting_labels(order)
+    found = []
+    for setting, ratio in sorted(groups, key=lambda key: (order.index(key[0]), key[1])):
+        by_split = groups[setting, ratio]
+        split = "test" if "test" in by_split else "val"
+        found.append(MeasureRow(setting, labels[setting], ratio, split, len(by_split[split]), _means(by_split[split])))
+    return found
+
+
+def measure_names(rows: list[MeasureRow]) -> list[str]:
+    """Every name that occurs, accuracies first."""
+    return list(dict.fromkeys(name for row in rows for name in row.values))
+
+
+def readable(name: str, value: float | None) -> str:
+    """Accuracies and SSIM-like shares with four digits, other numbers with four significant ones; empty for None."""
+    if value is None:
+        return ""
+    return f"{100 * value:.2f} %" if name in ACCURACIES else f"{value:.4g}"
+
+
+def _read(text: str | None) -> Mapping[str, Any]:
+    try:
+        values = json.loads(text) if text else {}
+    except ValueError:  # a table of another program
+        return {}
+    return values if isinstance(values, Mapping) else {}
+
+
+def _numbers(values: Mapping[str, Any], nested: bool, prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and nested:
+            yield from _numbers(value, nested, f"{prefix}{name}.")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            yield f"{prefix}{name}", float(value)
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}

@@ -1,0 +1,63 @@
+"""Is it the PCA? Bases (principal components, DCT, wavelet, random rotation, pixels) x masking ratio, for PMAE.
+
+For every basis the default and the best ratios are confirmed with the same seeds, then the bases are compared at their
+best ratios. ``python tune/basis_study.py --help`` shows the options; all work is done in the modules beside this one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+if __name__ == "__main__":
+    # Run as a script: the checkout takes the place of its folder tune/, whose modules are not to be imported bare.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from pmae.config import Basis
+from tune.command import run_command
+from tune.confirm import ConfirmRule
+from tune.options import ConfirmOptions, SearchOptions, StudyOptions
+from tune.space import default_patch_sizes
+
+if TYPE_CHECKING:
+    from pmae.data import ImageSet
+
+PROGRAM = "tune/basis_study.py"
+BASES: tuple[Basis, ...] = ("pca", "dct", "wavelet", "rotation", "pixel")
+RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7)
+
+
+@dataclass(frozen=True)
+class BasisStudy(StudyOptions):
+    """Study whether it is the principal components that matter: masks of equal variance in other orthonormal bases,
+    each at its own best ratio."""
+
+    question: ClassVar[str] = "Does it matter which basis is masked?"
+
+    search: SearchOptions = field(
+        default_factory=lambda: SearchOptions(methods=("pmae",), ratios=RATIOS, basis=BASES, search="grid")
+    )
+    confirm: ConfirmOptions = field(default_factory=lambda: ConfirmOptions(confirm_seeds=5))
+
+    def fitted(self, images: ImageSet) -> StudyOptions:
+        """One patch size: bases are compared, not patches."""
+        patch_sizes = self.search.patch_sizes or default_patch_sizes(images.image_size)[-1:]
+        return dataclasses.replace(self, search=dataclasses.replace(self.search, patch_sizes=patch_sizes))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the study; returns the exit code (0 finished, 2 bad usage, 130 interrupted, 1 anything else)."""
+    return run_command(
+        sys.argv[1:] if argv is None else list(argv),
+        PROGRAM,
+        default=BasisStudy(),
+        rule=ConfirmRule(leaders=1, rivals=(), every_patch_setting=True),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
