@@ -169,13 +169,15 @@ class Launch:
 
     def _in_session(self, address: str | None, cpus: int, placement: Placement | None) -> int:
         from tune.driver import prepare_components
-        from tune.session import ray_session, token_path
+        from tune.session import ray_session, token_path, warm_up
 
         options = self.plan.options.machine
-        prepare_components(self.plan, self.display)
         with ray_session(address, cpus, options.dashboard) as session:
             if placement is None:
                 placement = self._place(_cluster(session.resources))
+            if not placement.gpus:  # which GPU a process sees is settled when it first looks for one
+                warm_up(placement.concurrent * placement.workers, placement.threads)
+            prepare_components(self.plan, self.display)
             if session.dashboard_url:
                 self.display.always(f"dashboard: {session.dashboard_url} (its access token lies in {token_path()})")
             return self._study(placement, gauges=options.dashboard or session.joined)

@@ -11,14 +11,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pmae.components import cached_components
 from studies.records import StudyWriter
-from tune.confirm import config_of, settings_to_confirm
+from tune.confirm import config_of, most_settings, settings_to_confirm
 from tune.plan import MOST_ROUNDS, StudyPlan
 from tune.progress import Display
 from tune.proposals import Proposals
@@ -27,6 +27,10 @@ from tune.session import TRIAL_SLOT
 from tune.space import Setting
 from tune.spec import TrialJob, TrialSpec
 
+if TYPE_CHECKING:
+    from tune.gauges import StudyGauges
+
+GAUGES_EVERY = 2.0  # seconds
 GRACE = 20.0  # seconds that running trials get to finish their epoch after Ctrl-C
 RETRIES = 2  # of a trial whose process was lost
 RECORDED = ("done", "pruned", "diverged")  # what a study that goes on does not run again
@@ -62,6 +66,8 @@ class StudyRun:
         self.rounds = 0
         self._settings: list[Setting] = []
         self._stop_at: float | None = None
+        self._gauges: StudyGauges | None = None
+        self._gauges_at = 0.0
 
     @property
     def folder(self) -> Path:
@@ -70,9 +76,12 @@ class StudyRun:
 
     def run(self) -> None:
         """Run every trial that is not on record. Returns early when interrupted; raises what stopped the study."""
+        from tune.gauges import StudyGauges
         from tune.search import StudySearch
 
-        self.job.stop_file.unlink(missing_ok=True)
+        self._gauges = StudyGauges(self.plan.name) if self.job.gauges else None
+        for signal_file in (self.job.stop_file, self.job.wait_file):  # of a driver that was killed
+            signal_file.unlink(missing_ok=True)
         self.search = StudySearch(
             Proposals(self.plan.space, self._known(), self._sampler, self.plan.options.training.seed, self.lag),
             planned=self.plan.trials,
@@ -83,6 +92,7 @@ class StudyRun:
             database=self.folder / "optuna.db",
             name=self.plan.name,
             seed=self.plan.options.training.seed,
+            wait_file=self.job.wait_file,
         )
         done = sum(r["status"] in RECORDED for r in self.rows.values())
         self.display.start(self.plan.trials + self.expected_confirmations(), done, self.placement.concurrent)
@@ -92,7 +102,8 @@ class StudyRun:
         finally:
             self.display.stop()
             self._record_what_is_left()
-            self.job.stop_file.unlink(missing_ok=True)
+            for signal_file in (self.job.stop_file, self.job.wait_file):
+                signal_file.unlink(missing_ok=True)
             shutil.rmtree(self.folder / "ray", ignore_errors=True)
         if self.search.problem is not None:
             raise self.search.problem
@@ -112,10 +123,7 @@ class StudyRun:
 
     def expected_confirmations(self) -> int:
         """Confirm trials at most, before the exploration has shown the leaders."""
-        rule, methods = self.plan.rule, self.plan.space.methods
-        defaults = {m: 1 + (len(rule.rivals) if m == "pmae" else 0) for m in methods}
-        arms = {m: len(self.plan.space.patches[m]) if rule.every_patch_setting else 1 for m in methods}
-        return len(self.plan.seeds) * sum((defaults[m] + rule.leaders) * arms[m] for m in methods)
+        return most_settings(self.plan.space, self.plan.rule) * len(self.plan.seeds)
 
     def _follow_up(self) -> list[TrialSpec]:
         """The next round of the confirm phase, called when all trials so far have ended."""
@@ -136,7 +144,7 @@ class StudyRun:
         from ray import tune
         from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 
-        from tune.hooks import Watch, WhenOverdue
+        from tune.hooks import InOrder, Watch, WhenOverdue
         from tune.worker import tune_trial
 
         tuner = Tuner(
@@ -144,6 +152,7 @@ class StudyRun:
             param_space={"job": self.job.to_dict()},
             tune_config=TuneConfig(
                 search_alg=self.search,
+                scheduler=InOrder(),
                 num_samples=-1,
                 max_concurrent_trials=self.placement.concurrent,
                 reuse_actors=True,
@@ -201,13 +210,17 @@ class StudyRun:
         """Ask running trials to end with their epoch and start no more."""
         self.search.stopping = True
         self._stop_at = time.monotonic() + GRACE
-        self.job.stop_file.touch()
+        with suppress(OSError):  # on a full disk trials end when their time is over
+            self.job.stop_file.touch()
 
     def look(self) -> None:
         """Called all the time while trials run: show them, and stop them when records can no longer be written."""
         if self.search.problem is not None and not self.stopping:
             self.stop()
         self.display.running([spec.name for spec in list(self.search.running.values())])
+        if self._gauges is not None and time.monotonic() - self._gauges_at > GAUGES_EVERY:
+            self._gauges_at = time.monotonic()
+            self._gauges.show(self.rows, len(self.search.running), self.plan.options.confirm.default_ratio)
 
     @property
     def stopping(self) -> bool:

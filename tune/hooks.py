@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback, Stopper
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
 
 if TYPE_CHECKING:
     from tune.driver import StudyRun
@@ -27,6 +29,18 @@ class WhenOverdue(Stopper):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+class InOrder(FIFOScheduler):
+    """First come, first served, and each trial keeps the process that is being started for it.
+
+    Tune's own would give that trial the next process that becomes free and end the one being started; with trials
+    shorter than a start all would then run one after another.
+    """
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """No trial in particular: Tune then goes through those that have no process yet."""
+        return None
 
 
 class Watch(Callback):

@@ -21,7 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from tune.proposals import Proposals
 from tune.space import Setting, explore_seed
-from tune.spec import TrialSpec
+from tune.spec import WAIT, TrialSpec
 
 Row = Mapping[str, Any]
 MakeSpec = Callable[[int, Setting, int], TrialSpec]
@@ -42,6 +42,7 @@ class StudySearch(OptunaSearch):
         database: Path of ``optuna.db``; an older one is replaced.
         name: Name of the study in it.
         seed: The study's seed.
+        wait_file: Exists while there is nothing to hand out until a running trial has ended.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class StudySearch(OptunaSearch):
         database: Path,
         name: str,
         seed: int,
+        wait_file: Path,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         database.unlink(missing_ok=True)
@@ -65,19 +67,25 @@ class StudySearch(OptunaSearch):
         self.problem: Exception | None = None
         self.running: dict[str, TrialSpec] = {}  # by Ray's trial id
         self.stopping = False
+        self.wait_file = wait_file
+        self._waits = 0
         self._next = 0
         self._numbers: dict[str, int] = {}
         self._seeds: Counter[Setting] = Counter()
         self._queue: deque[TrialSpec] = deque()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """The next trial as ``{"trial": spec}``; None while it depends on running ones, FINISHED at the end."""
+        """The next trial as ``{"trial": spec}``, FINISHED at the end.
+
+        While what comes next depends on running trials, a free process is kept by a trial that only waits
+        (``tune.spec.WAIT``): Tune would end it, and starting another takes longer than many a trial.
+        """
         if self.stopping:
             return Searcher.FINISHED if not self.running else None
         while self._next < self.planned:
             spec = self._explore(trial_id)
             if spec is None:
-                return None
+                return self._wait()
             if not self._is_final(spec.trial_id):
                 return self._start(trial_id, spec)
         return self._follow(trial_id)
@@ -110,7 +118,15 @@ class StudySearch(OptunaSearch):
             self._queue.extend(s for s in self.follow_up() if not self._is_final(s.trial_id))
             if not self._queue:
                 return Searcher.FINISHED
-        return self._start(ray_id, self._queue.popleft()) if self._queue else None
+        return self._start(ray_id, self._queue.popleft()) if self._queue else self._wait()
+
+    def _wait(self) -> dict[str, Any] | None:
+        try:
+            self.wait_file.touch()
+        except OSError:  # a full disk, of which the next record will tell
+            return None
+        self._waits += 1
+        return {"trial": {"trial_id": f"{WAIT}{self._waits:04d}"}}
 
     def _start(self, ray_id: str, spec: TrialSpec) -> dict[str, Any]:
         self.running[ray_id] = spec
@@ -131,6 +147,7 @@ class StudySearch(OptunaSearch):
         spec = self.running.pop(trial_id, None)
         if spec is None:
             return
+        self.wait_file.unlink(missing_ok=True)
         try:
             row = self.record(spec, (result or {}).get("row"))
         except Exception as problem:  # Ray would swallow it; the driver raises it once the running trials have ended

@@ -10,6 +10,8 @@ from typing import Any
 
 from pmae.config import PretrainConfig
 
+WAIT = "wait-"  # ids of trials that keep a process until there is something to train in it
+
 
 @dataclass(frozen=True)
 class TrialSpec:
@@ -70,6 +72,11 @@ class TrialJob:
     def stop_file(self) -> Path:
         """Exists while the study is being interrupted."""
         return Path(self.folder) / ".stop"
+
+    @property
+    def wait_file(self) -> Path:
+        """Exists while free processes have nothing to do until a running trial has ended."""
+        return Path(self.folder) / ".wait"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""

@@ -11,22 +11,27 @@ from typing import Any, TextIO
 
 from ray import tune
 
-from tune.spec import TrialJob, TrialSpec
+from tune.spec import WAIT, TrialJob, TrialSpec
 
 REPORT_EVERY = 1.0  # seconds: the driver needs no finer view, and each report costs it time
+WAIT_POLL = 0.1  # seconds
 
 
 def tune_trial(config: dict[str, Any]) -> None:
     """Run ``config["trial"]`` and report its record as JSON under ``row``."""
     from tune.trial import blank_row, run_trial
 
-    spec, job = TrialSpec.from_dict(config["trial"]), TrialJob.from_dict(config["job"])
+    job = TrialJob.from_dict(config["job"])
+    if config["trial"]["trial_id"].startswith(WAIT):
+        return _wait(job)
+    spec = TrialSpec.from_dict(config["trial"])
     _name_process(spec.name)
     gauges = _gauges(spec) if job.gauges else None
     last = time.monotonic()
 
     def on_epoch(record: dict[str, Any]) -> None:
         nonlocal last
+        _name_process(spec.name)  # Ray sets its own with every step
         if gauges is not None:
             gauges.epoch(record)
         if time.monotonic() - last >= REPORT_EVERY:
@@ -38,6 +43,13 @@ def tune_trial(config: dict[str, Any]) -> None:
     if gauges is not None:
         gauges.end(row)
     tune.report({"row": json.dumps(row, default=str), "val_linear": row.get("val_linear")})
+
+
+def _wait(job: TrialJob) -> None:
+    _name_process("pmae waiting")
+    while job.wait_file.exists() and not job.stop_file.exists():
+        time.sleep(WAIT_POLL)
+    tune.report({"row": ""})  # of trials without a report Tune tells the user
 
 
 @contextmanager
