@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,36 @@ def contrasts(trials: pa.Table) -> list[Contrast]:
             if len(values) > 1:
                 found += _compare(dataset, method, column, values)
     return found
+
+
+def comparison_sentences(found: Sequence[Contrast]) -> list[str]:
+    """The outcome of each comparison in one sentence."""
+    subjects = dict.fromkeys(c.subject for c in found)
+    return [_sentence([c for c in found if c.subject == subject]) for subject in subjects]
+
+
+def _sentence(rows: list[Contrast]) -> str:
+    differ = [c for c in rows if c.low is not None and c.high is not None and not c.low <= 0 <= c.high]
+    others = [c for c in rows if c.difference is not None and c not in differ]
+    reference = rows[0].reference
+    said = [f"{c.value} is {_signed(c)} than {reference} ({_bounds(c)})" for c in differ]
+    if others:
+        said.append(
+            f"no difference to {reference} is shown for " + ", ".join(f"{c.value} ({_bounds(c)})" for c in others)
+        )
+    seeds, what = rows[0].seeds, rows[0].column.replace("_", " ")
+    where = f"{METHOD_NAMES.get(rows[0].method, rows[0].method)} on {rows[0].dataset}"
+    return f"{where}, each {what} at its best ratio ({seeds} seeds, points of accuracy): {'; '.join(said)}."
+
+
+def _signed(contrast: Contrast) -> str:
+    difference = contrast.difference or 0.0
+    return f"{abs(100 * difference):.1f} {'better' if difference > 0 else 'worse'}"
+
+
+def _bounds(contrast: Contrast) -> str:
+    assert contrast.low is not None and contrast.high is not None
+    return f"{100 * contrast.low:.1f} to {100 * contrast.high:.1f}"
 
 
 def _is_scored(row: dict[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """What a study measured beside accuracies (the JSON in the column ``metrics``), as means per setting and ratio.
 
-Numbers inside a nested mapping get dotted names (``corruptions.jpeg``). What a measure means is the business of the
-study that took it.
+Accuracies of both poolings (``pools``) are named ``linear (cls)`` and so on; numbers inside any other mapping get
+dotted names (``corruptions.jpeg``). What a measure means is the business of the study that took it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from studies.curves import Setting, in_order, rows_of, setting_labels
 
-ACCURACIES = {"linear": ("val_linear", "test_linear"), "k-NN": ("val_knn", "test_knn")}
+ACCURACIES = {"linear": "linear", "knn": "k-NN"}  # as in the columns val_linear, test_linear, ...
+POOLS = "pools"
 
 
 @dataclass(frozen=True)
@@ -42,28 +43,28 @@ class MeasureRow:
 
 
 def measures(trials: pa.Table, *, nested: bool = True) -> list[MeasureRow]:
-    """One row per setting and ratio, confirmed trials before explored ones; empty where nothing more was measured.
+    """One row per setting and ratio, of confirmed trials where there are any; empty where nothing more was measured.
 
     Args:
         trials: Rows of a study; those that are not done, or have no numbers in ``metrics``, are left out.
         nested: Whether numbers inside nested mappings count too.
     """
-    columns = (*Setting._fields, "ratio", "phase", "status", "metrics", *sum(ACCURACIES.values(), ()))
+    accuracies = [f"{split}_{name}" for split in ("val", "test") for name in ACCURACIES]
     groups: dict[tuple[Setting, float], dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows_of(trials, columns):
-        numbers = dict(_numbers(_read(row["metrics"]), nested)) if row["status"] == "done" else {}
+    for row in rows_of(trials, (*Setting._fields, "ratio", "phase", "status", "metrics", *accuracies)):
+        split = "test" if row["phase"] == "confirm" else "val"
+        numbers = dict(_numbers(_read(row["metrics"]), split, nested)) if row["status"] == "done" else {}
         if numbers:
-            split = "test" if row["phase"] == "confirm" else "val"
-            scores = {name: row[pair[split == "test"]] for name, pair in ACCURACIES.items()}
-            known = {name: value for name, value in scores.items() if value is not None}
-            groups[Setting.of(row), round(row["ratio"], 6)][split].append(known | numbers)
+            scores = dict(_accuracies(row, split))
+            groups[Setting.of(row), round(row["ratio"], 6)][split].append(scores | numbers)
     order = in_order({setting for setting, _ in groups})
     labels = setting_labels(order)
     found = []
     for setting, ratio in sorted(groups, key=lambda key: (order.index(key[0]), key[1])):
         by_split = groups[setting, ratio]
         split = "test" if "test" in by_split else "val"
-        found.append(MeasureRow(setting, labels[setting], ratio, split, len(by_split[split]), _means(by_split[split])))
+        rows = by_split[split]
+        found.append(MeasureRow(setting, labels[setting], ratio, split, len(rows), _means(rows)))
     return found
 
 
@@ -72,11 +73,9 @@ def measure_names(rows: list[MeasureRow]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.values))
 
 
-def readable(name: str, value: float | None) -> str:
-    """Accuracies and SSIM-like shares with four digits, other numbers with four significant ones; empty for None."""
-    if value is None:
-        return ""
-    return f"{100 * value:.2f} %" if name in ACCURACIES else f"{value:.4g}"
+def is_accuracy(name: str) -> bool:
+    """Whether a measure is a share of images classified correctly."""
+    return "linear" in name or "k-NN" in name or name.startswith("corruptions.")
 
 
 def _read(text: str | None) -> Mapping[str, Any]:
@@ -87,12 +86,24 @@ def _read(text: str | None) -> Mapping[str, Any]:
     return values if isinstance(values, Mapping) else {}
 
 
-def _numbers(values: Mapping[str, Any], nested: bool, prefix: str = "") -> Iterator[tuple[str, float]]:
+def _numbers(values: Mapping[str, Any], split: str, nested: bool, prefix: str = "") -> Iterator[tuple[str, float]]:
     for name, value in values.items():
-        if isinstance(value, Mapping) and nested:
-            yield from _numbers(value, nested, f"{prefix}{name}.")
+        if isinstance(value, Mapping):
+            if not nested:
+                continue
+            if prefix + name == POOLS:
+                for pool, scores in value.items():
+                    yield from ((f"{kind} ({pool})", score) for kind, score in _accuracies(scores, split))
+            else:
+                yield from _numbers(value, split, nested, f"{prefix}{name}.")
         elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             yield f"{prefix}{name}", float(value)
+
+
+def _accuracies(row: Mapping[str, Any], split: str) -> Iterator[tuple[str, float]]:
+    for name, title in ACCURACIES.items():
+        if row.get(f"{split}_{name}") is not None:
+            yield title, row[f"{split}_{name}"]
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:

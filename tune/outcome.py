@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from pmae.components import cached_components
+from studies.curves import Setting, setting_labels
 from studies.files import write_json
 from studies.records import StudyWriter, read_study
 from tune.options import ConfirmOptions
@@ -82,10 +83,12 @@ def write_pages(folder: Path, display: Display) -> bool:
 
 def _print_verdict(verdict: dict[str, Any], display: Display) -> None:
     table = Table(title="Costs are points of accuracy against the best ratio", title_justify="left", title_style="")
-    for name in ("data", "method", "patch", "default", "best", "costs", "95 % bounds", "verdict", "seeds"):
+    for name in ("data", "setting", "default", "best", "costs", "95 % bounds", "verdict", "seeds"):
         table.add_column(name, justify="right" if name in ("default", "best", "costs", "seeds") else "left")
-    for row in verdict["rows"]:
-        table.add_row(*_cells(row))
+    settings = [Setting.of(row) for row in verdict["rows"]]
+    labels = setting_labels(settings)
+    for setting, row in zip(settings, verdict["rows"], strict=True):
+        table.add_row(*_cells(labels[setting], row))
     display.console.print()
     if verdict["rows"]:
         display.console.print(table)
@@ -94,7 +97,7 @@ def _print_verdict(verdict: dict[str, Any], display: Display) -> None:
         display.warn(warning)
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(label: str, row: dict[str, Any]) -> list[str]:
     def points(value: float | None) -> str:
         return "" if value is None else f"{100 * value:.1f}"
 
@@ -103,21 +106,24 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
     bounds = "" if row["ci_low"] is None else f"{points(row['ci_low'])} to {points(row['ci_high'])}"
     return [
-        str(row["dataset"]), str(row["method"]), str(row["patch_size"]), ratio(row["default_ratio"]),
+        str(row["dataset"]), label, ratio(row["default_ratio"]),
         ratio(row["best_ratio"]), points(row["regret"]), bounds, str(row["verdict"]), str(row["seeds"]),
     ]  # fmt: skip
 
 
 def print_comparisons(trials: Any, display: Display) -> None:
     """Bases, strategies or mask units against each other, and what a study measured of its own; nothing if neither."""
-    from studies.contrasts import contrasts
+    from studies.contrasts import comparison_sentences, contrasts
     from studies.measures import measures
     from studies.report.sections import contrast_rows, measure_table
 
-    compared = contrast_rows(contrasts(trials))
+    found = contrasts(trials)
+    compared = contrast_rows(found)
     if compared:
         headings = ("comparison", "value", "best ratio", "accuracy", "difference", "95 % bounds", "seeds")
         _print_table("Each at its own best ratio, differences in points of accuracy", headings, compared, display)
+        for sentence in comparison_sentences(found):
+            display.always(sentence)
     measured = measure_table(measures(trials, nested=False))
     if measured:
         _print_table("Means over seeds", *measured, display)
@@ -142,6 +148,8 @@ def _print_failures(folder: Path, display: Display) -> None:
 
 def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any]) -> str:
     """The command that is worth trying next."""
+    if plan.options.question is not None:
+        return f"python -m studies show {folder}"
     needed = [r["seeds_needed"] for r in verdict["rows"] if r.get("kind") == "default" and r.get("seeds_needed")]
     if needed:
         seeds = len(plan.seeds) + max(needed)

@@ -35,7 +35,9 @@ def run(options: ProbeOptions) -> None:
     images = load_for_encoder(options.data, trained, encoder.image_size, options.printing)
     result = probe(options, encoder, images, trained)
     report = {"encoder": str(options.encoder), "dataset": images.name, "kind": options.kind}
-    lines = [("probe", f"{options.kind} ({result.details['protocol']}) on {images.name}")]
+    protocol = result.details["protocol"]
+    kind = options.kind if protocol == options.kind else f"{options.kind} ({protocol})"
+    lines = [("probe", f"{kind} on {images.name}")]
     pools = result.details.get("pools", {})
     for pool, scores in pools.items() if len(pools) > 1 else [(result.details["pool"], vars(result))]:
         test = scores["test_accuracy"]

@@ -28,7 +28,14 @@ from studies.report.downloads import downloads
 from studies.report.panels import make_panels
 from studies.report.pictures import gallery
 from studies.report.run_facts import how_it_was_run, what_is_missing
-from studies.report.sections import aggregate_rows, contrast_rows, measure_table, published_rows, verdict_rows
+from studies.report.sections import (
+    aggregate_rows,
+    contrast_rows,
+    measure_table,
+    own_answer,
+    published_rows,
+    verdict_rows,
+)
 from studies.report.table import trial_table
 from studies.sentences import headline, question
 
@@ -66,22 +73,22 @@ def render_report(studies: Sequence[Study], refresh_seconds: float | None = None
     verdict = current_verdict(studies)
     galleries = [gallery(study) for study in studies]
     panels = make_panels(studies, trials, history, verdict, galleries)
+    own, compared = studies[0].plan.get("question"), contrasts(trials)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     return environment.get_template("report.html").render(
         title=", ".join(study.name for study in studies),
-        question=studies[0].plan.get("question")
-        or question(studies[0].plan.get("default_ratio") or DEFAULT_RATIOS["pmae"]),
-        headline=headline(verdict),
+        question=own or question(studies[0].plan.get("default_ratio") or DEFAULT_RATIOS["pmae"]),
+        headline=own_answer(compared, panels.fitted) if own else headline(verdict),
         missing=what_is_missing(studies, trials, galleries),
         warnings=verdict.get("warnings", []),
         panels=panels,
         verdict_rows=verdict_rows(verdict),
         aggregates=aggregate_rows(verdict),
         published=published_rows(),
-        contrasts=contrast_rows(contrasts(trials)),
+        contrasts=contrast_rows(compared),
         measures=measure_table(measures(trials)),
         galleries=galleries,
         runs=[how_it_was_run(study) for study in studies],

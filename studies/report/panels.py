@@ -38,6 +38,7 @@ class Panels:
     ratios: list[list[Panel]] = field(default_factory=list)
     forest: Panel | None = None
     plateau: Panel | None = None
+    fitted: list[Plateau] = field(default_factory=list)
     shapes: list[str] = field(default_factory=list)
     training: list[Panel] = field(default_factory=list)
     spectra: list[Panel] = field(default_factory=list)
@@ -72,6 +73,7 @@ def make_panels(
     if fitted:
         plot = plateau_plot(fitted, series_styles(p.setting for p in fitted), defaults)
         panels.plateau = panels.add("", "Ratios that do as well as the best, within the margin", plot)
+        panels.fitted = fitted
         panels.shapes = [shape_sentence(p) for p in fitted]
     losses = loss_curves(trials, history)
     for method in dict.fromkeys(curve.method for curve in losses):

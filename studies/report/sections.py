@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from studies.contrasts import Contrast
+from studies.contrasts import Contrast, comparison_sentences
 from studies.curves import RatioCurve, Setting, setting_labels
-from studies.measures import MeasureRow, measure_names, readable
+from studies.measures import MeasureRow, is_accuracy, measure_names
 from studies.plateaus import Plateau
 from studies.published import published_curves, published_trials
 from studies.sentences import in_points, method_name, percent, points, row_sentence
@@ -121,7 +121,7 @@ def contrast_rows(found: Sequence[Contrast]) -> list[tuple[str, ...]]:
             c.value,
             percent(c.ratio),
             f"{100 * c.accuracy:.2f}",
-            "is compared with" if c.difference is None else _in_points(c.difference),
+            "reference" if c.difference is None else _in_points(c.difference),
             "" if c.low is None or c.high is None else f"{_in_points(c.low)} to {_in_points(c.high)}",
             str(c.seeds),
         )
@@ -134,19 +134,36 @@ def measure_table(rows: list[MeasureRow]) -> tuple[list[str], list[tuple[str, ..
     if not rows:
         return None
     names = measure_names(rows)
-    headings = ["data set", "setting", "masked", "split", "seeds", *(name.replace("_", " ") for name in names)]
+    titles = [name.replace("_", " ") + (" (%)" if is_accuracy(name) else "") for name in names]
+    headings = ["data set", "setting", "masked", "split", "seeds", *titles]
     cells = [
         (
             row.setting.dataset,
-            row.label,
+            row.label.replace(" ", "\u00a0"),
             percent(row.ratio),
             row.split,
             str(row.seeds),
-            *(readable(name, row.values.get(name)) for name in names),
+            *(_measured(name, row.values.get(name)) for name in names),
         )
         for row in rows
     ]
     return headings, cells
+
+
+def _measured(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.2f}" if is_accuracy(name) else f"{value:.4g}"
+
+
+def own_answer(found: Sequence[Contrast], fitted: Sequence[Plateau]) -> str:
+    """What a study of another question than the default found: its comparisons, the curves' shape."""
+    tested = [p for p in fitted if p.shape is not None]
+    shown = sum(p.shape is not None and p.shape.p_value < 0.05 for p in tested)
+    shape = (
+        f"Accuracy over the ratio is an inverted U for {shown} of {len(tested)} settings (two-lines test, p < 0.05)."
+    )
+    return " ".join([*comparison_sentences(found), *([shape] if tested else [])]) or "No answer yet."
 
 
 def shape_sentence(plateau: Plateau) -> str:
@@ -166,7 +183,10 @@ def _default_of(verdict: dict[str, Any], kind: str) -> str:
 
 
 def _in_points(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f}"
+    if value is None:
+        return ""
+    text = f"{100 * value:.2f}"
+    return "0.00" if text == "-0.00" else text
 
 
 def _count(value: Any) -> str:

@@ -93,7 +93,7 @@ def test_both_poolings_and_no_test(saved, run_json):
 def test_probe_prints_lines_for_people(saved, capsys):
     assert main(["probe", str(saved), "--kind", "knn"]) == 0
     out = capsys.readouterr().out
-    assert "knn (knn) on digits" in out and "test accuracy" in out and "val by k" in out
+    assert "knn on digits" in out and "test accuracy" in out and "val by k" in out
 
 
 def test_the_validation_images_are_those_of_training(tmp_path, run_json):
