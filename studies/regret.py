@@ -142,9 +142,11 @@ class Estimate:
         None when no number up to 1,000 would, because the estimate lies at the margin.
         """
         root = math.sqrt(self.seeds)
+        # The largest of several noisy means is too large; the cross-fitted regret is not.
+        expected = np.minimum(self.advantages, max(self.regret, 0.0))
         for total in range(self.seeds + 1, MOST_SEEDS + 1):
             reach = (stdtrit(total - 1, 1 - alpha) + ndtri(CHANCE)) * root / math.sqrt(total)
-            if (self.advantages + reach * self.errors).max() < margin or self.regret - reach * self.error > margin:
+            if (expected + reach * self.errors).max() < margin or self.regret - reach * self.error > margin:
                 return total - self.seeds
         return None
 

@@ -84,7 +84,7 @@ def spectrum_plot(spectrum: np.ndarray) -> Plot:
     """Running sum of the explained variance over the number of leading components (log axis)."""
     running = np.cumsum(spectrum)
     kept = np.unique(np.geomspace(1, len(spectrum), 400).round().astype(int))
-    layout = plot_layout("principal components taken together", "share of the variance")
+    layout = plot_layout("leading components", "share of the variance")
     layout["xaxis"] |= {"type": "log", "dtick": 1}
     layout["yaxis"] |= {"tickformat": ".0%", "range": [0, 1.04]}
     trace = {

@@ -16,6 +16,11 @@ from studies.records import Study
 from studies.report.pictures import Gallery
 from studies.sentences import points
 
+RESOURCES = {
+    "concurrent": "trials at once", "max_concurrent": "trials at once", "threads": "threads per worker",
+    "workers": "workers per trial", "gpus": "GPUs", "cpus": "CPUs", "limited_by": "limited by",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Run:
@@ -66,7 +71,7 @@ def how_it_was_run(study: Study) -> Run:
         "margin": None if margin is None else f"{points(margin)} of accuracy, fixed beforehand",
         "trial time in all": None if seconds is None else _duration(seconds),
         "device": plan.get("device") or _distinct(study, "device"),
-        "resources": _compact(plan.get("resources")),
+        "resources": _compact(_named(plan.get("resources"))),
         "code version": plan.get("code_version") or _distinct(study, "code_version"),
         "versions": _compact(plan.get("versions")),
         "started": plan.get("created_at"),
@@ -107,6 +112,13 @@ def _compact(values: Any) -> str | None:
     if not isinstance(values, dict):
         return str(values) if values else None
     return "; ".join(f"{name} {_short(name, value)}" for name, value in values.items() if value is not None)
+
+
+def _named(resources: Any) -> Any:
+    """Resources under readable names; what only the scheduler needs is left out."""
+    if not isinstance(resources, dict):
+        return resources
+    return {RESOURCES.get(name, name.replace("_", " ")): v for name, v in resources.items() if name != "lag"}
 
 
 def _short(name: str, value: Any) -> str:

@@ -40,7 +40,7 @@ def forest_plot(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Plot |
 
 def plateau_plot(found: Sequence[Plateau], styles: dict[Any, SeriesStyle], defaults: dict[str, float]) -> Plot:
     """The ratios within the margin of each setting's best, on the range that was tried; ``found`` is not empty."""
-    layout = plot_layout("masked share (of the variance for PMAE, of the patches for MAE)", None, height=_height(found))
+    layout = plot_layout("masked share", None, height=_height(found))
     layout["xaxis"] |= {"range": [0, 1], "tickformat": ".0%", "tickvals": [0, 0.2, 0.4, 0.6, 0.8, 1]}
     layout["yaxis"] |= _row_axis(len(found))
     layout["annotations"] = [_row_label(place, _plateau_label(p)) for place, p in enumerate(found)]
@@ -58,11 +58,12 @@ def _plateau_traces(place: int, plateau: Plateau, style: SeriesStyle, defaults: 
         "line": {"color": style.colour, "width": 10},
         "opacity": 0.6,
     }
+    share = f"{percent(fit.share)} of the range tried ({percent(fit.share_low)} to {percent(fit.share_high)})"
     best: Plot = {
         "type": "scatter", "mode": "markers", "x": [fit.optimum], "y": [place],
         "marker": {"color": style.colour, "size": 11, "line": {"color": "@paper", "width": 1.5}},
         "hovertemplate": f"best at {percent(fit.optimum)}<br>plateau {percent(fit.plateau_low)} to "
-        f"{percent(fit.plateau_high)}<extra></extra>",
+        f"{percent(fit.plateau_high)},<br>{share}<extra></extra>",
     }  # fmt: skip
     traces = [tried, wide, best]
     if method in defaults:
@@ -76,8 +77,7 @@ def _plateau_traces(place: int, plateau: Plateau, style: SeriesStyle, defaults: 
 
 def _plateau_label(plateau: Plateau) -> str:
     fit = plateau.fit
-    width = f"{100 * fit.share:.0f} % of the range ({100 * fit.share_low:.0f} to {100 * fit.share_high:.0f})"
-    return f"{plateau.setting.dataset}: {plateau.label}, {width}"
+    return f"{plateau.setting.dataset}: {plateau.label}, {percent(fit.width)} wide"
 
 
 def _verdict_trace(verdict: str, pairs: Sequence[tuple[dict[str, Any], str]]) -> Plot | None:

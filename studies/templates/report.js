@@ -23,8 +23,10 @@
   }
 
   function drawPlots(colours) {
+    const isDark = colours !== LIGHT && matchMedia("(prefers-color-scheme: dark)").matches; // pale dots would vanish
     for (const [id, plot] of Object.entries(plots)) {
       const { data, layout } = coloured(plot, colours);
+      if (isDark) data.forEach((trace) => { if (trace.opacity) trace.opacity = Math.min(1, 1.8 * trace.opacity); });
       if (matchMedia("(pointer: coarse)").matches) layout.dragmode = false; // a finger on a plot scrolls the page
       Plotly.react(id, data, layout, { responsive: true, displayModeBar: false });
     }
