@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,14 +21,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-RESULTS = Path(__file__).parent / "results"
-REPOSITORY = Path(__file__).parent.parent
+from measuring import RESULTS, describe_machine, write_result
 
 
 def fit_ours(images: np.ndarray, device: str, folder: Path) -> Any:
@@ -147,29 +143,6 @@ def made_images(count: int, size: int) -> np.ndarray:
     return images
 
 
-def describe_machine(device: str) -> dict[str, Any]:
-    """Device, versions and commit: what a number means nothing without."""
-    import torch
-
-    names = [x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
-    commit, changes = (
-        subprocess.run(["git", *c], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
-        for c in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "pmae", "benchmarks/components.py"])
-    )
-    return {
-        "device": device,
-        "gpu": torch.cuda.get_device_name() if device != "cpu" else None,
-        "cpu": names[0] if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version()}
-        | {p: version(p) for p in ("torch", "numpy", "scipy", "scikit-learn")},
-        "commit": commit,
-        "uncommitted_changes": bool(changes),
-        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All contenders, one after the other, as many rounds as asked for."""
     images = load(options)
@@ -185,7 +158,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             print(f"round {turn + 1}: {name:45} {runs[name][-1]['seconds']:8.2f} s", flush=True)
     return {
         "benchmark": "components",
-        **describe_machine(options.device),
+        **describe_machine(options.device, ("torch", "numpy", "scipy", "scikit-learn"), __file__),
         "images": options.dataset or "made",
         "shape": shape,
         "runs": runs,
@@ -235,10 +208,7 @@ def main() -> None:
         result = run(options, Path(folder))
     print_table(result)
     name = f"components-{'large-' if options.large else ''}{options.device}.json"
-    out = options.out or RESULTS / name
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"written to {out}")
+    write_result(result, options.out or RESULTS / name)
 
 
 if __name__ == "__main__":

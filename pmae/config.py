@@ -258,7 +258,7 @@ class OptimConfig:
         betas: AdamW's moment decays.
         clip_grad_norm: Largest gradient norm; None does not clip.
         precision: ``auto`` is bf16 autocast where the device gains from it, else fp32.
-        compile: Whether the step goes through ``torch.compile``; ``auto`` does on a GPU only.
+        compile: Whether the step goes through ``torch.compile``; ``auto`` does for long runs on a GPU only.
     """
 
     epochs: int = 100

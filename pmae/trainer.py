@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PMAETrainer", "PretrainResult", "Training", "pretrain"]
 
+COMPILE_STEPS = 5000  # compiling takes about a minute, in which a GPU does about as many small steps
+
 EpochRecord = dict[str, Any]
 OnEpoch = Callable[[EpochRecord, MaskedAutoencoder], None]
 
@@ -143,6 +145,9 @@ class Training:
             ).on(device)
         self.masks = MaskSource(self.config, None if self.model.projection is None else self.model.projection.spectrum)
         self.forward = self.model if wrap is None else wrap(self.model)
+        self.compiled = compiles(optim, device, self.batches.steps)
+        if self.compiled:
+            self.forward = torch.compile(self.forward)
         self.optimiser = build_optimiser(self.model, optim)
         self.autocast = autocast_dtype(optim.precision, device, self.config.model)
         self.epoch = 0
@@ -196,7 +201,7 @@ class Training:
         return loss.detach()
 
     def _visible_tokens(self, mask: Tensor) -> int | None:
-        if self.model.projection is not None or self.device.type == "cpu":
+        if self.model.projection is not None or (self.device.type == "cpu" and not self.compiled):
             return None
         return int((~mask[0]).sum()) if self.config.masking.ratio_range else self._fixed_visible_tokens(mask)
 
@@ -254,6 +259,13 @@ def learning_rate(config: OptimConfig, epoch: float, step: float) -> float:
         return config.learning_rate * min(1.0, (epoch + step) / warmup)
     progress = (epoch - warmup) / max(config.epochs - warmup, step)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def compiles(config: OptimConfig, device: torch.device, steps: int) -> bool:
+    """Whether the step goes through ``torch.compile``: where asked for, or on a GPU for runs long enough to pay."""
+    if config.compile == "auto":
+        return device.type == "cuda" and config.epochs * steps >= COMPILE_STEPS
+    return config.compile == "on"
 
 
 def build_optimiser(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

@@ -120,15 +120,12 @@ def test_timm_names_make_encoders():
 
 
 def test_forward_equals_hugging_faces_vit_mae(images):
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed (the bench extra)")
-    peer_config = transformers.ViTMAEConfig(
-        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96, image_size=8, patch_size=2,
-        num_channels=3, decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
-        decoder_intermediate_size=64, mask_ratio=0.75, layer_norm_eps=1e-6, attn_implementation="eager",
-    )  # fmt: skip
-    peer = transformers.ViTMAEForPreTraining(peer_config).double().eval()
+    pytest.importorskip("transformers", reason="transformers is not installed (the bench extra)")
+    from benchmarks.hugging_face import build_peer, copy_weights
+
     model = mae(position="sincos")
-    copy_from_hugging_face(model, peer)
+    peer = build_peer(model.config, 0.75).double().eval()
+    copy_weights(model, peer)
     noise = torch.rand(5, 16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     mask = noise.argsort(1).argsort(1) >= 4  # ViTMAE keeps the smallest
     theirs = peer(images, noise=noise)
@@ -136,26 +133,3 @@ def test_forward_equals_hugging_faces_vit_mae(images):
     assert torch.equal(theirs.mask.bool(), mask)
     torch.testing.assert_close(ours.loss.double(), theirs.loss, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(patchify(ours.prediction.double(), 2), theirs.logits, rtol=1e-4, atol=1e-5)
-
-
-def copy_from_hugging_face(model: MaskedAutoencoder, peer: torch.nn.Module) -> None:
-    """Weights of a ViTMAEForPreTraining (transformers 5) into ours; qkv are three matrices there and one here."""
-    block = {
-        "attention.o_proj": "attn.proj", "layernorm_before": "norm1", "layernorm_after": "norm2",
-        "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
-    }  # fmt: skip
-    names = {
-        "vit.embeddings.cls_token": "encoder.cls_token", "vit.embeddings.position_embeddings": "encoder.pos_embed",
-        "vit.embeddings.patch_embeddings.projection": "encoder.patch_embed.proj", "vit.layernorm": "encoder.norm",
-        "vit.layers": "encoder.blocks", "decoder.decoder_layers": "decoder_blocks", "decoder.": "",
-    }  # fmt: skip
-    own = {}
-    for key, value in peer.state_dict().items():
-        name = next(new + key[len(old) :] for old, new in names.items() if key.startswith(old))
-        name = next((name.replace(old, new) for old, new in block.items() if old in name), name)
-        if ".q_proj" in name:
-            value = torch.cat([peer.state_dict()[key.replace("q_proj", n)] for n in ("q_proj", "k_proj", "v_proj")])
-            name = name.replace("attention.q_proj", "attn.qkv")
-        if ".k_proj" not in name and ".v_proj" not in name:
-            own[name] = value
-    model.load_state_dict(own)

@@ -14,7 +14,7 @@ import torch
 from pmae.batches import Batches, pixel_statistics, stream
 from pmae.config import DataConfig, OptimConfig
 from pmae.errors import ConfigError, DataError, DivergedError
-from pmae.trainer import Training, learning_rate, pretrain
+from pmae.trainer import Training, compiles, learning_rate, pretrain
 
 CPU = torch.device("cpu")
 
@@ -180,3 +180,17 @@ def test_the_gpu_trains_as_the_cpu_does(digits, tiny):
     config = tiny.with_values({"optim.precision": "fp32", "data.crop_scale": [1.0, 1.0], "optim.compile": "off"})
     on_gpu = losses(pretrain(config, digits, seed=0, device="cuda"))
     assert on_gpu == pytest.approx(losses(pretrain(config, digits, seed=0, device="cpu")), rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["pmae", "mae"])
+def test_a_compiled_step_trains_as_a_plain_one(digits, tiny, method):
+    config = tiny.with_values({"masking.method": method})
+    compiled = pretrain(config.with_values({"optim.compile": "on"}), digits, seed=0)
+    assert losses(compiled) == pytest.approx(losses(pretrain(config, digits, seed=0)), rel=1e-4)
+
+
+def test_only_long_runs_on_a_gpu_are_compiled_unasked():
+    gpu = torch.device("cuda")
+    assert not compiles(OptimConfig(epochs=10), gpu, 100) and compiles(OptimConfig(epochs=800), gpu, 97)
+    assert not compiles(OptimConfig(epochs=800), CPU, 97) and compiles(OptimConfig(compile="on"), CPU, 1)

@@ -1,0 +1,79 @@
+"""What all benchmarks share: the machine a number was taken on, medians with spread, and where results are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+REPOSITORY = Path(__file__).parent.parent
+
+
+def describe_machine(device: str, packages: Sequence[str], script: str) -> dict[str, Any]:
+    """Device, versions and commit: what a number means nothing without.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        packages: Those whose versions matter.
+        script: Path of the benchmark; uncommitted changes of it and of the toolkit are noted.
+    """
+    import torch
+
+    return {
+        "device": device,
+        "gpu": torch.cuda.get_device_name(device) if device != "cpu" else None,
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version()} | {p: v for p in packages if (v := _version(p))},
+        "commit": _git("rev-parse", "HEAD") or None,
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "pmae", "tune", "studies", script)),
+        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, smallest and largest."""
+    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
+
+
+def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """Spread of ours / theirs, round by round: both of a round ran right after each other."""
+    return spread([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def write_result(result: dict[str, Any], path: Path) -> None:
+    """Write the JSON and say where."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"written to {path}")
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [x.split(":")[1].strip() for x in info.read_text().splitlines() if "model name" in x] if info.exists() else []
+    )
+    return names[0] if names else platform.processor()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*command: str) -> str:
+    try:
+        return subprocess.run(["git", *command], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git on this machine
+        return ""
