@@ -64,7 +64,7 @@ def _run(
     argv: list[str], program: str, default: StudyOptions | None, metrics: str | None, rule: ConfirmRule | None
 ) -> int:
     options = parse_options(argv, f"python {program}", default)
-    from tune.folder import existing_folder, new_folder, storage_path
+    from tune.folder import existing_folder, new_folder, share_cache, storage_path
 
     if options.storage.resume and not options.output.dry_run:
         storage = storage_path(options.storage.storage)
@@ -74,6 +74,8 @@ def _run(
         record, storage, folder = None, None, None
         options = options.normalised()
 
+    if options.machine.address is not None and not options.output.dry_run:
+        share_cache(options.storage.storage)
     from tune.plan import plan_study, splits_present
     from tune.progress import Display
 

@@ -23,7 +23,7 @@ from tune.plan import MOST_ROUNDS, StudyPlan
 from tune.progress import Display
 from tune.proposals import Proposals
 from tune.resources import Placement
-from tune.session import TRIAL_SLOT
+from tune.session import OUTER_RESOURCES
 from tune.space import Setting
 from tune.spec import TrialJob, TrialSpec
 
@@ -269,7 +269,7 @@ def prepare_components(plan: StudyPlan, display: Display) -> None:
 
 def _resources(placement: Placement) -> Any:
     if placement.workers > 1:
-        return {"CPU": 0.001, TRIAL_SLOT: 1}
+        return OUTER_RESOURCES
     return {"CPU": placement.threads, **({"GPU": placement.gpus} if placement.gpus else {})}
 
 

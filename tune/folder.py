@@ -39,6 +39,14 @@ def storage_path(storage: str) -> Path:
     return path
 
 
+def share_cache(storage: str) -> None:
+    """Keep images and components in a cache below the storage, which every node of a cluster sees.
+
+    They are then decoded and fitted once, not by each node. ``PMAE_CACHE`` overrides it.
+    """
+    os.environ.setdefault("PMAE_CACHE", str(storage_path(storage) / ".cache"))
+
+
 def _check_writable(path: Path) -> None:
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -111,13 +119,22 @@ def is_study(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _STUDY_FILES)
 
 
+def without_secrets(text: str) -> str:
+    """``text`` with user names, passwords and tokens in URLs replaced by ``***``."""
+    text = re.sub(r"(?<=://)[^/@\s]+(?=@)", "***", text)
+    return re.sub(r"(?i)([?&][\w-]*(?:token|key|secret|password|signature)[\w-]*=)[^&\s'\"]+", r"\1***", text)
+
+
 def command_line(
     argv: list[str] | tuple[str, ...], program: str, changes: Mapping[str, str | None] | None = None
 ) -> str:
-    """The shell command that runs ``program`` again with ``argv``; ``changes`` appends options (None: a flag)."""
+    """The shell command that runs ``program`` again with ``argv``; ``changes`` appends options (None: a flag).
+
+    It is stored and printed: passwords and tokens in URLs are left out.
+    """
     import shlex
 
-    words = list(argv)
+    words = [without_secrets(word) for word in argv]
     for option, value in (changes or {}).items():
         if option not in words:
             words += [option] if value is None else [option, value]

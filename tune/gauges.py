@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ray.train import UserCallback
 from ray.util.metrics import Gauge
 
 from tune.spec import TrialSpec
@@ -45,6 +46,19 @@ class TrialGauges:
     def _set(self, name: str, value: float | None) -> None:
         if value is not None and math.isfinite(value):
             self._gauges[name].set(value, tags=self._tags)
+
+
+class SharedTrialGauges(UserCallback):
+    """The gauges of a trial that several workers train; set by Ray Train's controller, whatever rank 0 reports."""
+
+    def __init__(self, spec: TrialSpec) -> None:
+        self.spec = spec
+        self._gauges: TrialGauges | None = None
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Called after every epoch with each worker's report."""
+        self._gauges = self._gauges or TrialGauges(self.spec)
+        self._gauges.epoch(metrics[0])
 
 
 class StudyGauges:

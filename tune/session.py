@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pmae.errors import ConfigError
+from tune.folder import without_secrets
 
 SWITCHES = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables
@@ -34,7 +35,8 @@ SWITCHES = {
 }
 STARTS = 3  # attempts to start Ray
 PRELOADED = ("ray.tune", "timm", "pmae.trainer", "pmae.probes", "tune.trial")  # what trials import: seconds of work
-TRIAL_SLOT = "trial"  # custom resource: the outer part of a trial whose workers have CPUs of their own
+# What the outer part of a trial asks for whose workers have CPUs of their own: a little of what only head nodes have.
+OUTER_RESOURCES = {"node:__internal_head__": 0.001}
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,11 @@ def ray_session(address: str | None, cpus: int, dashboard: bool) -> Iterator[Ses
         options |= {
             "address": "local",
             "num_cpus": cpus,
-            "resources": {TRIAL_SLOT: 10_000},
             "include_dashboard": dashboard,
             "dashboard_host": "127.0.0.1",
         }
     else:
-        options |= {"address": address, "runtime_env": {"py_modules": _own_packages()}}
+        options |= {"address": address, "runtime_env": {"py_modules": _own_packages(), "env_vars": _own_settings()}}
     context = _init(options) if address is None else _join(options)
     node: Any = ray._private.worker._global_node
     folder = Path(node.get_session_dir_path()) if address is None else None
@@ -122,8 +123,10 @@ def _join(options: dict[str, Any]) -> Any:
         return ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"--address {options['address']}: no Ray cluster answers there ({error}); start one with "
-            "'ray start --head', or leave --address out"
+            without_secrets(
+                f"--address {options['address']}: no Ray cluster answers there ({error}); start one with "
+                "'ray start --head', or leave --address out"
+            )
         ) from error
 
 
@@ -137,6 +140,11 @@ def _check_dashboard() -> None:
 def _own_packages() -> list[str]:
     root = Path(__file__).resolve().parents[1]
     return [str(root / package) for package in ("pmae", "studies", "tune")]
+
+
+def _own_settings() -> dict[str, str]:
+    """Where workers on other machines find caches, and what Ray's switches are there."""
+    return {name: os.environ[name] for name in ("PMAE_CACHE", *SWITCHES) if name in os.environ}
 
 
 def token_path() -> Path:

@@ -126,10 +126,12 @@ def _train(
     every = max(1, spec.config.optim.epochs // 20)
     if job.workers > 1:
         from pmae.distributed import PMAETrainer
+        from tune.gauges import SharedTrialGauges
 
         return PMAETrainer(
             spec.config, images, num_workers=job.workers, use_gpu=job.gpus > 0, components=components, seed=spec.seed,
             storage_path=folder.parent, name=spec.trial_id, checkpoint_every=every,
+            callbacks=[SharedTrialGauges(spec)] if job.gauges else [],
         ).fit()  # fmt: skip
     import torch
 
