@@ -77,21 +77,34 @@ def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     """
     if table.num_columns and not set(table.column_names) & set(schema.names):
         raise StudyError(f"{where} is no study table: it has the columns {', '.join(table.column_names)}")
-    columns = []
+    known = cast_columns(table, schema, where)
+    missing = {field.name: pa.nulls(table.num_rows, field.type) for field in schema}
+    return pa.table([known.get(field.name, missing[field.name]) for field in schema], schema=schema)
+
+
+def cast_columns(table: pa.Table, schema: pa.Schema, where: str) -> dict[str, pa.ChunkedArray]:
+    """The columns of ``schema`` that ``table`` has, in the schema's types, whatever type another program gave them.
+
+    Raises:
+        StudyError: a column cannot be cast, or is there twice.
+    """
+    columns = {}
     for field in schema:
-        if field.name not in table.column_names:
-            columns.append(pa.nulls(table.num_rows, field.type))
+        places = table.schema.get_all_field_indices(field.name)
+        if len(places) > 1:
+            raise StudyError(f"{where} has the column {field.name!r} {len(places)} times; drop all but one")
+        if not places:
             continue
-        column = table[field.name]
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
+        column = table.column(places[0])
         try:
-            columns.append(column.cast(field.type))
+            if pa.types.is_dictionary(column.type):
+                column = column.cast(column.type.value_type)
+            columns[field.name] = column.cast(field.type)
         except pa.ArrowException as error:
             raise StudyError(
                 f"column {field.name!r} of {where} is {column.type}, not {field.type} ({error}); convert it"
             ) from error
-    return pa.table(columns, schema=schema)
+    return columns
 
 
 def checksum(table: pa.Table) -> int:

@@ -16,8 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from studies.arrow_file import cast_columns
 from studies.budget import FREE_ENTRIES, Row, names, same_budget
 from studies.errors import StudyError
+from studies.schema import TRIAL_SCHEMA
 
 COLUMNS = (
     "study", "trial_id", "phase", "dataset", "method", "strategy", "basis", "ratio", "patch_size", "patch_stride",
@@ -109,20 +111,26 @@ def confirmed_rows(trials: pa.Table) -> tuple[list[Row], list[str]]:
             f"the table lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; "
             "a verdict needs " + ", ".join(REQUIRED) + ", phase, val_linear and test_linear"
         )
-    if "phase" in trials.column_names:
-        trials = trials.filter(pc.equal(trials["phase"], "confirm"))
-    columns = {name: trials[name].to_pylist() for name in COLUMNS if name in trials.column_names}
+    trials = pa.table(cast_columns(trials, pa.schema([TRIAL_SCHEMA.field(name) for name in COLUMNS]), "the table"))
+    warnings = []
+    if "phase" in trials.column_names and trials["phase"].null_count < trials.num_rows:
+        trials = trials.filter(pc.equal(pc.utf8_lower(trials["phase"]), "confirm"))
+    elif trials.num_rows:
+        warnings.append("no trial says its phase; all are taken as confirmed")
+    columns = {name: trials[name].to_pylist() for name in trials.column_names}
     empty = [None] * trials.num_rows
     rows = [
         dict(zip(COLUMNS, values, strict=True))
         for values in zip(*(columns.get(name, empty) for name in COLUMNS), strict=True)
     ]
-    _check_fractions(rows)
+    _check_values(rows)
     for row in rows:
+        row["method"], row["status"] = row["method"].lower(), (row["status"] or "unknown").lower()
         row["ratio"] = round(float(row["ratio"]), 6)
         if row["patch_stride"] is None:
             row["patch_stride"] = row["patch_size"]
-    return _without_repeats(rows)
+    latest, repeats = _without_repeats(rows)
+    return latest, warnings + repeats
 
 
 def collect(rows: Sequence[Row], *, across_patches: bool = False) -> Collected:
@@ -145,13 +153,19 @@ def collect(rows: Sequence[Row], *, across_patches: bool = False) -> Collected:
     return found
 
 
-def _check_fractions(rows: Iterable[Row]) -> None:
+def _check_values(rows: Iterable[Row]) -> None:
     for row in rows:
-        for name in ("val_linear", "test_linear"):
-            if row[name] is not None and row[name] > 1:
+        for name in ("dataset", "method", "seed"):
+            if row[name] is None:
                 raise StudyError(
-                    f"{name} is {row[name]} in trial {row['trial_id']}; accuracies are fractions between 0 and 1: "
-                    "divide the column by 100"
+                    f"{name} is empty in trial {row['trial_id']}; fill it in, or leave the row out: without it nothing "
+                    "says what the trial may be compared with"
+                )
+        for name in ("val_linear", "test_linear"):
+            if row[name] is not None and (row[name] > 1 or row[name] < 0):
+                raise StudyError(
+                    f"{name} is {row[name]:g} in trial {row['trial_id']}; accuracies are fractions between 0 and 1"
+                    + (": divide the column by 100" if 1 < row[name] <= 100 else "")
                 )
         if row["ratio"] is None or not 0 < row["ratio"] < 1:
             raise StudyError(

@@ -1,0 +1,118 @@
+"""Tables that another program wrote: judged whatever their types and order, or refused by a sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from studies.errors import StudyError
+from studies.records import read_study
+from studies.verdict import judge
+
+RATIOS = (0.1, 0.2, 0.3, 0.5)
+CATEGORY = pa.dictionary(pa.int8(), pa.string())
+TEXTS = ("status", "phase", "dataset", "method", "trial_id")
+
+
+def foreign(types: Mapping[str, pa.DataType] | None = None, seeds: int = 5, **columns: Any) -> pa.Table:
+    """Confirmed trials in columns of another order, one of them unknown; ``columns`` replace or (None) drop some."""
+    cells = [(seed, ratio) for seed in range(seeds) for ratio in RATIOS]
+    rng = np.random.default_rng(0)
+    values: dict[str, Any] = {
+        "note": ["by hand"] * len(cells),
+        "test_linear": (0.8 + 0.002 * rng.standard_normal(len(cells))).tolist(),
+        "seed": [seed for seed, _ in cells],
+        "ratio": [ratio for _, ratio in cells],
+        "val_linear": (0.8 + 0.002 * rng.standard_normal(len(cells))).tolist(),
+        "status": ["done"] * len(cells),
+        "trial_id": [f"t{place}" for place in range(len(cells))],
+        "phase": ["confirm"] * len(cells),
+        "dataset": ["cells"] * len(cells),
+        "method": ["pmae"] * len(cells),
+    }
+    values = {name: value for name, value in (values | columns).items() if value is not None}
+    return pa.table({name: pa.array(value, (types or {}).get(name)) for name, value in values.items()})
+
+
+def first(value: Any, others: Any) -> list[Any]:
+    """A column of 20 whose first entry is ``value``."""
+    return [value, *[others] * 19]
+
+
+def written(table: pa.Table, folder: Path) -> Path:
+    """A study's folder with nothing but a plain Arrow file."""
+    folder.mkdir()
+    with pa.OSFile(str(folder / "trials.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return folder
+
+
+JUDGED = {
+    "plain": foreign(),
+    "dictionaries": foreign(dict.fromkeys(TEXTS, CATEGORY)),
+    "large strings": foreign(dict.fromkeys(TEXTS, pa.large_string())),
+    "string views": foreign(dict.fromkeys(TEXTS, pa.string_view())),
+    "float32": foreign(dict.fromkeys(("ratio", "val_linear", "test_linear"), pa.float32())),
+    "int32": foreign({"seed": pa.int32()}),
+    "seeds as floats": foreign({"seed": pa.float64()}),
+    "no trial_id": foreign(trial_id=None),
+    "no phase": foreign(phase=None),
+    "capitals": foreign(status=["Done"] * 20, method=["PMAE"] * 20, phase=["Confirm"] * 20),
+    "several batches": pa.concat_tables([foreign().slice(0, 7), foreign().slice(7)]),
+}
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_other_types_and_orders_are_judged_in_memory_and_from_a_file(name: str, tmp_path: Path) -> None:
+    for source in (JUDGED[name], read_study(written(JUDGED[name], tmp_path / "study"))):
+        verdict = judge(source).to_dict()
+        (row,) = [r for r in verdict["rows"] if r["kind"] == "default"]
+        assert (row["verdict"], row["seeds"], row["dataset"], row["method"]) == ("holds", 5, "cells", "pmae")
+        json.dumps(verdict, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (foreign(seed=first(None, 1)), "seed is empty in trial t0"),
+        (foreign(dataset=first(None, "cells")), "dataset is empty in trial t0"),
+        (foreign(ratio=first(None, 0.2)), "ratio is None in trial t0"),
+        (foreign(ratio=first(20.0, 0.2)), "ratio is 20.0 in trial t0; ratios are fractions"),
+        (foreign(test_linear=first(81.5, 0.8)), "test_linear is 81.5 in trial t0.*divide the column by 100"),
+        (foreign(test_linear=first(-0.1, 0.8)), "test_linear is -0.1 in trial t0; accuracies are fractions"),
+        (foreign(ratio=first("a fifth", "0.2")), "column 'ratio' of .* is string, not double"),
+        (foreign().append_column("seed", pa.array([1] * 20)), "column 'seed' 2 times"),
+        (pa.table({"x": [1]}), "lacks the columns dataset, method|is no study table"),
+    ],
+    ids=["seed", "data set", "ratio", "per cent ratio", "per cent", "negative", "words", "twice", "no study"],
+)
+def test_what_cannot_be_judged_is_refused_by_a_sentence(table: pa.Table, message: str, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=message):
+        judge(table)
+    with pytest.raises(StudyError, match=message):
+        judge(read_study(written(table, tmp_path / "study")))
+
+
+def test_without_confirmed_rows_or_a_second_seed_there_is_no_verdict_but_a_reason(tmp_path: Path) -> None:
+    explored = judge(read_study(written(foreign(phase=["explore"] * 20), tmp_path / "explored"))).to_dict()
+    assert explored["rows"] == [] and explored["answer"].startswith("No answer yet")
+    (row,) = [r for r in judge(foreign(seeds=1)).rows if r["kind"] == "default"]
+    assert (row["verdict"], row["regret"], row["seeds_needed"]) == ("inconclusive", None, 1)
+    assert "at least 2 are needed" in row["reason"]
+    assert judge(foreign().slice(0, 0)).rows == []
+
+
+def test_a_study_of_a_bare_table_can_be_listed_shown_and_reported(tmp_path: Path) -> None:
+    from studies.report import write_report
+    from studies.summaries import study_row, study_summary
+
+    study = read_study(written(foreign(dict.fromkeys(TEXTS, CATEGORY)), tmp_path / "bare"))
+    assert study_row(study)["done"] == 20 and study.history.num_rows == 0
+    assert len(study_summary(study)["confirmed"]) == len(RATIOS)
+    assert "holds up" in write_report(study.folder, tmp_path / "page.html").read_text()
