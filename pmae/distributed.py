@@ -35,10 +35,13 @@ from pmae.batches import Images
 from pmae.checkpoint import load_checkpoint, save_checkpoint
 from pmae.config import PretrainConfig
 from pmae.errors import ConfigError, DivergedError
+from pmae.mapped import MappedArray
 from pmae.trainer import PretrainResult, Training, as_images
 
 if TYPE_CHECKING:
     from pmae.components import PrincipalComponents
+
+STORE_SHARE = 0.3  # of a node's object store that images may take; larger ones are mapped from their file
 
 
 class PMAETrainer:
@@ -116,7 +119,7 @@ class PMAETrainer:
             config=self.config.to_dict(),
             seed=self.seed,
             components=ray.put(self.components),
-            images=ray.put(np.asarray(self.images.images)),
+            images=_shared(np.asarray(self.images.images)),
             indices=ray.put(np.asarray(self.images.indices("train"))),
             fingerprint=getattr(self.images, "fingerprint", None),
             threads=self.cpus_per_worker,
@@ -141,16 +144,25 @@ class PMAETrainer:
 
 @dataclass(frozen=True)
 class _Job:
-    """What each worker is sent; the references are fetched once per node, without a copy per worker."""
+    """What each worker is sent; references are fetched once per node, without a copy per worker."""
 
     config: dict[str, Any]
     seed: int
     components: ray.ObjectRef
-    images: ray.ObjectRef
+    images: ray.ObjectRef | MappedArray
     indices: ray.ObjectRef
     fingerprint: str | None
     threads: int
     checkpoint_every: int
+
+
+def _shared(images: np.ndarray) -> ray.ObjectRef | MappedArray:
+    """Images in the object store, or where to map them when they would fill it."""
+    stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    place = MappedArray.of(images)
+    if place is not None and images.nbytes > STORE_SHARE * min(stores):
+        return place
+    return ray.put(images)
 
 
 @dataclass(frozen=True)
@@ -173,7 +185,9 @@ def _worker(loop: dict[str, Any]) -> None:
         torch.set_num_threads(job.threads)
     training = Training(
         PretrainConfig.from_dict(job.config),
-        _SharedImages(ray.get(job.images), ray.get(job.indices)),
+        _SharedImages(
+            job.images.open() if isinstance(job.images, MappedArray) else ray.get(job.images), ray.get(job.indices)
+        ),
         ray.get(job.components),
         seed=job.seed,
         device=device,
