@@ -33,7 +33,16 @@ def current_verdict(
     planned = {
         name: plan[name] for name in ("margin", "default_ratio", "mae_default_ratio") if plan.get(name) is not None
     }
+    looked = _levels(studies)
+    if looked:
+        planned["alpha"] = min(looked)
     return judge(list(studies) if len(studies) > 1 else studies[0], **(planned | given)).to_dict()
+
+
+def _levels(studies: Sequence[Study]) -> list[float]:
+    """Levels at which the studies were judged before: one that was looked at after every round stays corrected."""
+    known = [(study.verdict or {}).get("alpha") for study in studies]
+    return [alpha for alpha in known if isinstance(alpha, float) and 0 < alpha < 0.05]
 
 
 def _is_stale(study: Study) -> bool:

@@ -18,6 +18,7 @@ from studies.errors import StudyError
 from studies.files import read_json
 from studies.journal import JournalledTable, read_table
 from studies.schema import HISTORY_SCHEMA, SCHEMA_VERSION, TRIAL_SCHEMA, complete_epoch, complete_trial
+from studies.several import named_apart
 
 __all__ = [
     "HISTORY_SCHEMA", "SCHEMA_VERSION", "TRIAL_SCHEMA", "Study", "StudyWriter",
@@ -136,14 +137,14 @@ def read_study(path: Path | str) -> Study:
 
 
 def read_studies(paths: Iterable[Path | str] | Path | str) -> list[Study]:
-    """All studies in ``paths``; each is a study's folder or a storage folder with several.
+    """All studies in ``paths``; each is a study's folder or a storage folder with several. No two have one name.
 
     Raises:
         StudyError: a path without a study, or a study whose files are damaged or of a newer version.
     """
     given: Sequence[Path | str] = [paths] if isinstance(paths, (str, Path)) else list(paths)
     folders = [folder for path in given for folder in find_studies(path)]
-    return [_read(folder) for folder in dict.fromkeys(folders)]
+    return named_apart([_read(folder) for folder in dict.fromkeys(folders)])
 
 
 def find_studies(path: Path | str) -> list[Path]:
@@ -173,14 +174,23 @@ def _read(folder: Path) -> Study:
     plan = read_json(folder / "study.json") or {}
     _check_plan_version(folder, plan)
     names = trials["study"].unique().drop_null().to_pylist()
+    name = str(plan.get("name") or (names[0] if names else folder.name))
     return Study(
-        trials=trials,
-        history=read_table(folder / "history.arrow", HISTORY_SCHEMA, HISTORY_KEYS),
+        trials=_named(trials, name),
+        history=_named(read_table(folder / "history.arrow", HISTORY_SCHEMA, HISTORY_KEYS), name),
         plan=plan,
         verdict=read_json(folder / "verdict.json"),
         folder=folder,
-        name=str(plan.get("name") or (names[0] if names else folder.name)),
+        name=name,
     )
+
+
+def _named(table: pa.Table, name: str) -> pa.Table:
+    """The table with the study's name where rows of another program have none."""
+    place = table.schema.get_field_index("study")
+    if not table["study"].null_count:
+        return table
+    return table.set_column(place, table.schema.field("study"), table["study"].fill_null(name))
 
 
 def _check_plan_version(folder: Path, plan: Mapping[str, Any]) -> None:

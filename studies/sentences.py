@@ -50,11 +50,16 @@ def row_sentence(row: Mapping[str, Any]) -> str:
 
 
 def bounds(row: Mapping[str, Any]) -> str:
-    """``95 % bounds -0.4 to 1.1, margin 1``, in points of accuracy."""
+    """``95 % bounds -0.4 to 1.1, margin 1``, in points of accuracy; a study that was looked at often has wider ones."""
     if row.get("ci_low") is None or row.get("ci_high") is None:
         return "no bounds yet"
     margin = "" if row.get("margin") is None else f", margin {100 * row['margin']:g}"
-    return f"95 % bounds {in_points(row['ci_low'])} to {in_points(row['ci_high'])}{margin}"
+    return f"{level(row)} bounds {in_points(row['ci_low'])} to {in_points(row['ci_high'])}{margin}"
+
+
+def level(row: Mapping[str, Any]) -> str:
+    """``95 %``: of each bound."""
+    return percent(1 - (row.get("alpha") or 0.05))
 
 
 def row_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -118,7 +118,7 @@ def _verdict_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         ">default",
         ">best",
         ">regret",
-        ">95 % bounds",
+        ">bounds",
         ">margin",
         "verdict",
         ">seeds",

@@ -21,6 +21,7 @@ from studies.comparisons import PATCH_COLUMNS, Arm, Comparison, collect, confirm
 from studies.errors import StudyError
 from studies.records import Study
 from studies.regret import Estimate, Paired, estimate, pair
+from studies.several import named_apart
 
 VERDICT_VERSION = 1
 MARGIN, DEFAULT_RATIO, MAE_DEFAULT_RATIO = 0.01, 0.20, 0.75
@@ -204,6 +205,7 @@ def _row(
         "ci_low": low,
         "ci_high": high,
         "margin": margin,
+        "alpha": alpha,
         "verdict": verdict,
         "seeds": seeds,
         "seeds_needed": needed,
@@ -237,8 +239,9 @@ def _answer(everything: dict[str, Any], margin: float, default_ratio: float) -> 
 
 def _one_table(trials: Trials | Sequence[Trials]) -> pa.Table:
     parts = [trials] if isinstance(trials, (pa.Table, Study)) else list(trials)
+    studies = iter(named_apart([part for part in parts if isinstance(part, Study)]))
     tables = []
-    for part in parts:
+    for part in (next(studies) if isinstance(part, Study) else part for part in parts):
         table = part.trials if isinstance(part, Study) else part
         if not isinstance(table, pa.Table):
             raise StudyError(f"trials is a {type(table).__name__}; give a pyarrow Table, a Study, or several of them")

@@ -38,6 +38,7 @@ from studies.report.sections import (
 )
 from studies.report.table import trial_table
 from studies.sentences import headline, question
+from studies.several import datasets_apart
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
@@ -71,9 +72,11 @@ def render_report(studies: Sequence[Study], refresh_seconds: float | None = None
     trials = pa.concat_tables([study.trials for study in studies])
     history = pa.concat_tables([study.history for study in studies])
     verdict = current_verdict(studies)
+    shown, rows = datasets_apart(trials, verdict["rows"])
+    verdict_shown = {**verdict, "rows": rows}
     galleries = [gallery(study) for study in studies]
-    panels = make_panels(studies, trials, history, verdict, galleries)
-    own, compared = studies[0].plan.get("question"), contrasts(trials)
+    panels = make_panels(studies, shown, history, verdict_shown, galleries)
+    own, compared = studies[0].plan.get("question"), contrasts(shown)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -81,15 +84,15 @@ def render_report(studies: Sequence[Study], refresh_seconds: float | None = None
     return environment.get_template("report.html").render(
         title=", ".join(study.name for study in studies),
         question=own or question(studies[0].plan.get("default_ratio") or DEFAULT_RATIOS["pmae"]),
-        headline=own_answer(compared, panels.fitted) if own else headline(verdict),
+        headline=own_answer(compared, panels.fitted) if own else headline(verdict_shown),
         missing=what_is_missing(studies, trials, galleries),
         warnings=verdict.get("warnings", []),
         panels=panels,
-        verdict_rows=verdict_rows(verdict),
+        verdict_rows=verdict_rows(verdict_shown),
         aggregates=aggregate_rows(verdict),
         published=published_rows(),
         contrasts=contrast_rows(compared),
-        measures=measure_table(measures(trials)),
+        measures=measure_table(measures(shown)),
         galleries=galleries,
         runs=[how_it_was_run(study) for study in studies],
         downloads=downloads(trials, history, verdict, [study.plan for study in studies]),

@@ -12,7 +12,7 @@ from typing import Any
 from studies.palette import VERDICT_COLOURS, SeriesStyle
 from studies.plateaus import Plateau
 from studies.report.plot_layout import Plot, note_on_top, plot_layout, vertical_line
-from studies.sentences import percent
+from studies.sentences import level, percent
 
 ROW_PIXELS = 46
 
@@ -99,9 +99,12 @@ def _verdict_trace(verdict: str, pairs: Sequence[tuple[dict[str, Any], str]]) ->
             "array": [h - r for h, r in zip(highs, regrets, strict=True)],
             "arrayminus": [r - w for w, r in zip(lows, regrets, strict=True)],
         },
-        "customdata": [[escape(pairs[i][1], quote=False), w, h] for i, w, h in zip(places, lows, highs, strict=True)],
+        "customdata": [
+            [escape(pairs[i][1], quote=False), w, h, level(pairs[i][0])]
+            for i, w, h in zip(places, lows, highs, strict=True)
+        ],
         "hovertemplate": "%{customdata[0]}<br>regret %{x:.2f} points<br>"
-        "95 % bounds %{customdata[1]:.2f} to %{customdata[2]:.2f}<extra>%{fullData.name}</extra>",
+        "%{customdata[3]} bounds %{customdata[1]:.2f} to %{customdata[2]:.2f}<extra>%{fullData.name}</extra>",
     }  # fmt: skip
 
 
