@@ -94,12 +94,17 @@ def draw_patch_mask(
     count = tokens if isinstance(tokens, int) else tokens[0] * tokens[1]
     if count < 2:
         raise ConfigError(f"tokens is {tokens!r}; masking needs at least 2 patches, so take a smaller patch_size")
-    masked = min(max(count - int(count * (1 - ratio)), 1), count - 1)
+    masked = masked_count(count, ratio)
     if strategy == "random":
         keys = torch.rand(batch_size, count, device=generator.device, generator=generator)
         return _mask_smallest(keys, masked)
     rows, columns = _rows_and_columns(tokens, strategy)
     return _PLACED[strategy](rows, columns, masked, batch_size, generator)
+
+
+def masked_count(count: int, ratio: float) -> int:
+    """How many of ``count`` patches or mask units a ratio masks: at least one, at most all but one."""
+    return min(max(count - int(count * (1 - ratio)), 1), count - 1)
 
 
 def expand_mask_units(mask_units: Tensor, units_per_side: int, patches_per_side: int) -> Tensor:

@@ -191,6 +191,7 @@ def _space(options: StudyOptions, images: ImageSet) -> Space:
         strategies=strategies_of(methods, search.strategies),
         bases=tuple(dict.fromkeys(search.basis)),
         default_ratio=options.confirm.default_ratio,
+        image_size=size,
     )
 
 

@@ -27,6 +27,7 @@ from pmae.config import (
     patches_per_side,
 )
 from pmae.errors import ConfigError
+from tune.repeats import distinct
 
 # Explored ratios where the user names none: PMAE's paper shows 0.1 to 0.5 and 0.9, MAE's best lies at 0.6 to 0.9.
 DEFAULT_RANGE = {"pmae": (0.05, 0.9), "mae": (0.3, 0.9)}
@@ -148,6 +149,7 @@ class Space:
     strategies: Mapping[str, tuple[str, ...]]
     bases: tuple[str, ...] = ("pca",)
     default_ratio: float = DEFAULT_RATIO["pmae"]
+    image_size: int | None = None
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -168,7 +170,7 @@ class Space:
         return [s for group in itertools.zip_longest(*per_method) for s in group if s is not None]
 
     def grid(self) -> list[Setting]:
-        """Every combination once, the fixed points first."""
+        """Every combination once, the fixed points first; MAE's ratios that mask the same number of units are one."""
         points = self.fixed()
         for method in self.methods:
             for patches, strategy, basis in itertools.product(
@@ -176,7 +178,9 @@ class Space:
             ):
                 ratios: Iterable[float | None] = self.ratios[method].grid() if strategy != "sampled" else [None]
                 points += [Setting(method, patches, ratio, strategy, basis) for ratio in ratios]
-        return list(dict.fromkeys(points))
+        if self.image_size is None:
+            return list(dict.fromkeys(points))
+        return distinct(points, self.image_size, self.fixed())
 
     def bases_of(self, method: str) -> tuple[str, ...]:
         """The bases that a method is tried with; one for MAE, which has no use for them."""

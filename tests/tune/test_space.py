@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import optuna
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pmae.config import MIN_TOKENS, preset
 from pmae.errors import ConfigError
+from pmae.masking import draw_patch_mask, masked_count
 from tune.space import (
     DEFAULT_RANGE,
     FIRST_EXPLORE_SEED,
@@ -81,6 +85,28 @@ def test_the_grid_holds_every_combination_once_and_the_defaults_first():
     assert len(grid) == len(set(grid)) == 2 * 2 * 3 + 4  # neither default is among the listed ratios
     assert grid[: len(space.fixed())] == space.fixed()
     assert {(s.method, s.ratio) for s in space.fixed()} == {("pmae", 0.2), ("mae", 0.75)}
+
+
+def test_ratios_that_mask_the_same_number_of_units_are_tried_once():
+    listed = (0.1, 0.25, 0.5, 0.75, 0.9)
+    space = space_for(
+        8,
+        ratios={"mae": Ratios.of(listed)},
+        patches={"mae": (Patches(2, 2), Patches(2, 2, 4))},
+        strategies=strategies_of(("mae",), None),
+    )
+    assert len(space.grid()) == 10
+    space = replace(space, image_size=8)
+    found = {unit: sorted(s.ratio for s in space.grid() if s.patches.mask_unit == unit) for unit in (None, 4)}
+    assert found == {None: list(listed), 4: [0.25, 0.5, 0.75]}  # of 4 units
+    assert space.grid()[:2] == space.fixed()
+    near = replace(space, ratios={"mae": Ratios.of((0.5, 0.74, 0.9))}, patches={"mae": (Patches(2, 2, 4),)})
+    assert [s.ratio for s in near.grid()] == [0.75, 0.5]  # the default is never given up for a neighbour
+    generator = torch.Generator().manual_seed(0)
+    for setting in space.grid():
+        units = 4 if setting.patches.mask_unit else 16
+        drawn = draw_patch_mask(units, setting.ratio, 3, generator)
+        assert set(drawn.sum(1).tolist()) == {masked_count(units, setting.ratio)}
 
 
 def test_strides_and_mask_units_are_combined_where_they_fit():
