@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -213,7 +214,12 @@ def from_basis(
 
 
 def cached_components(
-    images: Any, basis: str = "pca", folder: str | Path | None = None, *, device: Device = "cpu"
+    images: Any,
+    basis: str = "pca",
+    folder: str | Path | None = None,
+    *,
+    device: Device = "cpu",
+    collect: Callable[[TrainingImages], PixelMoments] | None = None,
 ) -> tuple[PrincipalComponents, str]:
     """The components of an image set's training split, from the cache or else fitted and kept there.
 
@@ -225,6 +231,8 @@ def cached_components(
         basis: ``pca``, ``dct``, ``wavelet``, ``rotation`` or ``pixel``.
         folder: Where the files lie; None is ``components`` in the cache.
         device: Where they are computed if they must be.
+        collect: Sums up the training images in this function's place, for example on several machines; used where
+            all components of the ``pca`` basis are wanted.
 
     Returns:
         The components, and how they came: ``fitted``, ``cached`` or ``refitted: <reason>``.
@@ -247,7 +255,11 @@ def cached_components(
                 return found, "cached"
             if found:
                 warnings.warn(f"{found}; fitting the components again", stacklevel=2)
-            components = fit_basis(basis, images, device=device)
+            data = TrainingImages.of(images)
+            if collect is not None and basis == "pca" and data.size <= MAX_FULL_SIZE:
+                components = PrincipalComponents.from_moments(collect(data), fingerprint=data.fingerprint)
+            else:
+                components = fit_basis(basis, images, device=device)
             components.save(path)
     except OSError as error:
         raise DataError(

@@ -179,7 +179,8 @@ class Launch:
                 placement = self._place(_cluster(session.resources))
             if not placement.gpus:  # which GPU a process sees is settled when it first looks for one
                 warm_up(placement.concurrent * placement.workers, placement.threads)
-            prepare_components(self.plan, self.display)
+            processes = int(session.resources.get("CPU", 1)) if session.joined else 1
+            prepare_components(self.plan, self.display, processes)
             if session.dashboard_url:
                 self.display.always(f"dashboard: {session.dashboard_url} (its access token lies in {token_path()})")
             return self._study(placement, gauges=options.dashboard or session.joined)

@@ -222,6 +222,12 @@ class StudyRun:
             self._gauges_at = time.monotonic()
             self._gauges.show(self.rows, len(self.search.running), self.plan.options.confirm.default_ratio)
 
+    def lost(self, ray_id: str) -> None:
+        """Called when the process of a trial was lost and another one is to go on with it."""
+        spec = self.search.running.get(ray_id)
+        if spec is not None:
+            self.display.warn(f"{spec.name}: its process was lost; it goes on from its last checkpoint in another one")
+
     @property
     def stopping(self) -> bool:
         """Whether running trials were asked to stop."""
@@ -253,13 +259,20 @@ class StudyRun:
                 signal.signal(number, handler)
 
 
-def prepare_components(plan: StudyPlan, display: Display) -> None:
-    """Fit what trials will mask, once, into the cache that they read; says whether it was there."""
+def prepare_components(plan: StudyPlan, display: Display, processes: int = 1) -> None:
+    """Fit what trials will mask, once, into the cache that they read; says whether it was there.
+
+    Many images are summed up by as many ``processes`` of a cluster.
+    """
+    from tune.cluster_fit import WORTH_SHARING, collect_moments
+
     if "pmae" not in plan.space.methods:
         return
+    shared = processes > 1 and plan.images.images.nbytes > WORTH_SHARING
+    collect = (lambda data: collect_moments(data, processes)) if shared else None
     for basis in plan.space.bases:
         started = time.perf_counter()
-        components, how = cached_components(plan.images, basis)
+        components, how = cached_components(plan.images, basis, collect=collect)
         share = components.explained_variance_ratio
         display.line(
             f"  {basis} components {how} ({len(share)}, the first carries {100 * share[0]:.0f} % of the variance, "

@@ -53,5 +53,9 @@ class Watch(Callback):
         """Called a few times a second."""
         self.run.look()
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Trial, **info: Any) -> None:
+        """Called when a trial whose process was lost is to run again."""
+        self.run.lost(trial.trial_id)
+
     def __getstate__(self) -> dict[str, Any]:
         return {}

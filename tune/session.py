@@ -21,6 +21,7 @@ SWITCHES = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",  # the study says so in a line
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # 2 s by default, which every report waits for
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
@@ -32,6 +33,7 @@ SWITCHES = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # epochs in between carry no score
     "TUNE_GLOBAL_CHECKPOINT_S": "600",  # the study goes on from its own table, never from Tune's snapshots
     "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 STARTS = 3  # attempts to start Ray
 PRELOADED = ("ray.tune", "timm", "pmae.trainer", "pmae.probes", "tune.trial")  # what trials import: seconds of work
@@ -75,6 +77,7 @@ def ray_session(address: str | None, cpus: int, dashboard: bool) -> Iterator[Ses
     node: Any = ray._private.worker._global_node
     folder = Path(node.get_session_dir_path()) if address is None else None
     try:
+        close_token()
         url = context.dashboard_url if dashboard or address is not None else None
         yield Session(ray.cluster_resources(), f"http://{url}" if url else None, address is not None)
     finally:
@@ -145,6 +148,13 @@ def _own_packages() -> list[str]:
 def _own_settings() -> dict[str, str]:
     """Where workers on other machines find caches, and what Ray's switches are there."""
     return {name: os.environ[name] for name in ("PMAE_CACHE", *SWITCHES) if name in os.environ}
+
+
+def close_token() -> None:
+    """Ray writes its token as any other file; who can read it can run code on the cluster."""
+    path = token_path()
+    if path.exists() and path.stat().st_uid == os.getuid():
+        path.chmod(0o600)
 
 
 def token_path() -> Path:

@@ -10,7 +10,7 @@ import pytest
 
 from pmae.errors import ConfigError
 from tune.folder import as_study_name, command_line, new_folder, storage_path, study_name, without_secrets
-from tune.session import SWITCHES, ray_session
+from tune.session import SWITCHES, close_token, ray_session
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted(p for package in ("pmae", "studies", "tune") for p in (ROOT / package).rglob("*.py"))
@@ -80,6 +80,15 @@ def test_a_private_ray_listens_on_this_machine_with_the_token_on(monkeypatch):
         pass
     assert asked["address"] == "local" and asked["dashboard_host"] == "127.0.0.1"
     assert not [name for name in SWITCHES if "AUTH" in name.upper()]  # Ray's own default is the token
+
+
+def test_the_token_is_for_its_owner_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    close_token()  # nothing there, nothing done
+    (tmp_path / "token").write_text("Kq7")
+    (tmp_path / "token").chmod(0o644)
+    close_token()
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
 
 
 def calls(path: Path) -> list[tuple[str, dict[str, object]]]:
