@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pmae.data.imageset import Indices
 from pmae.data.jpeg import decode_plain_jpeg
@@ -25,7 +25,7 @@ from pmae.data.source import Payload, Reader
 from pmae.errors import DataError
 
 # The order is that of the tries. Formats that run programs (EPS) or read other files stay out.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "MPO", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000")  # MPO is opened as JPEG
 MAX_PIXELS = 64 * 1024 * 1024
 MAX_FILE_BYTES = 1 << 28
 THREADED_FROM = 16 * 1024  # bytes of an encoded image; threads waiting for each other slow smaller ones down
@@ -80,8 +80,10 @@ def decode_image(name: str, payload: Payload, image_size: int | None = None) -> 
     except UnreadableError:
         raise
     except Exception as error:  # what Pillow raises for hostile bytes has no common class
+        unknown = isinstance(error, UnidentifiedImageError)
+        why = f"it is no {', '.join(FORMATS)}" if unknown else f"{type(error).__name__}: {error}"
         raise UnreadableError(
-            f"{name} cannot be read as an image ({type(error).__name__}: {error}); "
+            f"{name} cannot be read as an image ({why}); "
             "repair or remove it, or skip such files with skip_unreadable=True (--skip-unreadable)"
         ) from error
 

@@ -26,6 +26,7 @@ SPLIT_FOLDERS = {
 }
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"))
 SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini"))
+SYSTEM_FOLDERS = {"__macosx", "@eadir"}  # of archives packed on a Mac, and of Synology disks
 
 
 def find(request: Request) -> Source:
@@ -90,12 +91,16 @@ def _class_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
+
+
+def _is_hidden(folder: str) -> bool:
+    return folder.startswith(".") or folder.lower() in SYSTEM_FOLDERS
 
 
 def _files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not _is_hidden(name)]
         for name in names:
             path = Path(parent, name)
             if name.startswith(".") or name.lower() in SYSTEM_FILES:

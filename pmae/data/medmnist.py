@@ -31,11 +31,11 @@ def find(request: Request) -> Source:
     """The file in the root, else it is downloaded."""
     info = _info()[request.name]
     if request.name.endswith("3d"):
-        raise DataError(f"{request.name} holds volumes; the methods here take images: choose from {', '.join(flags())}")
+        raise DataError(f"{request.name} holds volumes; the methods here take images: choose from {_usable()}")
     if info["task"].startswith("multi-label"):
         raise DataError(
             f"{request.name} has {len(info['label'])} labels per image (multi-label) and is scored by AUROC; the "
-            f"probes here score one label per image by accuracy, so choose another: {', '.join(flags())}"
+            f"probes here score one label per image by accuracy, so choose another: {_usable()}"
         )
     size = nearest_size(request.image_size)
     tail = "" if size == SIZES[0] else f"_{size}"
@@ -43,6 +43,10 @@ def find(request: Request) -> Source:
     path = fetch(remote, request.root, progress=request.progress)
     class_names = tuple(name for _, name in sorted(info["label"].items(), key=lambda item: int(item[0])))
     return Source(request.name, (path,), lambda: _list(path, remote, class_names))
+
+
+def _usable() -> str:
+    return ", ".join(name for name in flags() if not _info()[name]["task"].startswith("multi-label"))
 
 
 def nearest_size(image_size: int | None) -> int:

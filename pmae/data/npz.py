@@ -99,7 +99,10 @@ def _image_header(archive: zipfile.ZipFile, path: Path, member: str) -> tuple[tu
     with _member(archive, path, member) as file:
         shape, dtype = _header(file, path, member)
     if dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
-        raise DataError(f"{path}: {member} is {dtype} {shape}; images must be uint8 (N, H, W) or (N, H, W, 1 or 3)")
+        hint = "; convert images in 0..1 by (images * 255).round().astype('uint8')" if dtype.kind == "f" else ""
+        raise DataError(
+            f"{path}: {member} is {dtype} {shape}; images must be uint8 (N, H, W) or (N, H, W, 1 or 3){hint}"
+        )
     info = archive.getinfo(member)
     if info.file_size > MAX_COMPRESSION * max(info.compress_size, 1):
         raise DataError(

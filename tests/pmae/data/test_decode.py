@@ -24,7 +24,7 @@ def decode_all(payloads: list, **options: object) -> tuple[np.ndarray, list]:
     return sink.images, failed
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "JPEG2000"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_lossless_files_come_back_exactly(kind: str, channels: int) -> None:
     image = pixels(0, 9, channels)
@@ -138,6 +138,11 @@ def test_unreadable_files_are_named_or_skipped(broken: bytes) -> None:
     images, failed = decode_all(payloads, skip_unreadable=True)
     assert [index for index, _ in failed] == [1]
     np.testing.assert_array_equal(images[[0, 2]], np.stack([pixels(0), pixels(2)]))
+
+
+def test_what_is_no_image_is_said_without_internals() -> None:
+    with pytest.raises(DataError, match=r"^x cannot be read as an image \(it is no JPEG, PNG, [^)]*\); repair"):
+        decode_image("x", b"not an image")
 
 
 def giant_png(width: int, height: int) -> bytes:

@@ -37,7 +37,9 @@ def test_split_folders(tmp_path: Path) -> None:
 
 def test_images_may_lie_deeper_and_system_files_are_no_images(tmp_path: Path) -> None:
     write_folder(tmp_path, {"a/images": 6, "b": 6})
-    for name in (".DS_Store", "a/.hidden", "b/Thumbs.db", "README.md"):
+    for name in ("__MACOSX/a", "b/@eaDir"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in (".DS_Store", "a/.hidden", "b/Thumbs.db", "README.md", "__MACOSX/a/._000.png", "b/@eaDir/000.jpg"):
         (tmp_path / name).write_text("no image")
     assert len(load_images(f"folder:{tmp_path}")) == 12
 

@@ -60,7 +60,7 @@ def without(*keys: str) -> dict[str, Any]:
         ({**medmnist_arrays(), "train_labels": np.zeros(20)}, "must be whole numbers"),
         (
             {**medmnist_arrays(), "train_images": np.zeros((20, 28, 28))},
-            r"float64 \(20, 28, 28\); images must be uint8",
+            r"float64 \(20, 28, 28\); images must be uint8 .*; convert images in 0..1 by",
         ),
         ({**medmnist_arrays(), "train_images": np.zeros((20, 8, 8, 8), np.uint8)}, "images must be uint8"),
         ({**medmnist_arrays(), "test_images": np.zeros((8, 32, 32), np.uint8)}, "different sizes"),
