@@ -7,13 +7,16 @@ target`` (n, H, W, C), plainly named or prefixed as ``<label>/original``. uint8 
 
 from __future__ import annotations
 
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from studies.curves import METHOD_NAMES
 from studies.errors import StudyError
+from studies.sentences import percent
 
 PANELS = ("original", "visible", "prediction", "target")
 CAPTIONS = {
@@ -31,6 +34,16 @@ class Strip:
     visible: np.ndarray
     prediction: np.ndarray
     target: np.ndarray
+
+    @property
+    def title(self) -> str:
+        """The label in words: ``pmae r=0.20 p=4`` becomes ``PMAE, 20 % masked, patch 4``; others stay as they are."""
+        found = re.fullmatch(r"(pmae|mae)(?: r=(\d*\.?\d+))? p=(\d.*)", self.label)
+        if found is None:
+            return self.label
+        method, ratio, patch = found.groups()
+        masked = "" if ratio is None else f", {percent(float(ratio))} masked"
+        return f"{METHOD_NAMES[method]}{masked}, patch {patch}"
 
     @property
     def captions(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ def strip_figure(strip: Strip, images: int = 6) -> Figure:
             axes.set_axis_off()
         grid[0, column].set_title(strip.captions[column], fontsize=9, fontweight="normal", loc="center")
     if strip.label:
-        figure.suptitle(strip.label, fontsize=10.5, fontweight="bold")
+        figure.suptitle(strip.title, fontsize=10.5, fontweight="bold")
     return figure
 
 

@@ -48,7 +48,7 @@ def gallery(study: Study) -> Gallery:
     for strip in samples.strips[:MOST_STRIPS]:
         count = min(MOST_IMAGES, len(strip.original))
         rows = tuple(tuple(png_uri(getattr(strip, panel)[i]) for panel in PANELS) for i in range(count))
-        strips.append(PictureStrip(strip.label, strip.captions, rows))
+        strips.append(PictureStrip(strip.title, strip.captions, rows))
     return Gallery(study.name, tuple(strips), _eigenimages(samples), samples.spectrum)
 
 
