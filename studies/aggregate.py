@@ -8,6 +8,7 @@ averaged: one data set would dominate them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from studies.regret import Estimate
 
 RESAMPLES = 1_000
+MOST_COPIES = 240  # per comparison, to give comparisons of unequal seeds the same weight
 THRESHOLDS = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
 
 
@@ -66,6 +68,11 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.sort(values, axis=-1)[..., cut : count - cut].mean(axis=-1))
 
 
+def _stretched(values: np.ndarray, copies: int) -> np.ndarray:
+    """The last axis with every entry repeated about equally often, ``copies`` entries in all."""
+    return np.asarray(values[..., np.arange(copies) * values.shape[-1] // copies])
+
+
 def _claimed(judged: list[Judged]) -> list[Judged]:
     """The papers' claim is about plain ratios of principal components or patches; others only where it is untested."""
     plain = [j for j in judged if j.row["strategy"] in (None, "fixed", "random") and j.row["basis"] in (None, "pca")]
@@ -99,11 +106,15 @@ def aggregates(estimates: Sequence[Estimate], margin: float, rng_seed: int = 0) 
     """Interquartile mean of the seeds' regrets, chance that the regret is within the margin, performance profile.
 
     Bounds are percentiles at 5 and 95 % of a bootstrap of seeds within each comparison; with few seeds they are too
-    narrow to decide anything, which is the verdict's business.
+    narrow to decide anything, which is the verdict's business. Every comparison has the same weight, whatever its
+    number of seeds.
     """
     rng = np.random.default_rng(rng_seed)
     drawn = [e.scores[rng.integers(e.seeds, size=(RESAMPLES, e.seeds))] for e in estimates]
-    scores, resampled = np.concatenate([e.scores for e in estimates]), np.concatenate(drawn, axis=1)
+    seeds = [e.seeds for e in estimates]
+    copies = max(min(math.lcm(*seeds), MOST_COPIES), *seeds, 1)
+    scores = np.concatenate([_stretched(e.scores, copies) for e in estimates])
+    resampled = np.concatenate([_stretched(part, copies) for part in drawn], axis=1)
     low, high = np.quantile(interquartile_mean(resampled), (0.05, 0.95))
     within = [float((part.mean(axis=1) <= margin).mean()) for part in drawn]
     profile = []

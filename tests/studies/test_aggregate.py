@@ -29,6 +29,13 @@ def test_aggregates_of_known_scores() -> None:
     assert shares == sorted(shares) and shares[-1] == pytest.approx(4 / 5)
 
 
+def test_a_data_set_with_many_seeds_has_no_more_weight() -> None:
+    few = [one(0.0, rng_seed=n) for n in range(4)]
+    found = aggregates([*few, one(0.3, seeds=60)], MARGIN)
+    assert found["iqm"] < MARGIN and found["iqm_high"] < MARGIN  # 60 of 84 seeds lie at 0.3
+    assert found["performance_profile"][-1]["share"] == pytest.approx(4 / 5)
+
+
 def test_holm_is_stricter_than_each_alone_and_errs_rarely_over_many_data_sets() -> None:
     rng, wrong, naive, repeats = np.random.default_rng(8), 0, 0, 150
     for _ in range(repeats):
