@@ -1,0 +1,55 @@
+"""A Ray cluster of two one-core nodes on this machine, for tests that join one or take a node away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tune.session import SWITCHES, token_path
+
+
+class TwoNodes:
+    """The cluster: where it is and how to lose its second node."""
+
+    def __init__(self, cluster: Any, second: Any) -> None:
+        self._cluster, self._second = cluster, second
+        self.address: str = cluster.address
+        self.url = f"http://{cluster.webui_url}"
+
+    def remove_second(self) -> None:
+        """The node dies with all that runs on it."""
+        self._cluster.remove_node(self._second, allow_graceful=False)
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def two_nodes(**head: Any) -> Iterator[TwoNodes]:
+    """Start it; ``head`` are further options of the head node."""
+    for name, value in SWITCHES.items():
+        os.environ.setdefault(name, value)
+    from ray._private.authentication import authentication_token_setup as authentication
+    from ray.cluster_utils import Cluster
+
+    if not token_path().exists():
+        authentication.generate_and_save_token()
+    authentication._enable_token_auth()  # as ray.init does for a Ray of its own
+    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+    ports = [{"dashboard_agent_listen_port": free_port()} for _ in range(2)]
+    cluster = Cluster(initialize_head=True, head_node_args={**node, **ports[0], "include_dashboard": False, **head})
+    session = Path(cluster.head_node.get_session_dir_path())
+    try:
+        yield TwoNodes(cluster, cluster.add_node(**node, **ports[1]))
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(session, ignore_errors=True)
