@@ -25,7 +25,7 @@ def current_verdict(
     """
     asked = {"margin": margin, "default_ratio": default_ratio}
     given = {name: value for name, value in asked.items() if value is not None}
-    if len(studies) == 1 and not given and studies[0].verdict is not None and not _is_stale(studies[0]):
+    if len(studies) == 1 and not given and studies[0].verdict is not None and not is_stale(studies[0]):
         return studies[0].verdict
     from studies.verdict import judge  # scipy and scikit-learn take a second to import
 
@@ -45,7 +45,8 @@ def _levels(studies: Sequence[Study]) -> list[float]:
     return [alpha for alpha in known if isinstance(alpha, float) and 0 < alpha < 0.05]
 
 
-def _is_stale(study: Study) -> bool:
+def is_stale(study: Study) -> bool:
+    """Whether the study's table was written to since its ``verdict.json``, which must be there."""
     judged = (study.folder / "verdict.json").stat().st_mtime
     tables = (study.folder / name for name in ("trials.arrow", "trials.journal"))
     return any(table.stat().st_mtime > judged for table in tables if table.exists())

@@ -63,9 +63,9 @@ def confirmed_rows(curves: Sequence[RatioCurve]) -> list[dict[str, Any]]:
 
 
 def planned_trials(study: Study) -> int | None:
-    """Trials of all phases that the plan holds; None without a plan."""
-    phases = study.plan.get("phases")
-    return sum(int(phase.get("planned") or 0) for phase in phases.values()) if phases else None
+    """Trials of all phases; None without a plan, or while a phase's number depends on what an earlier one finds."""
+    planned = [phase.get("planned") for phase in (study.plan.get("phases") or {}).values()]
+    return None if not planned or None in planned else sum(map(int, planned))
 
 
 def last_change(study: Study) -> str | None:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from studies.errors import StudyError
+from studies.judged import is_stale
 from studies.records import Study, read_study
 from studies.sentences import percent
 from studies.summaries import LOST, planned_trials
@@ -24,7 +25,7 @@ NEWEST = 8
 
 
 def watch(path: Path, console: Console, *, every: float, once: bool = False) -> None:
-    """Show the study at ``path`` until it has ended as many trials as planned; ``once`` shows it a single time.
+    """Show the study at ``path`` until its planned trials have ended or it is judged; ``once`` shows it a single time.
 
     In a terminal the picture is redrawn; elsewhere a line is printed whenever a trial has ended.
 
@@ -113,7 +114,9 @@ def _time_left(study: Study, planned: int) -> str | None:
 
 def _is_finished(study: Study) -> bool:
     planned = planned_trials(study)
-    return planned is not None and study.trials.num_rows >= planned
+    if planned is not None:
+        return study.trials.num_rows >= planned
+    return study.verdict is not None and not is_stale(study)  # a study is judged when its last trial has ended
 
 
 def _read_again(path: Path, before: Study) -> Study:

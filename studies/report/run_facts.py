@@ -37,10 +37,11 @@ def what_is_missing(studies: Sequence[Study], trials: pa.Table, galleries: Seque
     """Everything that a reader of an unfinished or damaged study must know before believing the page."""
     notes = []
     for study in studies:
-        phases = study.plan.get("phases") or {}
-        planned = sum(int(phase.get("planned") or 0) for phase in phases.values())
-        if planned > study.trials.num_rows:
-            notes.append(f"{study.name}: {study.trials.num_rows} of {planned} planned trials have ended so far.")
+        ended = Counter(study.trials["phase"].to_pylist())
+        for name, phase in (study.plan.get("phases") or {}).items():
+            planned = int(phase.get("planned") or 0)
+            if planned > ended[name]:
+                notes.append(f"{study.name}: {ended[name]} of {planned} trials planned to {name} have ended so far.")
         notes += [f"{study.name}: {warning}" for warning in study.plan.get("warnings") or []]
         if not study.plan:
             notes.append(f"{study.name}: study.json is missing, so how it was run is not known.")

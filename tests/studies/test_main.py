@@ -104,6 +104,23 @@ def test_watch_follows_a_study_until_its_last_planned_trial(tmp_path: Path) -> N
     assert watching.returncode == 0
 
 
+def test_watch_goes_on_after_the_exploration_until_the_study_is_judged(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, "running", seeds=0, explored=1, losses=False, samples=False)
+    plan = json.loads((folder / "study.json").read_text())
+    plan["phases"] = {"explore": {"planned": 4, "seeds": []}, "confirm": {"planned": None, "seeds": [1, 2]}}
+    (folder / "study.json").write_text(json.dumps(plan))
+    command = [sys.executable, "-m", "studies", "watch", str(folder), "--every", "0.05"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert "running: 4 trials ended" in watching.stdout.readline()
+        with StudyWriter(folder, "running") as writer:
+            writer.add_trial(trial("digits", "confirm", "pmae", 0.2, 2, 1))
+        assert "running: 5 trials ended" in watching.stdout.readline()
+        assert watching.poll() is None
+        (folder / "verdict.json").write_text('{"answer": "", "rows": [], "overall": {}}')
+        assert watching.wait(timeout=60) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
