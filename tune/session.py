@@ -6,6 +6,7 @@ that it reads when it is first imported.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ def ray_session(address: str | None, cpus: int, dashboard: bool) -> Iterator[Ses
             "dashboard_host": "127.0.0.1",
         }
     else:
-        options |= {"address": address, "runtime_env": {"py_modules": _own_packages(), "env_vars": _own_settings()}}
+        options |= {"address": address, "runtime_env": _runtime_env()}
     context = _init(options) if address is None else _join(options)
     node: Any = ray._private.worker._global_node
     folder = Path(node.get_session_dir_path()) if address is None else None
@@ -140,14 +141,17 @@ def _check_dashboard() -> None:
         raise ConfigError("--dashboard needs Ray's dashboard: pip install 'pmae[dashboard]'")
 
 
-def _own_packages() -> list[str]:
+def _runtime_env() -> dict[str, Any]:
+    """The code for workers on other machines, where their caches are, and Ray's switches.
+
+    What ``ray job submit`` was told already is left out: Ray refuses to be told twice.
+    """
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     root = Path(__file__).resolve().parents[1]
-    return [str(root / package) for package in ("pmae", "studies", "tune")]
-
-
-def _own_settings() -> dict[str, str]:
-    """Where workers on other machines find caches, and what Ray's switches are there."""
-    return {name: os.environ[name] for name in ("PMAE_CACHE", *SWITCHES) if name in os.environ}
+    modules = [str(root / package) for package in ("pmae", "studies", "tune")]
+    names = [n for n in ("PMAE_CACHE", *SWITCHES) if n in os.environ and n not in job.get("env_vars", {})]
+    env = {"env_vars": {name: os.environ[name] for name in names}}
+    return env if "py_modules" in job else {**env, "py_modules": modules}
 
 
 def close_token() -> None:

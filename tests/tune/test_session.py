@@ -1,0 +1,51 @@
+"""What a cluster's workers are told, beside what ``ray job submit`` has told them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tune.session import SWITCHES, ray_session
+
+
+@pytest.fixture
+def asked(monkeypatch) -> dict:
+    """The options that ``ray.init`` is given when a cluster is joined."""
+    import ray
+
+    options: dict = {}
+
+    def init(**given: object) -> None:
+        options.update(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ray, "init", init)
+    return options
+
+
+def join(asked: dict) -> dict:
+    with pytest.raises(KeyboardInterrupt), ray_session("auto", 0, False):
+        pass
+    return asked["runtime_env"]
+
+
+def test_workers_get_the_code_the_caches_and_the_switches(asked, monkeypatch):
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.setenv("PMAE_CACHE", "/shared/cache")
+    told = join(asked)
+    assert {Path(p).name for p in told["py_modules"]} == {"pmae", "studies", "tune"}
+    assert all(Path(p).is_absolute() and Path(p).is_dir() for p in told["py_modules"])
+    assert told["env_vars"]["PMAE_CACHE"] == "/shared/cache" and set(SWITCHES) <= set(told["env_vars"])
+
+
+def test_what_the_job_was_told_is_not_said_again(asked, monkeypatch):
+    from ray.runtime_env.runtime_env import _merge_runtime_env
+
+    of_job = {"env_vars": {"PMAE_CACHE": "/shared/cache"}, "py_modules": ["gcs://x.zip"], "working_dir": "gcs://y.zip"}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": of_job}))
+    monkeypatch.setenv("PMAE_CACHE", "/shared/cache")
+    told = join(asked)
+    assert "PMAE_CACHE" not in told["env_vars"] and "py_modules" not in told
+    assert _merge_runtime_env(of_job, told) is not None  # None is a conflict, which ray.init raises
