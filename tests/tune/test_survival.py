@@ -164,7 +164,7 @@ def small_disk(tmp_path) -> Iterator[Callable[[str], Path]]:
 
 @pytest.mark.slow
 def test_a_full_disk_stops_the_study_and_loses_nothing(undisturbed_long, small_disk, start_study):
-    storage = small_disk("1m") / "runs"  # one checkpoint of these models is about 1 MB
+    storage = small_disk("1m")  # one checkpoint of these models is about 1 MB
     study = start_study(storage, *LONG)
     assert study.end() == 1, study.log.read_text()
     said = study.log.read_text()
