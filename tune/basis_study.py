@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PROGRAM = "tune/basis_study.py"
 BASES: tuple[Basis, ...] = ("pca", "dct", "wavelet", "rotation", "pixel")
 RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7)
+RULE = ConfirmRule(leaders=1, rivals=(), every_patch_setting=True)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.argv[1:] if argv is None else list(argv),
         PROGRAM,
         default=BasisStudy(),
-        rule=ConfirmRule(leaders=1, rivals=(), every_patch_setting=True),
+        rule=RULE,
     )
 
 

@@ -132,7 +132,7 @@ def print_comparisons(trials: Any, display: Display) -> None:
 def _print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], display: Display) -> None:
     table = Table(title=title, title_justify="left", title_style="")
     for heading in headings:
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading in ("setting", "comparison"))
     for row in rows:
         table.add_row(*row)
     display.console.print(table)

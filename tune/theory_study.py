@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PROGRAM = "tune/theory_study.py"
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of Kong et al.'s Table 1
 UNITS = 3  # sides of 1, 2 and 4 patches, where they fit
+RULE = ConfirmRule(leaders=len(RATIOS), rivals=(), every_patch_setting=True)
 RECONSTRUCTED = 512  # images; enough for means that differ between settings, and quick
 
 
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         PROGRAM,
         default=TheoryStudy(),
         metrics="tune.theory_study:measure",
-        rule=ConfirmRule(leaders=len(RATIOS), rivals=(), every_patch_setting=True),
+        rule=RULE,
     )
 
 
