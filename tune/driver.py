@@ -80,8 +80,9 @@ class StudyRun:
         from tune.search import StudySearch
 
         self._gauges = StudyGauges(self.plan.name) if self.job.gauges else None
-        for signal_file in (self.job.stop_file, self.job.wait_file):  # of a driver that was killed
-            signal_file.unlink(missing_ok=True)
+        # What a driver that was killed has left behind.
+        for left in (self.job.stop_file, self.job.wait_file, *self.folder.glob(".*.part")):
+            left.unlink(missing_ok=True)
         self.search = StudySearch(
             Proposals(self.plan.space, self._known(), self._sampler, self.plan.options.training.seed, self.lag),
             planned=self.plan.trials,
