@@ -69,8 +69,8 @@ def measures(trials: pa.Table, *, nested: bool = True) -> list[MeasureRow]:
 
 
 def measure_names(rows: list[MeasureRow]) -> list[str]:
-    """Every name that occurs, accuracies first."""
-    return list(dict.fromkeys(name for row in rows for name in row.values))
+    """Every name that occurs, accuracies first and what was nested last."""
+    return sorted(dict.fromkeys(name for row in rows for name in row.values), key=lambda name: "." in name)
 
 
 def is_accuracy(name: str) -> bool:

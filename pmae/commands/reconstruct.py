@@ -92,7 +92,9 @@ def draw(made: Reconstruction, count: int, config: PretrainConfig, path: Path) -
             axes[row, column].axis("off")
     masking = config.masking
     share = "of the variance" if masking.method == "pmae" else "of the patches"
-    figure.suptitle(f"{masking.method}, {masking.ratio:.0%} {share} masked", fontsize=10)
+    drawn = masking.ratio_range
+    ratio = f"{masking.ratio:.0%}" if drawn is None else f"{drawn[0]:.0%} to {drawn[1]:.0%}"
+    figure.suptitle(f"{masking.method}, {ratio} {share} masked", fontsize=10)
     figure.tight_layout(rect=(0, 0, 1, 0.99))
     write_beside(path, lambda file: figure.savefig(file, format=path.suffix[1:].lower(), dpi=150))
     plt.close(figure)

@@ -160,9 +160,7 @@ def own_answer(found: Sequence[Contrast], fitted: Sequence[Plateau]) -> str:
     """What a study of another question than the default found: its comparisons, the curves' shape."""
     tested = [p for p in fitted if p.shape is not None]
     shown = sum(p.shape is not None and p.shape.p_value < 0.05 for p in tested)
-    shape = (
-        f"Accuracy over the ratio is an inverted U for {shown} of {len(tested)} settings (two-lines test, p < 0.05)."
-    )
+    shape = f"Accuracy over the ratio is an inverted U for {shown} of {len(tested)} tested (two-lines test, p < 0.05)."
     return " ".join([*comparison_sentences(found), *([shape] if tested else [])]) or "No answer yet."
 
 
