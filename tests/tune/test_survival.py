@@ -229,6 +229,7 @@ def test_a_node_that_dies_takes_no_trial_with_it(undisturbed_long, tmp_path, sta
     assert {k: facts(study.folder)[k] for k in same} == {k: facts(undisturbed_long.folder)[k] for k in same}
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_killed_driver(tmp_path, start_study):
     study = start_study(tmp_path / "runs", *SMALL)
     study.wait_for(lambda: study.workers("ray::"))
