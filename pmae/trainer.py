@@ -24,7 +24,7 @@ from pmae.devices import autocast_dtype, pick_device, synchronise
 from pmae.encoder import Encoder
 from pmae.errors import ConfigError, DataError, DivergedError
 from pmae.mask_source import MaskSource
-from pmae.model import MaskedAutoencoder
+from pmae.model import MaskedAutoencoder, MaskedOutput
 
 if TYPE_CHECKING:
     from pmae.components import PrincipalComponents
@@ -144,7 +144,7 @@ class Training:
                 self.config.model, self.components, loss=masking.loss, normalise_target=masking.normalise_target
             ).on(device)
         self.masks = MaskSource(self.config, None if self.model.projection is None else self.model.projection.spectrum)
-        self.forward = self.model if wrap is None else wrap(self.model)
+        self.forward: Callable[..., MaskedOutput] = self.model if wrap is None else wrap(self.model)
         self.compiled = compiles(optim, device, self.batches.steps)
         if self.compiled:
             self.forward = torch.compile(self.forward)
