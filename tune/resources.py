@@ -146,10 +146,10 @@ def _check(machine: Machine, options: MachineOptions) -> None:
     if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
         raise ConfigError(f"--gpus-per-trial is {gpus:g}; it must be 0, a fraction up to 1, or a whole number")
     if gpus > machine.gpus:
-        there = f"there {'is' if machine.gpus == 1 else 'are'} {machine.gpus or 'none'}"
         raise ConfigError(
-            f"--gpus-per-trial {gpus:g} asks for a GPU more than {there}; leave it out, use --gpus-per-trial "
-            f"{machine.gpus}, or join a cluster with --address"
+            f"--gpus-per-trial {gpus:g} cannot be had: of GPUs there {'is' if machine.gpus == 1 else 'are'} "
+            f"{machine.gpus or 'none'}; leave it out, use --gpus-per-trial {machine.gpus}, or join a cluster "
+            "with --address"
         )
     if gpus and workers > 1 and gpus != workers:
         raise ConfigError(
