@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     reasons = {
         "slow": None if config.getoption("--slow") else "slow: run with --slow",
         "gpu": None if torch.cuda.is_available() else "no CUDA device on this machine",
-        "browser": None if find_chromium() else "no Chromium on this machine (apt-get install chromium)",
+        "browser": None if find_chromium() else "no Chromium with a driver on this machine (apt-get install chromium chromium-driver)",
     }
     for item in items:
         for marker, reason in reasons.items():
@@ -30,7 +30,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def find_chromium() -> str | None:
-    """Path of a Chromium-like browser, or None."""
+    """Path of a Chromium-like browser that a driver is there for, or None."""
+    if shutil.which("chromedriver") is None:
+        return None
     return next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
 
 
