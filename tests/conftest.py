@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     reasons = {
         "slow": None if config.getoption("--slow") else "slow: run with --slow",
         "gpu": None if torch.cuda.is_available() else "no CUDA device on this machine",
-        "browser": None if find_chromium() else "no Chromium with a driver on this machine (apt-get install chromium chromium-driver)",
+        "browser": None if find_chromium() else "no Chromium and driver (apt-get install chromium chromium-driver)",
     }
     for item in items:
         for marker, reason in reasons.items():
