@@ -449,12 +449,12 @@ def preset(name: str, source: str = "digits", method: str = "pmae") -> PretrainC
         data=DataConfig(source=source, crop_scale=(1.0, 1.0) if digits else (0.4, 1.0), flip=not digits),
         masking=masking,
         model=ModelConfig(
-            patch_size=4, width=64, depth=2 if digits else 4, heads=4, decoder_width=64, decoder_depth=1,
+            patch_size=4, width=64, depth=2, heads=4, decoder_width=64, decoder_depth=1,
             decoder_heads=4, pool="mean",
         ),
         optim=OptimConfig(
-            epochs=14 if digits else 15, batch_size=128,
-            base_learning_rate=4e-3 if digits else 2e-3, warmup_epochs=2,
+            epochs=14 if digits else 5, batch_size=128,
+            base_learning_rate=4e-3 if digits else 2e-3, warmup_epochs=2 if digits else 1,
         ),
     )  # fmt: skip
 
