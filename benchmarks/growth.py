@@ -7,6 +7,7 @@ over log size is printed (1 is linear, 2 quadratic). k-NN is asked by a fixed nu
 from __future__ import annotations
 
 import argparse
+import datetime
 import math
 import statistics
 import tempfile
@@ -68,7 +69,7 @@ def records_over_trials(count: int) -> Callable[[], Any]:
         with tempfile.TemporaryDirectory() as folder:
             with StudyWriter(Path(folder) / "s", "s") as writer:
                 for n in range(count):
-                    writer.add_trial(_row(n, count))
+                    writer.add_trial(_row(n))
             read_study(Path(folder) / "s")
 
     return work
@@ -81,12 +82,14 @@ def verdict_over_trials(count: int) -> Callable[[], Any]:
     from studies.records import TRIAL_SCHEMA
     from studies.verdict import judge
 
-    rows = [{name: None for name in TRIAL_SCHEMA.names} | {"study": "s"} | _row(n, count) for n in range(count)]
+    started = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+    blank = {name: None for name in TRIAL_SCHEMA.names} | {"study": "s"}
+    rows = [blank | _row(n) | {"started_at": started} for n in range(count)]
     table = pa.Table.from_pylist(rows, schema=TRIAL_SCHEMA)
     return lambda: judge(table)
 
 
-def _row(n: int, count: int) -> dict[str, Any]:
+def _row(n: int) -> dict[str, Any]:
     """Trial ``n`` of a study whose data sets have 5 ratios and 20 seeds each."""
     dataset, ratio, seed = n // 100, (0.1, 0.2, 0.3, 0.4, 0.5)[n // 20 % 5], n % 20
     accuracy = 0.8 + 0.01 * math.sin(n)
