@@ -36,7 +36,23 @@ def current_verdict(
     looked = _levels(studies)
     if looked:
         planned["alpha"] = min(looked)
-    return judge(list(studies) if len(studies) > 1 else studies[0], **(planned | given)).to_dict()
+    verdict = judge(list(studies) if len(studies) > 1 else studies[0], **(planned | given)).to_dict()
+    verdict["warnings"] = [*_planned_otherwise(studies, planned, given), *verdict["warnings"]]
+    return verdict
+
+
+def _planned_otherwise(studies: Sequence[Study], used: dict[str, Any], given: dict[str, float]) -> list[str]:
+    """A sentence for every study whose plan names another margin or default than it is judged with."""
+    said = []
+    for study in studies[1:]:
+        for name in ("margin", "default_ratio", "mae_default_ratio"):
+            theirs = study.plan.get(name)
+            if name in used and name not in given and theirs not in (None, used[name]):
+                said.append(
+                    f"{study.name} was planned with {name.replace('_', ' ')} {theirs:g} and is judged with "
+                    f"{used[name]:g}, as {studies[0].name} was"
+                )
+    return said
 
 
 def _levels(studies: Sequence[Study]) -> list[float]:

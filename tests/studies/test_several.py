@@ -69,3 +69,13 @@ def test_a_study_that_was_looked_at_often_keeps_its_corrected_level(twins: list[
     assert again["rows"][0]["ci_high"] == before["rows"][0]["ci_high"]
     assert current_verdict(read_studies([own, twins[0]]))["alpha"] == 0.015
     assert "98.5 % bounds" in write_report(own, tmp_path / "page.html").read_text()
+
+
+def test_studies_planned_with_other_margins_are_named(tmp_path: Path) -> None:
+    folders = [make_study(tmp_path, name, dataset=name, samples=False) for name in ("one", "two")]
+    plan = json.loads((folders[1] / "study.json").read_text()) | {"margin": 0.03}
+    (folders[1] / "study.json").write_text(json.dumps(plan))
+    studies = read_studies(folders)
+    said = "two was planned with margin 0.03 and is judged with 0.01, as one was"
+    assert said in current_verdict(studies)["warnings"]
+    assert not any("planned with margin" in w for w in current_verdict(studies, margin=0.02)["warnings"])
