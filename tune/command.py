@@ -211,8 +211,8 @@ class Launch:
                 print(f"error: {problem}\nresume with: {self._resume_command()}", file=sys.stderr)
                 return FAILED
         complete = not run.interrupted
-        resume = self._resume_command()
-        finish(folder, self.plan, self.display, rounds=run.rounds, complete=complete, resume=resume)
+        commands = {"resume": self._resume_command(), "more": self._more_command()}
+        finish(folder, self.plan, self.display, rounds=run.rounds, complete=complete, **commands)
         return INTERRUPTED if run.interrupted else FINISHED
 
     def _write_record(self, placement: Placement) -> dict[str, Any]:
@@ -249,9 +249,19 @@ class Launch:
         )
 
     def _command(self) -> str:
+        """What began the study: of a resumed one its first command, for the resuming one leaves settings out."""
         from tune.folder import command_line
 
+        if self.record is not None:
+            return str(self.record["command"])
         return command_line([a for a in self.argv if a != "--resume"], self.program)
+
+    def _more_command(self) -> str:
+        import shlex
+
+        from tune.folder import without_options
+
+        return shlex.join(without_options(shlex.split(self._command()), ("--name", "--confirm-seeds")))
 
     def _resume_command(self) -> str:
         from tune.folder import command_line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -123,6 +123,19 @@ def without_secrets(text: str) -> str:
     """``text`` with user names, passwords and tokens in URLs replaced by ``***``."""
     text = re.sub(r"(?<=://)[^/@\s]+(?=@)", "***", text)
     return re.sub(r"(?i)([?&][\w-]*(?:token|key|secret|password|signature)[\w-]*=)[^&\s'\"]+", r"\1***", text)
+
+
+def without_options(argv: Sequence[str], options: Collection[str]) -> list[str]:
+    """``argv`` without ``options`` (that take one value each), given as ``--name X`` or ``--name=X``."""
+    kept, skip = [], False
+    for word in argv:
+        if skip:
+            skip = False
+        elif word in options:
+            skip = True
+        elif word.partition("=")[0] not in options:
+            kept.append(word)
+    return kept
 
 
 def command_line(

@@ -18,7 +18,9 @@ from tune.progress import Display
 from tune.samples import merge_samples
 
 
-def finish(folder: Path, plan: StudyPlan, display: Display, *, rounds: int, complete: bool, resume: str) -> None:
+def finish(
+    folder: Path, plan: StudyPlan, display: Display, *, rounds: int, complete: bool, resume: str, more: str
+) -> None:
     """Write verdict and report from the study's table, whole or not, and print them.
 
     Args:
@@ -26,6 +28,7 @@ def finish(folder: Path, plan: StudyPlan, display: Display, *, rounds: int, comp
         rounds: Rounds of the confirm phase, each of which looked at the verdict (with ``--until-settled``).
         complete: Whether all trials have run.
         resume: The command that goes on with the study.
+        more: The study's command without its name and number of seeds.
     """
     components = cached_components(plan.images, plan.space.bases[0])[0] if "pmae" in plan.space.methods else None
     merge_samples(folder, components)
@@ -41,7 +44,7 @@ def finish(folder: Path, plan: StudyPlan, display: Display, *, rounds: int, comp
     if not complete:
         display.always(f"resume with: {resume}")
         return
-    display.always(f"next:    {_next(plan, folder, verdict)}")
+    display.always(f"next:    {_next(plan, folder, verdict, more)}")
 
 
 def write_verdict(folder: Path, options: ConfirmOptions, rounds: int) -> dict[str, Any]:
@@ -146,7 +149,7 @@ def _print_failures(folder: Path, display: Display) -> None:
         display.warn(f"{len(bad)} of {len(rows)} trials gave no result ({kinds}{', ...' if len(bad) > 5 else ''})")
 
 
-def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any]) -> str:
+def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any], more: str) -> str:
     """The command that is worth trying next."""
     if plan.options.question is not None:
         return f"python -m studies show {folder}"
@@ -154,8 +157,8 @@ def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any]) -> str:
     if needed:
         seeds = len(plan.seeds) + max(needed)
         return (
-            f"python tune/masking_ratio_study.py --dataset {plan.options.data.dataset} --confirm-seeds {seeds} "
-            f"--name {plan.name}-more   (about {max(needed)} more seeds would settle it)"
+            f"{more} --confirm-seeds {seeds} --name {plan.name}-more   "
+            f"(about {max(needed)} more seed{'s' * (max(needed) > 1)} would settle it)"
         )
     if plan.options.data.dataset == "digits":
         return "python tune/masking_ratio_study.py --dataset cifar10   (the same question on larger images)"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tune.folder import without_options
 from tune.masking_ratio_study import main
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tune" / "masking_ratio_study.py"
@@ -116,3 +117,8 @@ def test_the_script_runs_from_any_folder_and_shows_its_options(tmp_path):
     assert run.returncode == 0
     for option in ("--ratios", "--confirm-seeds", "--resume", "--preset"):
         assert option in run.stdout
+
+
+def test_options_are_taken_out_with_their_values_however_they_are_given():
+    words = ["python", "x.py", "--name", "a", "--limit", "9", "--confirm-seeds=4", "--quiet"]
+    assert without_options(words, ("--name", "--confirm-seeds")) == ["python", "x.py", "--limit", "9", "--quiet"]
