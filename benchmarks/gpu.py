@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from components import made_images
-from measuring import RESULTS, describe_machine, spread, write_result
+from measuring import RESULTS, describe_machine, now, spread, write_result
 from torch.utils.flop_counter import FlopCounterMode
 
 from pmae.bases import fit_basis
@@ -46,10 +46,10 @@ def matmul_peak(device: str, side: int) -> float:
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     best = 0.0
     for _ in range(5):
-        start = _now(device)
+        start = now(device)
         for _ in range(10):
             a @ b
-        best = max(best, 10 * 2 * side**3 / (_now(device) - start))
+        best = max(best, 10 * 2 * side**3 / (now(device) - start))
     return best
 
 
@@ -132,12 +132,6 @@ def full_pair(options: argparse.Namespace) -> list[dict[str, Any]]:
             "history": result.history,
         })  # fmt: skip
     return results
-
-
-def _now(device: str) -> float:
-    if device != "cpu":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def main() -> None:

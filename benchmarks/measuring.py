@@ -13,6 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from pmae.devices import synchronise
+
 RESULTS = Path(__file__).parent / "results"
 REPOSITORY = Path(__file__).parent.parent
 
@@ -25,8 +29,6 @@ def describe_machine(device: str, packages: Sequence[str], script: str) -> dict[
         packages: Those whose versions matter.
         script: Path of the benchmark; uncommitted changes of it and of the toolkit are noted.
     """
-    import torch
-
     return {
         "device": device,
         "gpu": torch.cuda.get_device_name(device) if device != "cpu" else None,
@@ -43,6 +45,12 @@ def describe_machine(device: str, packages: Sequence[str], script: str) -> dict[
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, smallest and largest."""
     return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
+
+
+def now(device: str | torch.device) -> float:
+    """Seconds on a clock, once the device has done all that was asked of it."""
+    synchronise(torch.device(device))
+    return time.perf_counter()
 
 
 def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:

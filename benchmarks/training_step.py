@@ -18,7 +18,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from hugging_face import build_peer, copy_weights
-from measuring import RESULTS, describe_machine, paired_ratio, spread, write_result
+from measuring import RESULTS, describe_machine, now, paired_ratio, spread, write_result
 
 from pmae.components import PrincipalComponents
 from pmae.config import PretrainConfig, preset
@@ -133,15 +132,9 @@ def peer(method: str, folder: Path, options: argparse.Namespace, precision: str)
     start = 0.0
     for step, images in enumerate(loader):
         if step == options.steps:
-            start = _now(one.device)
+            start = now(one.device)
         one.step(images)
-    return options.steps * options.batch / (_now(one.device) - start)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return options.steps * options.batch / (now(one.device) - start)
 
 
 def same_losses(folder: Path, steps: int = 8, batch: int = 32) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from pmae.errors import ConfigError, DataError
+from pmae.files import replacing
 
 MAGIC = b"PMAECKP1"
 KEPT = 2
@@ -35,15 +36,8 @@ def save_checkpoint(folder: str | os.PathLike[str], epoch: int, state: dict[str,
     torch.save(state, buffer)
     payload = buffer.getvalue()
     path = folder / f"epoch-{epoch:06d}.ckpt"
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(MAGIC + hashlib.sha256(payload).digest() + payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as beside:
+        beside.write_bytes(MAGIC + hashlib.sha256(payload).digest() + payload)
     for old in list_checkpoints(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
     return path

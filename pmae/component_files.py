@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from pmae.errors import DataError
+from pmae.files import replacing
 
 SCHEMA_VERSION = 1
 
@@ -29,14 +28,8 @@ def write_arrays(path: Path, arrays: Arrays, description: Mapping[str, Any]) -> 
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     text = json.dumps({"schema_version": SCHEMA_VERSION, **description}, sort_keys=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with replacing(path) as beside:
         save_file(dict(arrays), beside, {"description": text, "sha256": _checksum(arrays, text)})
-        with open(beside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

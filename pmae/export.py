@@ -26,6 +26,7 @@ from torch import Tensor
 from pmae.config import ModelConfig, PretrainConfig
 from pmae.encoder import Encoder, build_vit
 from pmae.errors import ConfigError, DataError
+from pmae.files import replacing
 from pmae.probes.features import as_encoder, extract_features
 
 __all__ = ["extract_features", "load_encoder", "save_encoder", "to_timm"]
@@ -161,15 +162,8 @@ def read_description(path: Path, kind: str, newest: int) -> dict[str, Any]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as beside:
+        beside.write_bytes(content)
 
 
 def _model_config(encoder: Encoder, config: PretrainConfig | ModelConfig | None) -> ModelConfig:

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pmae.errors import ConfigError
+from pmae.files import make_writable_folder
 from studies.files import read_json
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -54,10 +55,7 @@ def _check_writable(path: Path) -> None:
             f"--storage {path} is not writable ({existing}); choose another folder or fix its permissions"
         )
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        make_writable_folder(path)
     except OSError as error:
         raise ConfigError(
             f"--storage {path} is not writable ({error.strerror or error}); choose another folder or free some space"

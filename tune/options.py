@@ -15,20 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from pmae.commands.options import PRESET, said
 from pmae.config import Basis, Method, Precision, Preset
 
 if TYPE_CHECKING:
     from pmae.data import ImageSet
 
 Search = Literal["tpe", "gp", "qmc", "random", "grid"]
-
-
-def _said(metavar: str, default: str) -> Any:
-    """How an option is shown whose default is worked out later."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
-
-
-PRESET = "the preset's"
 
 
 @dataclass(frozen=True)
@@ -38,11 +31,11 @@ class DataOptions:
     dataset: str = "digits"
     """digits (nothing to download), cifar10, tinyimagenet, a 2-D MedMNIST name such as bloodmnist, folder:PATH
     (one sub-folder per class), parquet:PATH (a file, a glob or a folder) or npz:PATH."""
-    data_root: Annotated[str | None, _said("DIR", "the user's cache")] = None
+    data_root: Annotated[str | None, said("DIR", "the user's cache")] = None
     """Folder for downloads."""
-    image_size: Annotated[int | None, _said("PIXELS", "that of the images")] = None
+    image_size: Annotated[int | None, said("PIXELS", "that of the images")] = None
     """Resize images to this many pixels a side; needed when they differ in size."""
-    limit: Annotated[int | None, _said("N", "all")] = None
+    limit: Annotated[int | None, said("N", "all")] = None
     """Use at most this many training images, class-balanced."""
     skip_unreadable: bool = False
     """Leave out files that are no readable image instead of stopping at the first one."""
@@ -54,24 +47,24 @@ class SearchOptions:
 
     methods: tuple[Method, ...] = ("pmae", "mae")
     """pmae masks principal components (ratio: share of the variance), mae masks patches (ratio: share of them)."""
-    ratios: Annotated[tuple[float, ...] | None, _said("RATIO ...", "see above")] = None
+    ratios: Annotated[tuple[float, ...] | None, said("RATIO ...", "see above")] = None
     """Two values are a range LOW HIGH to search in; one, three or more are the list of ratios to try. By default
     0.05 to 0.9 for pmae and 0.3 to 0.9 for mae (a grid: 0.1 0.2 0.3 0.4 0.5 and 0.5 0.6 0.7 0.75 0.8 0.9)."""
-    mae_ratios: Annotated[tuple[float, ...] | None, _said("RATIO ...", "those of --ratios")] = None
+    mae_ratios: Annotated[tuple[float, ...] | None, said("RATIO ...", "those of --ratios")] = None
     """The same for mae alone, when both methods are studied with different ratios."""
-    patch_sizes: Annotated[tuple[int, ...] | None, _said("PIXELS ...", "two that fit the image")] = None
+    patch_sizes: Annotated[tuple[int, ...] | None, said("PIXELS ...", "two that fit the image")] = None
     """Patch sides in pixels; each must divide the image and leave at least 4 patches."""
-    patch_strides: Annotated[tuple[int, ...] | None, _said("PIXELS ...", "the patch size")] = None
+    patch_strides: Annotated[tuple[int, ...] | None, said("PIXELS ...", "the patch size")] = None
     """Pixels between neighbouring patches; below the patch size they overlap."""
-    mask_units: Annotated[tuple[int, ...] | None, _said("PIXELS ...", "the patch size")] = None
+    mask_units: Annotated[tuple[int, ...] | None, said("PIXELS ...", "the patch size")] = None
     """Sides in pixels of the squares that mae masks together; multiples of the patch size."""
-    strategies: Annotated[tuple[str, ...] | None, _said("NAME ...", "fixed for pmae, random for mae")] = None
+    strategies: Annotated[tuple[str, ...] | None, said("NAME ...", "fixed for pmae, random for mae")] = None
     """How masks are drawn; pmae: fixed sampled tvb bvt; mae: random block grid."""
     basis: tuple[Basis, ...] = ("pca",)
     """Bases whose coordinates pmae masks."""
     search: Search = "tpe"
     """tpe, gp (Gaussian process), qmc (quasi-random), random, or grid (every combination once)."""
-    trials: Annotated[int | None, _said("N", PRESET)] = None
+    trials: Annotated[int | None, said("N", PRESET)] = None
     """Trials of the exploration; a grid has its own number."""
 
 
@@ -79,13 +72,13 @@ class SearchOptions:
 class ConfirmOptions:
     """How the verdict is reached: leaders and defaults again, with seeds that the exploration never used."""
 
-    confirm_seeds: Annotated[int | None, _said("N", PRESET)] = None
+    confirm_seeds: Annotated[int | None, said("N", PRESET)] = None
     """Paired seeds per confirmed setting; at least 3 for a verdict."""
     margin: float = 0.01
     """Loss of accuracy that still counts as holding up, as a fraction (0.01 is one point)."""
     default_ratio: float = 0.2
     """The default under test: share of the variance that pmae masks."""
-    rivals: Annotated[tuple[float, ...] | None, _said("RATIO ...", PRESET)] = None
+    rivals: Annotated[tuple[float, ...] | None, said("RATIO ...", PRESET)] = None
     """Other defaults that pmae is confirmed with."""
     until_settled: bool = False
     """Go on adding seeds in rounds until the verdict is no longer inconclusive (at most 5 times --confirm-seeds)."""
@@ -98,29 +91,29 @@ class TrainingOptions:
     preset: Preset = "quick"
     """quick: a small model and a short schedule that order ratios within seconds a trial; paper: the PMAE paper's
     ViT-Tiny and 800 epochs."""
-    epochs: Annotated[int | None, _said("N", PRESET)] = None
+    epochs: Annotated[int | None, said("N", PRESET)] = None
     """Passes over the training images."""
-    batch_size: Annotated[int | None, _said("N", PRESET)] = None
+    batch_size: Annotated[int | None, said("N", PRESET)] = None
     """Images per step."""
-    learning_rate: Annotated[float | None, _said("X", PRESET)] = None
+    learning_rate: Annotated[float | None, said("X", PRESET)] = None
     """Base learning rate (at batch 256)."""
-    encoder: Annotated[str | None, _said("NAME", PRESET)] = None
+    encoder: Annotated[str | None, said("NAME", PRESET)] = None
     """vit_tiny, vit_small, vit_base or the name of a timm vision transformer."""
-    width: Annotated[int | None, _said("N", PRESET)] = None
+    width: Annotated[int | None, said("N", PRESET)] = None
     """Encoder width."""
-    depth: Annotated[int | None, _said("N", PRESET)] = None
+    depth: Annotated[int | None, said("N", PRESET)] = None
     """Encoder blocks."""
-    heads: Annotated[int | None, _said("N", PRESET)] = None
+    heads: Annotated[int | None, said("N", PRESET)] = None
     """Encoder attention heads."""
-    decoder_width: Annotated[int | None, _said("N", PRESET)] = None
+    decoder_width: Annotated[int | None, said("N", PRESET)] = None
     """Decoder width."""
-    decoder_depth: Annotated[int | None, _said("N", PRESET)] = None
+    decoder_depth: Annotated[int | None, said("N", PRESET)] = None
     """Decoder blocks."""
-    decoder_heads: Annotated[int | None, _said("N", PRESET)] = None
+    decoder_heads: Annotated[int | None, said("N", PRESET)] = None
     """Decoder attention heads."""
-    pool: Annotated[Literal["cls", "mean"] | None, _said("{cls,mean}", PRESET)] = None
+    pool: Annotated[Literal["cls", "mean"] | None, said("{cls,mean}", PRESET)] = None
     """What the probes read: the class token or the mean of the patch tokens."""
-    precision: Annotated[Precision | None, _said("{auto,fp32,bf16}", PRESET)] = None
+    precision: Annotated[Precision | None, said("{auto,fp32,bf16}", PRESET)] = None
     """auto, fp32 or bf16."""
     seed: int = 0
     """Seed of the search; every trial's own seed follows from it and from the trial's settings."""
@@ -132,7 +125,7 @@ class StorageOptions:
 
     storage: str = "runs"
     """Folder that studies are kept in: a path or file://PATH; on a cluster one that every node sees."""
-    name: Annotated[str | None, _said("NAME", "the data set's")] = None
+    name: Annotated[str | None, said("NAME", "the data set's")] = None
     """Name of the study."""
     resume: bool = False
     """Go on with the study of this name. Settings that are left out are the study's own."""
@@ -142,15 +135,15 @@ class StorageOptions:
 class MachineOptions:
     """What the study may use. Worked out and printed before it starts."""
 
-    address: Annotated[str | None, _said("ADDR", "a private Ray on this machine")] = None
+    address: Annotated[str | None, said("ADDR", "a private Ray on this machine")] = None
     """Ray cluster to join, for example auto or HOST:6379."""
     workers_per_trial: int = 1
     """Processes that share one trial's training (Ray Train)."""
-    gpus_per_trial: Annotated[float | None, _said("X", "1 where there are GPUs, else 0")] = None
+    gpus_per_trial: Annotated[float | None, said("X", "1 where there are GPUs, else 0")] = None
     """GPUs per trial, in fractions if several trials share one."""
-    max_concurrent: Annotated[int | None, _said("N", "as many as fit")] = None
+    max_concurrent: Annotated[int | None, said("N", "as many as fit")] = None
     """Trials at the same time at most."""
-    trial_timeout: Annotated[float | None, _said("SECONDS", "none")] = None
+    trial_timeout: Annotated[float | None, said("SECONDS", "none")] = None
     """Seconds after which a trial is stopped and recorded as failed."""
     dashboard: bool = False
     """Serve Ray's dashboard on 127.0.0.1 (needs pip install 'pmae[dashboard]')."""
@@ -183,9 +176,11 @@ class StudyOptions:
 
     def normalised(self) -> StudyOptions:
         """Paths made absolute, so that neither workers nor a later ``--resume`` depend on the current folder."""
+        from pmae.data.paths import absolute_source
+
         data = dataclasses.replace(
             self.data,
-            dataset=_absolute_source(self.data.dataset, self.data.data_root),
+            dataset=absolute_source(self.data.dataset, self.data.data_root),
             data_root=None if self.data.data_root is None else str(Path(self.data.data_root).expanduser().absolute()),
         )
         return dataclasses.replace(self, data=data)
@@ -223,7 +218,6 @@ class StudyOptions:
 
 # The groups that decide what is found; --resume goes on with a study only if they agree.
 STUDY_GROUPS = ("data", "search", "confirm", "training")
-AT_PATH = ("folder:", "parquet:", "npz:")
 
 
 def parse_options(
@@ -247,13 +241,6 @@ def parse_options(
         default=default,
         config=(tyro.conf.OmitArgPrefixes,) if pairs else (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-
-
-def _absolute_source(source: str, root: str | None) -> str:
-    kind = next((k for k in AT_PATH if source.startswith(k)), None)
-    if kind is None or root is not None or not source.removeprefix(kind):
-        return source
-    return kind + str(Path(source.removeprefix(kind)).expanduser().absolute())
 
 
 def _said_value(value: Any) -> str:

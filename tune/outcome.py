@@ -35,8 +35,9 @@ def finish(
     verdict = write_verdict(folder, plan.options.confirm, rounds)
     report = write_pages(folder, display)
     _print_verdict(verdict, display)
-    print_comparisons(read_study(folder).trials, display)
-    _print_failures(folder, display)
+    trials = read_study(folder).trials
+    print_comparisons(trials, display)
+    _print_failures(trials, display)
     display.always(f"tables:  {folder / 'trials.arrow'}, {folder / 'history.arrow'}")
     if report:
         display.always(f"figures: {folder / 'figures'}")
@@ -141,8 +142,8 @@ def _print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[st
     display.console.print(table)
 
 
-def _print_failures(folder: Path, display: Display) -> None:
-    rows = read_study(folder).trials.select(["trial_id", "status"]).to_pylist()
+def _print_failures(trials: Any, display: Display) -> None:
+    rows = trials.select(["trial_id", "status"]).to_pylist()
     bad = [r for r in rows if r["status"] in ("failed", "diverged")]
     if bad:
         kinds = ", ".join(f"{r['trial_id']} {r['status']}" for r in bad[:5])

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pmae.commands.loading import check_output, load_for_encoder, print_result, write_beside
+from pmae.commands.loading import check_output, load_for_encoder, print_result
 from pmae.commands.options import FeaturesOptions
 from pmae.commands.probe import trained_on
 from pmae.data import ImageSet
 from pmae.export import extract_features, load_encoder
+from pmae.files import replacing
 
 
 def run(options: FeaturesOptions) -> None:
@@ -43,7 +44,8 @@ def write_npz(path: Path, features: Arrays, labels: Arrays, images: ImageSet) ->
     arrays = {f"{split}_features": x for split, x in features.items()}
     arrays |= {f"{split}_labels": y for split, y in labels.items()}
     arrays["class_names"] = np.array(images.class_names, dtype=np.str_)
-    write_beside(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    with replacing(path) as beside, open(beside, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def write_parquet(path: Path, features: Arrays, labels: Arrays, images: ImageSet) -> None:
@@ -57,4 +59,5 @@ def write_parquet(path: Path, features: Arrays, labels: Arrays, images: ImageSet
         names = [images.class_names[label] for label in labels[split]]
         columns = {"split": [split] * len(x), "label": labels[split], "class_name": names, "features": values}
         tables.append(pa.table(columns))
-    write_beside(path, lambda file: pq.write_table(pa.concat_tables(tables), file))
+    with replacing(path) as beside:
+        pq.write_table(pa.concat_tables(tables), beside)

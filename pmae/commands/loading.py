@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pmae.commands.options import DataOptions, PrintOptions, SavedDataOptions
 from pmae.config import DataConfig
 from pmae.data import ImageSet, load_images
 from pmae.errors import ConfigError
+from pmae.files import make_writable_folder
 
 
 def load_dataset(options: DataOptions, printing: PrintOptions) -> ImageSet:
@@ -50,14 +50,6 @@ def load_for_encoder(
     )
 
 
-def absolute_source(options: DataOptions) -> str:
-    """The source with its path made absolute, so that a saved model's data are found from any folder."""
-    kind, colon, path = options.dataset.partition(":")
-    if not colon or not path or options.data_root is not None:
-        return options.dataset
-    return f"{kind}:{Path(path).expanduser().absolute()}"
-
-
 def check_output(path: Path, suffixes: tuple[str, ...]) -> Path:
     """An output file in a folder that is made if need be; refused before any work is done if it cannot be written."""
     path = path.expanduser().absolute()
@@ -72,23 +64,9 @@ def check_output(path: Path, suffixes: tuple[str, ...]) -> Path:
 def check_writable(folder: Path) -> None:
     """Make ``folder``; ConfigError where that or writing in it is not possible."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        trial = folder / f".writable-{os.getpid()}"
-        trial.touch()
-        trial.unlink()
+        make_writable_folder(folder)
     except OSError as error:
         raise ConfigError(f"--out: {folder} cannot be written ({error.strerror}); choose another place") from None
-
-
-def write_beside(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then rename it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            write(file)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def print_result(printing: PrintOptions, result: Mapping[str, Any], lines: list[tuple[str, str]]) -> None:

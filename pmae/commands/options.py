@@ -21,7 +21,7 @@ PRESET = "the preset's"
 Saved = Annotated[Positional[Path], tyro.conf.arg(metavar="FOLDER")]
 
 
-def _said(metavar: str, default: str) -> Any:
+def said(metavar: str, default: str) -> Any:
     """How an option is shown whose default is worked out later."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
@@ -33,11 +33,11 @@ class DataOptions:
     dataset: str = "digits"
     """digits (nothing to download), cifar10, tinyimagenet, a 2-D MedMNIST name such as bloodmnist, folder:PATH
     (one sub-folder per class), parquet:PATH (a file, a glob or a folder) or npz:PATH."""
-    data_root: Annotated[str | None, _said("DIR", "the user's cache")] = None
+    data_root: Annotated[str | None, said("DIR", "the user's cache")] = None
     """Folder for downloads."""
-    image_size: Annotated[int | None, _said("PIXELS", "that of the images")] = None
+    image_size: Annotated[int | None, said("PIXELS", "that of the images")] = None
     """Resize images to this many pixels a side; needed when they differ in size."""
-    limit: Annotated[int | None, _said("N", "all")] = None
+    limit: Annotated[int | None, said("N", "all")] = None
     """Use at most this many training images, class-balanced."""
     data_seed: int = 0
     """Seed of the held-out validation split and of --limit."""
@@ -49,13 +49,13 @@ class DataOptions:
 class SavedDataOptions:
     """Which images; resized to what the encoder was trained on."""
 
-    dataset: Annotated[str | None, _said("SOURCE", "what the encoder was trained on")] = None
+    dataset: Annotated[str | None, said("SOURCE", "what the encoder was trained on")] = None
     """digits, cifar10, tinyimagenet, a 2-D MedMNIST name, folder:PATH, parquet:PATH or npz:PATH."""
-    data_root: Annotated[str | None, _said("DIR", "the user's cache")] = None
+    data_root: Annotated[str | None, said("DIR", "the user's cache")] = None
     """Folder for downloads."""
-    limit: Annotated[int | None, _said("N", "all; the training's for the data it was trained on")] = None
+    limit: Annotated[int | None, said("N", "all; the training's for the data it was trained on")] = None
     """Use at most this many training images, class-balanced."""
-    data_seed: Annotated[int | None, _said("N", "0; the training's for the data it was trained on")] = None
+    data_seed: Annotated[int | None, said("N", "0; the training's for the data it was trained on")] = None
     """Seed of the held-out validation split and of --limit."""
     skip_unreadable: bool = False
     """Leave out files that are no readable image instead of stopping at the first one."""
@@ -67,19 +67,19 @@ class MaskingOptions:
 
     method: Method = "pmae"
     """pmae masks principal components, mae masks patches."""
-    ratio: Annotated[float | None, _said("RATIO", "0.2 for pmae, 0.75 for mae")] = None
+    ratio: Annotated[float | None, said("RATIO", "0.2 for pmae, 0.75 for mae")] = None
     """Masked share, a fraction: of the variance (pmae) or of the patches (mae)."""
-    ratio_range: Annotated[tuple[float, float] | None, _said("LOW HIGH", "none")] = None
+    ratio_range: Annotated[tuple[float, float] | None, said("LOW HIGH", "none")] = None
     """Draw the ratio instead: per image (pmae, with --strategy sampled) or per batch (mae)."""
-    strategy: Annotated[str | None, _said("NAME", "fixed for pmae, random for mae")] = None
+    strategy: Annotated[str | None, said("NAME", "fixed for pmae, random for mae")] = None
     """pmae: fixed sampled tvb bvt; mae: random block grid."""
-    per: Annotated[Literal["image", "batch"] | None, _said("{image,batch}", "image")] = None
+    per: Annotated[Literal["image", "batch"] | None, said("{image,batch}", "image")] = None
     """One mask per image or per batch."""
-    loss: Annotated[Literal["components", "pixels"] | None, _said("{components,pixels}", "components")] = None
+    loss: Annotated[Literal["components", "pixels"] | None, said("{components,pixels}", "components")] = None
     """pmae: compare masked components (Eq. 3.1) or pixels (Eq. A.1)."""
-    basis: Annotated[Basis | None, _said("{pca,dct,wavelet,rotation,pixel}", "pca")] = None
+    basis: Annotated[Basis | None, said("{pca,dct,wavelet,rotation,pixel}", "pca")] = None
     """pmae: orthonormal basis whose coordinates are masked."""
-    mask_unit: Annotated[int | None, _said("PIXELS", "the patch size")] = None
+    mask_unit: Annotated[int | None, said("PIXELS", "the patch size")] = None
     """mae: side of the squares that are masked together."""
     normalise_target: bool = False
     """mae: standardise each target patch by its own mean and variance."""
@@ -89,29 +89,29 @@ class MaskingOptions:
 class ModelOptions:
     """Shapes of encoder and decoder."""
 
-    patch_size: Annotated[int | None, _said("PIXELS", PRESET)] = None
+    patch_size: Annotated[int | None, said("PIXELS", PRESET)] = None
     """Side of a patch; must divide the image and leave at least 4 patches."""
-    patch_stride: Annotated[int | None, _said("PIXELS", "the patch size")] = None
+    patch_stride: Annotated[int | None, said("PIXELS", "the patch size")] = None
     """Pixels between neighbouring patches; below the patch size they overlap."""
-    encoder: Annotated[str | None, _said("NAME", PRESET)] = None
+    encoder: Annotated[str | None, said("NAME", PRESET)] = None
     """vit_tiny, vit_small, vit_base or the name of a timm vision transformer."""
-    width: Annotated[int | None, _said("N", PRESET)] = None
+    width: Annotated[int | None, said("N", PRESET)] = None
     """Encoder width."""
-    depth: Annotated[int | None, _said("N", PRESET)] = None
+    depth: Annotated[int | None, said("N", PRESET)] = None
     """Encoder blocks."""
-    heads: Annotated[int | None, _said("N", PRESET)] = None
+    heads: Annotated[int | None, said("N", PRESET)] = None
     """Encoder attention heads."""
-    mlp_ratio: Annotated[float | None, _said("X", PRESET)] = None
+    mlp_ratio: Annotated[float | None, said("X", PRESET)] = None
     """Hidden width of the MLPs over the width."""
-    decoder_width: Annotated[int | None, _said("N", PRESET)] = None
+    decoder_width: Annotated[int | None, said("N", PRESET)] = None
     """Decoder width."""
-    decoder_depth: Annotated[int | None, _said("N", PRESET)] = None
+    decoder_depth: Annotated[int | None, said("N", PRESET)] = None
     """Decoder blocks."""
-    decoder_heads: Annotated[int | None, _said("N", PRESET)] = None
+    decoder_heads: Annotated[int | None, said("N", PRESET)] = None
     """Decoder attention heads."""
-    position: Annotated[Literal["learned", "sincos"] | None, _said("{learned,sincos}", PRESET)] = None
+    position: Annotated[Literal["learned", "sincos"] | None, said("{learned,sincos}", PRESET)] = None
     """Position embeddings."""
-    pool: Annotated[Literal["cls", "mean"] | None, _said("{cls,mean}", PRESET)] = None
+    pool: Annotated[Literal["cls", "mean"] | None, said("{cls,mean}", PRESET)] = None
     """What probes read: the class token or the mean of the patch tokens."""
 
 
@@ -121,21 +121,21 @@ class TrainingOptions:
 
     preset: Preset = "quick"
     """quick: a small model and a short schedule; paper: the PMAE paper's ViT-Tiny and 800 epochs."""
-    epochs: Annotated[int | None, _said("N", PRESET)] = None
+    epochs: Annotated[int | None, said("N", PRESET)] = None
     """Passes over the training images."""
-    batch_size: Annotated[int | None, _said("N", PRESET)] = None
+    batch_size: Annotated[int | None, said("N", PRESET)] = None
     """Images per step."""
-    base_learning_rate: Annotated[float | None, _said("X", PRESET)] = None
+    base_learning_rate: Annotated[float | None, said("X", PRESET)] = None
     """Learning rate at batch 256."""
-    warmup_epochs: Annotated[float | None, _said("N", PRESET)] = None
+    warmup_epochs: Annotated[float | None, said("N", PRESET)] = None
     """Epochs of linear warm-up."""
-    weight_decay: Annotated[float | None, _said("X", PRESET)] = None
+    weight_decay: Annotated[float | None, said("X", PRESET)] = None
     """AdamW's weight decay."""
-    clip_grad_norm: Annotated[float | None, _said("X", "none")] = None
+    clip_grad_norm: Annotated[float | None, said("X", "none")] = None
     """Largest gradient norm."""
-    crop_scale: Annotated[tuple[float, float] | None, _said("LOW HIGH", PRESET)] = None
+    crop_scale: Annotated[tuple[float, float] | None, said("LOW HIGH", PRESET)] = None
     """Share of the area that a random crop keeps; 1 1 turns crops off."""
-    flip: Annotated[Literal["on", "off"] | None, _said("{on,off}", PRESET)] = None
+    flip: Annotated[Literal["on", "off"] | None, said("{on,off}", PRESET)] = None
     """Whether half of the images are mirrored."""
     seed: int = 0
     """Fixes initialisation, order, augmentation and masks."""
@@ -185,17 +185,17 @@ class ProbeOptions:
     """Folder that 'pretrain' or save_encoder() wrote."""
     kind: Kind = "linear"
     """linear, mlp (two hidden layers), knn, finetune (the whole encoder), corruptions (linear, on corrupted images)."""
-    protocol: Annotated[Literal["fast", "paper"] | None, _said("{fast,paper}", "fast")] = None
+    protocol: Annotated[Literal["fast", "paper"] | None, said("{fast,paper}", "fast")] = None
     """linear: fast (cached features, a grid of L2 strengths) or paper (SGD on raw features, 100 epochs)."""
-    pool: Annotated[Pool | None, _said("{cls,mean,both}", "the encoder's")] = None
+    pool: Annotated[Pool | None, said("{cls,mean,both}", "the encoder's")] = None
     """Read the class token, the mean of the patch tokens, or (linear) both."""
-    k: Annotated[int | None, _said("N", "20")] = None
+    k: Annotated[int | None, said("N", "20")] = None
     """knn: neighbours that vote."""
-    epochs: Annotated[int | None, _said("N", "50 for mlp, 100 for finetune")] = None
+    epochs: Annotated[int | None, said("N", "50 for mlp, 100 for finetune")] = None
     """mlp, finetune: passes over the training images."""
-    layer_decay: Annotated[float | None, _said("X", "none")] = None
+    layer_decay: Annotated[float | None, said("X", "none")] = None
     """finetune: factor of the learning rate from each block to the one below."""
-    severity: Annotated[int | None, _said("1-5", "3")] = None
+    severity: Annotated[int | None, said("1-5", "3")] = None
     """corruptions: how strong they are."""
     augment: bool = False
     """finetune and linear with --protocol paper: crop and flip the training images as in pre-training."""
@@ -232,7 +232,7 @@ class FeaturesOptions:
     """A .npz file (<split>_features, <split>_labels) or a .parquet file (columns split, label, features)."""
     splits: tuple[str, ...] = ("train", "val", "test")
     """Splits to write."""
-    pool: Annotated[Literal["cls", "mean"] | None, _said("{cls,mean}", "the encoder's")] = None
+    pool: Annotated[Literal["cls", "mean"] | None, said("{cls,mean}", "the encoder's")] = None
     """The class token or the mean of the patch tokens."""
     data: SavedDataOptions = field(default_factory=SavedDataOptions)
     machine: MachineOptions = field(default_factory=MachineOptions)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pmae.checkpoint import list_checkpoints
-from pmae.commands.loading import absolute_source, check_writable, load_dataset, print_result, say
+from pmae.commands.loading import check_writable, load_dataset, print_result, say
 from pmae.commands.options import PretrainOptions
 from pmae.config import PretrainConfig, preset
+from pmae.data.paths import absolute_source
 from pmae.errors import ConfigError
 from pmae.saved_model import MODEL_DESCRIPTION, save_model
 from pmae.trainer import pretrain
@@ -79,7 +80,7 @@ def settings(options: PretrainOptions) -> PretrainConfig:
     given |= {"data.seed": data.data_seed, "optim.precision": options.machine.precision}
     if not options.masking.normalise_target:  # the flag's absence is no setting that a method could refuse
         given["masking.normalise_target"] = None
-    base = preset(training.preset, absolute_source(data), options.masking.method)
+    base = preset(training.preset, absolute_source(data.dataset, data.data_root), options.masking.method)
     return base.with_values({name: value for name, value in given.items() if value is not None})
 
 

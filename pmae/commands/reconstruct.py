@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pmae.commands.loading import check_output, load_for_encoder, print_result, write_beside
+from pmae.commands.loading import check_output, load_for_encoder, print_result
 from pmae.commands.options import ReconstructOptions
 from pmae.config import PretrainConfig
 from pmae.data import ImageSet
 from pmae.devices import pick_device
 from pmae.errors import ConfigError, DataError
+from pmae.files import replacing
 from pmae.probes.features import read_images
 from pmae.reconstruction import Reconstruction, reconstruct, reconstruction_quality
 from pmae.saved_model import load_model
@@ -96,7 +97,8 @@ def draw(made: Reconstruction, count: int, config: PretrainConfig, path: Path) -
     ratio = f"{masking.ratio:.0%}" if drawn is None else f"{drawn[0]:.0%} to {drawn[1]:.0%}"
     figure.suptitle(f"{masking.method}, {ratio} {share} masked", fontsize=10)
     figure.tight_layout(rect=(0, 0, 1, 0.99))
-    write_beside(path, lambda file: figure.savefig(file, format=path.suffix[1:].lower(), dpi=150))
+    with replacing(path) as beside:
+        figure.savefig(beside, format=path.suffix[1:].lower(), dpi=150)
     plt.close(figure)
 
 
