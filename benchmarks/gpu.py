@@ -37,7 +37,13 @@ RATIOS = {"pmae": 0.2, "mae": 0.75}
 
 def settings(method: str, size: int, options: argparse.Namespace, epochs: int) -> PretrainConfig:
     """The paper's recipe for images of ``size`` px."""
-    values = {"masking.ratio": RATIOS[method], "optim.batch_size": options.batch, "optim.epochs": epochs}
+    values: dict[str, Any] = {
+        "masking.ratio": RATIOS[method],
+        "optim.batch_size": options.batch,
+        "optim.epochs": epochs,
+    }
+    if method == "pmae":
+        values["masking.basis"] = "dct"  # see measure()
     return preset("paper", "made", method).resolve(size, 3).with_values({**values, "optim.warmup_epochs": 1.0})
 
 
