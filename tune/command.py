@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pmae.errors import ConfigError
 from tune.options import StudyOptions, parse_options
+from tune.session import SessionError
 
 if TYPE_CHECKING:
     from tune.confirm import ConfirmRule
@@ -51,6 +52,9 @@ def run_command(
             raise
         print(f"error: {mistake}", file=sys.stderr)
         return BAD_USAGE
+    except SessionError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return FAILED
 
 
 def _is_ours(error: ValueError) -> bool:

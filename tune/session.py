@@ -42,6 +42,10 @@ PRELOADED = ("ray.tune", "timm", "pmae.trainer", "pmae.probes", "tune.trial")  #
 OUTER_RESOURCES = {"node:__internal_head__": 0.001}
 
 
+class SessionError(RuntimeError):
+    """Ray does not start here."""
+
+
 @dataclass(frozen=True)
 class Session:
     """A Ray that is running: its resources and, where asked for, its dashboard."""
@@ -57,6 +61,7 @@ def ray_session(address: str | None, cpus: int, dashboard: bool) -> Iterator[Ses
 
     Raises:
         ConfigError: There is no cluster at the address, or the dashboard is not installed.
+        SessionError: Ray does not start.
     """
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
@@ -116,7 +121,10 @@ def _init(options: dict[str, Any]) -> Any:
         except Exception as error:  # Ray raises a bare Exception
             ray.shutdown()
             if attempt == STARTS - 1 or "timed out" not in str(error):
-                raise
+                raise SessionError(
+                    f"Ray could not be started on this machine ({without_secrets(str(error))}); free memory and disk "
+                    "below /tmp, end other Ray processes ('ray stop'), or join a running cluster with --address"
+                ) from error
     raise AssertionError("unreachable")
 
 

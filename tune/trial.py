@@ -7,6 +7,7 @@ stop) becomes a status. It knows nothing of the search, of records or of how man
 from __future__ import annotations
 
 import datetime
+import errno
 import functools
 import importlib
 import os
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 OnEpoch = Callable[[dict[str, Any]], None]
-DISK_FULL = 28  # errno.ENOSPC
 
 
 class StopRequested(Exception):
@@ -206,15 +206,22 @@ def _ending(problem: Exception) -> tuple[str, str]:
         return "interrupted", str(problem)
     if isinstance(problem, DivergedError):
         return "diverged", str(problem)
-    if isinstance(problem, OSError) and problem.errno == DISK_FULL:
+    if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
         return "interrupted", f"the disk is full ({problem}); free space and go on with --resume"
-    if isinstance(problem, MemoryError) or "out of memory" in str(problem).lower():
+    if _is_memory_error(problem):
         return "failed", (
             f"out of memory: {problem}. Use a smaller --batch-size, a larger patch size, fewer trials at once "
             "(--max-concurrent) or a larger share of the GPU (--gpus-per-trial)"
         )
     where = traceback.extract_tb(problem.__traceback__)[-1]
     return "failed", f"{type(problem).__name__}: {problem} ({Path(where.filename).name}:{where.lineno})"
+
+
+def _is_memory_error(problem: Exception) -> bool:
+    if isinstance(problem, MemoryError) or (isinstance(problem, OSError) and problem.errno == errno.ENOMEM):
+        return True
+    said = str(problem).lower()  # torch raises RuntimeErrors: of the GPU the first, of the CPU the second
+    return "out of memory" in said or "can't allocate memory" in said
 
 
 def _columns(spec: TrialSpec, job: TrialJob) -> dict[str, Any]:

@@ -1,13 +1,30 @@
-"""What a cluster's workers are told, beside what ``ray job submit`` has told them."""
+"""Starting Ray: a start that fails, and what a cluster's workers are told beside what ``ray job submit`` told them."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tune.session import SWITCHES, ray_session
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_ray_that_does_not_start_is_said_without_a_traceback(tmp_path):
+    long = tmp_path / ("x" * 100)  # Ray's sockets lie there, whose paths have at most 107 characters
+    long.mkdir()
+    command = [sys.executable, "tune/masking_ratio_study.py", "--storage", str(tmp_path / "runs"), "--limit", "60"]
+    run = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "RAY_TMPDIR": str(long)}, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    assert "error: Ray could not be started on this machine" in run.stderr and "--address" in run.stderr
+    assert not list(tmp_path.rglob("*.arrow"))
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from pmae.data import load_images
 from pmae.trainer import pretrain
 from studies.records import read_study
 from tests.tune.conftest import LONG, SMALL, StudyProcess, curves, facts, optuna_states, recorded
+from tune.driver import RETRIES
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -107,6 +108,21 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(undisturbed
     assert "seed=949521797: its process was lost" in said.replace("\n", "")
     assert "Traceback" not in said and "(raylet)" not in said
     assert_same(study, undisturbed_long)
+
+
+@pytest.mark.slow
+def test_a_trial_that_the_kernel_kills_again_and_again_is_recorded(tmp_path, start_study):
+    study = start_study(tmp_path / "runs", *LONG)
+    for attempt in range(RETRIES + 1):
+        study.wait_for(lambda: study.workers("seed="), every=0.01)
+        victim = study.workers("seed=")[0]
+        victim.send_signal(signal.SIGKILL)
+        victim.wait(30)
+        assert attempt == RETRIES or study.process.poll() is None
+    study.ends_well()
+    (row,) = read_study(study.folder).trials.to_pylist()
+    assert row["status"] == "failed" and "out of memory" in row["error"] and "--max-concurrent" in row["error"]
+    assert optuna_states(study.folder) == {"FAIL": 1}
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+import numpy as np
 import pytest
 import torch
 
@@ -41,7 +42,7 @@ def test_a_trial_gives_a_record_and_its_curve(spec, job):
     [
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), "failed", "smaller --batch-size"),
         (MemoryError("cannot allocate"), "failed", "--max-concurrent"),
-        (RuntimeError("DefaultCPUAllocator: out of memory"), "failed", "smaller --batch-size"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "failed", "smaller --batch-size"),
         (DivergedError(3, 7, float("nan")), "diverged", "step 7"),
         (OSError(errno.ENOSPC, "No space left on device"), "interrupted", "the disk is full"),
         (ZeroDivisionError("division by zero"), "failed", "ZeroDivisionError: division by zero"),
@@ -55,6 +56,13 @@ def test_what_goes_wrong_becomes_a_status(problem, status, said, spec, job, monk
     row = run_trial(spec, job)
     assert row["status"] == status and said in row["error"]
     assert row.get("val_linear") is None
+
+
+@pytest.mark.parametrize("allocate", [torch.empty, np.empty])
+def test_memory_that_is_not_there_becomes_advice(allocate, spec, job, monkeypatch):
+    monkeypatch.setattr(trial, "_train", lambda *arguments: allocate(10**14))
+    row = run_trial(spec, job)
+    assert row["status"] == "failed" and "smaller --batch-size" in row["error"]
 
 
 def test_a_trial_that_is_asked_to_stop_ends_with_its_epoch_and_goes_on_later(spec, job):
