@@ -6,6 +6,7 @@ The search decides what is next, ``tune.trial`` does the work, ``studies`` judge
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import threading
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 GAUGES_EVERY = 2.0  # seconds
 GRACE = 20.0  # seconds that running trials get to finish their epoch after Ctrl-C
 RETRIES = 2  # of a trial whose process was lost
+PATIENCE = 20.0  # seconds without a process after which a trial gets the place of one that only waits
 RECORDED = ("done", "pruned", "diverged")  # what a study that goes on does not run again
 
 
@@ -66,6 +68,7 @@ class StudyRun:
         self.rounds = 0
         self._settings: list[Setting] = []
         self._stop_at: float | None = None
+        self._unplaced: dict[str, float] = {}  # trials handed to Ray: since when they have no process, inf if they do
         self._gauges: StudyGauges | None = None
         self._gauges_at = 0.0
 
@@ -218,13 +221,25 @@ class StudyRun:
         """Called all the time while trials run: show them, and stop them when records can no longer be written."""
         if self.search.problem is not None and not self.stopping:
             self.stop()
+        self._make_room()
         self.display.running([spec.name for spec in list(self.search.running.values())])
         if self._gauges is not None and time.monotonic() - self._gauges_at > GAUGES_EVERY:
             self._gauges_at = time.monotonic()
             self._gauges.show(self.rows, len(self.search.running), self.plan.options.confirm.default_ratio)
 
+    def _make_room(self) -> None:
+        """On a cluster that has lost a node, or is shared, a trial may find no place but that of one that waits."""
+        now = time.monotonic()
+        if any(now - self._unplaced.setdefault(ray_id, now) > PATIENCE for ray_id in list(self.search.running)):
+            self.search.stop_waiting()
+
+    def placed(self, ray_id: str) -> None:
+        """Called when a trial has got its process."""
+        self._unplaced[ray_id] = math.inf
+
     def lost(self, ray_id: str) -> None:
         """Called when the process of a trial was lost and another one is to go on with it."""
+        self._unplaced.pop(ray_id, None)
         spec = self.search.running.get(ray_id)
         if spec is not None:
             self.display.warn(f"{spec.name}: its process was lost; it goes on from its last checkpoint in another one")

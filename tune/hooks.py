@@ -53,6 +53,10 @@ class Watch(Callback):
         """Called a few times a second."""
         self.run.look()
 
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Trial, **info: Any) -> None:
+        """Called when a trial has its process."""
+        self.run.placed(trial.trial_id)
+
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Trial, **info: Any) -> None:
         """Called when a trial whose process was lost is to run again."""
         self.run.lost(trial.trial_id)

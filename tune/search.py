@@ -68,7 +68,7 @@ class StudySearch(OptunaSearch):
         self.running: dict[str, TrialSpec] = {}  # by Ray's trial id
         self.stopping = False
         self.wait_file = wait_file
-        self._waits = 0
+        self._waits, self._may_wait = 0, True
         self._next = 0
         self._numbers: dict[str, int] = {}
         self._seeds: Counter[Setting] = Counter()
@@ -120,7 +120,14 @@ class StudySearch(OptunaSearch):
                 return Searcher.FINISHED
         return self._start(ray_id, self._queue.popleft()) if self._queue else self._wait()
 
+    def stop_waiting(self) -> None:
+        """Keep no free processes any more: they are where a trial would run that finds no other place."""
+        self._may_wait = False
+        self.wait_file.unlink(missing_ok=True)
+
     def _wait(self) -> dict[str, Any] | None:
+        if not self._may_wait:
+            return None
         try:
             self.wait_file.touch()
         except OSError:  # a full disk, of which the next record will tell
