@@ -52,9 +52,9 @@ def exported(cluster: TwoNodes, token: str) -> set[str]:
     return names
 
 
-def submit(cluster: TwoNodes, folder: Path) -> subprocess.Popen:
+def submit(cluster: TwoNodes, folder: Path, *more: str) -> subprocess.Popen:
     """``ray job submit`` of a small study, its output in ``job.log``."""
-    options = [o for o in LONG if o != "--quiet"]
+    options = [*(o for o in LONG if o != "--quiet"), *more]
     command = [RAY, "job", "submit", "--address", cluster.url, "--", sys.executable, str(SCRIPT)]
     command += ["--address", "auto", "--storage", str(folder / "runs"), *options]
     for _ in range(30):
@@ -67,10 +67,11 @@ def submit(cluster: TwoNodes, folder: Path) -> subprocess.Popen:
     return job
 
 
-def test_a_submitted_job_shows_its_progress_and_exports_what_grafana_asks_for(cluster, tmp_path):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_submitted_job_shows_its_progress_and_exports_what_grafana_asks_for(workers, cluster, tmp_path):
     token = token_path().read_text().strip()
     seen: set[str] = set()
-    job = submit(cluster, tmp_path)
+    job = submit(cluster, tmp_path, "--workers-per-trial", str(workers), *(["--epochs", "60"] if workers > 1 else []))
     end = time.monotonic() + 900
     while job.poll() is None and time.monotonic() < end:
         seen |= exported(cluster, token)
