@@ -108,7 +108,7 @@ CURVES: dict[str, tuple[Work, tuple[int, ...], str]] = {
     "k-NN over images": (knn_over_images, (8192, 16384, 32768, 65536), "images"),
     "an epoch over images": (epoch_over_images, (1024, 2048, 4096, 8192), "images"),
     "an epoch over pixels": (epoch_over_pixels, (8, 16, 32, 64), "pixels a side"),
-    "records over trials": (records_over_trials, (500, 1000, 2000, 4000), "trials"),
+    "records over trials": (records_over_trials, (1250, 2500, 5000, 10000), "trials"),
     "verdict over trials": (verdict_over_trials, (400, 800, 1600, 3200), "trials"),
 }
 

@@ -23,7 +23,7 @@ from studies.arrow_file import damaged, read_arrow, write_arrow
 from studies.files import write_error
 
 SMALL_ROWS = 1_000  # tables up to here are rewritten for every row
-SMALL_BYTES = 2 * 2**20
+SMALL_BYTES = 2**19
 GROWTH = 8
 
 
