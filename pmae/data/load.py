@@ -81,6 +81,8 @@ def load_images(
 
 def _find(source: str, root: Path | None, image_size: int | None, progress: bool) -> Source:
     name, colon, argument = source.partition(":")
+    if root is not None and root.is_file():
+        raise DataError(f"root {root} is a file; give the folder that it lies in: root={str(root.parent)!r}")
     request = Request(name=name, argument=argument, root=root, image_size=image_size, progress=progress)
     if name in NAMED and not colon:
         return NAMED[name](request)

@@ -331,6 +331,14 @@ def test_unknown_sources_are_refused_with_the_list(source: str, message: str) ->
         load_images(source)
 
 
+@pytest.mark.parametrize("source", ["tinyimagenet", "cifar10", "bloodmnist"])
+def test_a_root_that_is_a_file_is_told_from_its_folder(source: str, tmp_path: Path) -> None:
+    archive = tmp_path / "images.zip"
+    archive.write_bytes(b"x")
+    with pytest.raises(DataError, match=rf"images.zip is a file; give the folder .*root='{tmp_path}'"):
+        load_images(source, root=archive)
+
+
 def test_a_path_without_its_kind_is_recognised(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"did you mean 'folder:{tmp_path}'"):
         load_images(str(tmp_path))
