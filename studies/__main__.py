@@ -18,21 +18,22 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from studies.errors import StudyError, StudyWriteError
+from studies.uris import is_uri, without_secrets
 
 if TYPE_CHECKING:
     from studies.records import Study
 
 app = tyro.extras.SubcommandApp()
-Paths = Annotated[Positional[tuple[Path, ...]], arg(metavar="PATH...")]
+Paths = Annotated[Positional[tuple[str, ...]], arg(metavar="PATH...")]
 Output = Annotated[Path | None, arg(metavar="FILE")]
 
 
 @app.command(name="list")
-def list_studies(paths: Paths = (Path("runs"),), *, json: bool = False, csv: bool = False) -> None:
+def list_studies(paths: Paths = ("runs",), *, json: bool = False, csv: bool = False) -> None:
     """List studies: how far each is, its best accuracy, its verdict.
 
     Args:
-        paths: Study folders, or storage folders with several studies.
+        paths: Study folders, or storage folders with several studies; also in an object store (s3://BUCKET/PATH).
         json: Print JSON.
         csv: Print CSV.
     """
@@ -52,7 +53,7 @@ def show(paths: Paths, *, top: int = 10, json: bool = False, csv: bool = False) 
     """Show studies: confirmed ratios with intervals, the best explored trials, what was lost.
 
     Args:
-        paths: Study folders, or storage folders with several studies.
+        paths: Study folders, or storage folders with several studies; also in an object store (s3://BUCKET/PATH).
         top: How many explored trials to show.
         json: Print everything as JSON.
         csv: Print the confirmed ratios as CSV.
@@ -84,7 +85,7 @@ def verdict(
     """Judge: does the default ratio hold up? Several studies are judged together.
 
     Args:
-        paths: Study folders, or storage folders with several studies.
+        paths: Study folders, or storage folders with several studies; also in an object store (s3://BUCKET/PATH).
         margin: Largest regret that still holds up, a fraction of accuracy; the plan's if left out.
         default_ratio: Variance ratio to judge; the plan's if left out.
         json: Print exactly what verdict.json holds.
@@ -109,13 +110,16 @@ def report(paths: Paths, *, out: Output = None, refresh: float | None = None, fi
     """Write one self-contained HTML page about one study or several.
 
     Args:
-        paths: Study folders, or storage folders with several studies.
+        paths: Study folders, or storage folders with several studies; also in an object store (s3://BUCKET/PATH).
         out: The page; report.html in the study's folder, or beside the studies, if left out.
         refresh: Let the page reload itself every so many seconds, for a study that is running.
         figures: Draw the PNG figures into each study's folder too.
     """
     from studies.report import write_report
 
+    remote = [path for path in paths if is_uri(path)]
+    if remote and (out is None or figures):
+        raise StudyError(f"{without_secrets(remote[0])}: nothing is written there; give --out FILE, without --figures")
     folders = [study.folder for study in _read(paths)]
     print(write_report(folders, out, refresh))
     if figures:
@@ -137,7 +141,7 @@ def export(
     """Write a table of studies for other programs; rows of several studies come one below the other.
 
     Args:
-        paths: Study folders, or storage folders with several studies.
+        paths: Study folders, or storage folders with several studies; also in an object store (s3://BUCKET/PATH).
         table: Which table: a row per trial, or a row per trial and epoch.
         csv: CSV file to write; - prints it.
         parquet: Parquet file to write.
@@ -159,7 +163,7 @@ def export(
 
 
 @app.command
-def watch(path: Annotated[Positional[Path], arg(metavar="PATH")], *, every: float = 2.0, once: bool = False) -> None:
+def watch(path: Annotated[Positional[str], arg(metavar="PATH")], *, every: float = 2.0, once: bool = False) -> None:
     """Watch a running study until all planned trials have ended; Ctrl-C stops watching, not the study.
 
     Args:
@@ -172,7 +176,12 @@ def watch(path: Annotated[Positional[Path], arg(metavar="PATH")], *, every: floa
 
     if every <= 0:
         raise StudyError(f"--every is {every}; give a number of seconds above 0, for example 2")
-    look(path, make_console(), every=every, once=once)
+    if is_uri(path):
+        raise StudyError(
+            f"watch {without_secrets(path)}: give the study's working copy on the machine that runs it (its plan says "
+            "where), or look from time to time with: python -m studies show URI"
+        )
+    look(Path(path), make_console(), every=every, once=once)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -194,11 +203,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _read(paths: Sequence[Path]) -> list[Study]:
+def _read(paths: Sequence[str]) -> list[Study]:
     from studies.records import read_studies
 
     if not paths:
         raise StudyError("no PATH given; name a study's folder, or a storage folder with several studies")
+    if any(map(is_uri, paths)):
+        from studies.fetching import fetched
+
+        return read_studies([fetched(path) if is_uri(path) else path for path in paths])
     return read_studies(paths)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pmae.config import PretrainConfig
 from tune.confirm import most_settings
 from tune.plan import StudyPlan
@@ -15,7 +13,7 @@ QUESTION = "which share should be masked, with which patches?"
 
 
 def describe_plan(
-    plan: StudyPlan, placement: Placement, machine: Machine, folder: Path | None
+    plan: StudyPlan, placement: Placement, machine: Machine, place: str | None
 ) -> tuple[str, list[tuple[str, str]]]:
     """Title and (name, text) rows."""
     confirmed = confirmations(plan)
@@ -32,8 +30,8 @@ def describe_plan(
             f"the default holds if it costs less than {100 * plan.options.confirm.margin:g} points of accuracy",
         ),
     ]
-    if folder is not None:
-        rows.append(("written to", str(folder)))
+    if place is not None:
+        rows.append(("written to", place))
     return f"Study {plan.name}: {plan.options.question or QUESTION}", rows
 
 

@@ -30,6 +30,7 @@ from tune.spec import TrialJob, TrialSpec
 
 if TYPE_CHECKING:
     from tune.gauges import StudyGauges
+    from tune.mirror import Mirror
 
 GAUGES_EVERY = 2.0  # seconds
 GRACE = 20.0  # seconds that running trials get to finish their epoch after Ctrl-C
@@ -49,6 +50,7 @@ class StudyRun:
         writer: Where records go.
         display: What the user sees.
         settled: (rounds so far) -> whether the verdict is settled, for ``--until-settled``.
+        mirror: Copies the study's folder to an object store.
     """
 
     def __init__(
@@ -60,9 +62,10 @@ class StudyRun:
         writer: StudyWriter,
         display: Display,
         settled: Callable[[int], bool] | None = None,
+        mirror: Mirror | None = None,
     ) -> None:
         self.plan, self.job, self.placement, self.lag = plan, job, placement, lag
-        self.writer, self.display, self.settled = writer, display, settled
+        self.writer, self.display, self.settled, self.mirror = writer, display, settled, mirror
         self.rows: dict[str, dict[str, Any]] = {r["trial_id"]: r for r in writer.trials.to_pylist()}
         self.interrupted = False
         self.rounds = 0
@@ -198,6 +201,8 @@ class StudyRun:
         self.display.trial(row, spec.name)
         if row["status"] != "interrupted":
             shutil.rmtree(self.job.checkpoints(spec.trial_id), ignore_errors=True)
+            if self.mirror is not None:
+                self.mirror.forget(f"checkpoints/{spec.trial_id}")
 
     def _blank(self, spec: TrialSpec, status: str, error: str) -> dict[str, Any]:
         from tune.trial import blank_row
@@ -219,6 +224,8 @@ class StudyRun:
 
     def look(self) -> None:
         """Called all the time while trials run: show them, and stop them when records can no longer be written."""
+        if self.mirror is not None and self.search.problem is None:
+            self.search.problem = self.mirror.problem
         if self.search.problem is not None and not self.stopping:
             self.stop()
         self._make_room()

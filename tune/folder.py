@@ -12,24 +12,19 @@ from urllib.parse import unquote, urlsplit
 from pmae.errors import ConfigError
 from pmae.files import make_writable_folder
 from studies.files import read_json
+from studies.uris import without_secrets
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _STUDY_FILES = ("study.json", "trials.arrow", "trials.journal")
 
 
 def storage_path(storage: str) -> Path:
-    """The absolute path of ``--storage``.
+    """The absolute path of ``--storage``, a path or ``file://PATH``.
 
     Raises:
-        ConfigError: It is a URI of another kind than ``file://``, a file, a study's own folder, or not writable.
+        ConfigError: It is a file, a study's own folder, or not writable.
     """
-    scheme, _, rest = storage.partition("://")
-    if rest and scheme != "file":
-        raise ConfigError(
-            f"--storage {storage}: tables are written to a file system; give a path or file:///PATH "
-            "(on a cluster a folder that every node sees)"
-        )
-    path = Path(unquote(urlsplit(storage).path) if rest else storage).expanduser().absolute()
+    path = Path(unquote(urlsplit(storage).path) if "://" in storage else storage).expanduser().absolute()
     if path.exists() and not path.is_dir():
         raise ConfigError(f"--storage {path} is a file; give a folder")
     if is_study(path):
@@ -38,14 +33,6 @@ def storage_path(storage: str) -> Path:
         )
     _check_writable(path)
     return path
-
-
-def share_cache(storage: str) -> None:
-    """Keep images and components in a cache below the storage, which every node of a cluster sees.
-
-    They are then decoded and fitted once, not by each node. ``PMAE_CACHE`` overrides it.
-    """
-    os.environ.setdefault("PMAE_CACHE", str(storage_path(storage) / ".cache"))
 
 
 def _check_writable(path: Path) -> None:
@@ -88,7 +75,7 @@ def new_folder(storage: Path, name: str) -> Path:
         raise ConfigError(
             f"{folder} holds a study already; go on with it (--resume), or give this one another --name or --storage"
         )
-    if folder.exists() and (not folder.is_dir() or any(p.name != ".lock" for p in folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(not p.name.startswith(".") for p in folder.iterdir())):
         raise ConfigError(f"{folder} exists and is no study; give another --name or --storage")
     return folder
 
@@ -115,12 +102,6 @@ def existing_folder(storage: Path, name: str | None) -> tuple[Path, dict[str, An
 def is_study(folder: Path) -> bool:
     """Whether a study's files lie directly in ``folder``."""
     return any((folder / name).is_file() for name in _STUDY_FILES)
-
-
-def without_secrets(text: str) -> str:
-    """``text`` with user names, passwords and tokens in URLs replaced by ``***``."""
-    text = re.sub(r"(?<=://)[^/@\s]+(?=@)", "***", text)
-    return re.sub(r"(?i)([?&][\w-]*(?:token|key|secret|password|signature)[\w-]*=)[^&\s'\"]+", r"\1***", text)
 
 
 def without_options(argv: Sequence[str], options: Collection[str]) -> list[str]:

@@ -124,7 +124,8 @@ class StorageOptions:
     """Where the study is kept: <storage>/<name>/."""
 
     storage: str = "runs"
-    """Folder that studies are kept in: a path or file://PATH; on a cluster one that every node sees."""
+    """Folder that studies are kept in: a path or file://PATH, on a cluster one that every node sees; or an object
+    store such as s3://BUCKET/PATH, with your usual credentials."""
     name: Annotated[str | None, said("NAME", "the data set's")] = None
     """Name of the study."""
     resume: bool = False

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pmae.errors import ConfigError
-from tune.folder import without_secrets
+from studies.uris import without_secrets
 
 SWITCHES = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables

@@ -44,7 +44,7 @@ class TrialJob:
     """What all trials of a study share.
 
     Attributes:
-        folder: The study's folder (absolute, seen by every node).
+        folder: The study's folder (absolute, seen by every node unless there is an ``exchange``).
         dataset: Name of the images in the record.
         skip_unreadable: As in ``load_images``.
         threads: CPU threads of a one-worker trial.
@@ -54,6 +54,8 @@ class TrialJob:
         metrics: ``module:function`` that measures more, called with a ``Measured``; None measures nothing more.
         code_version, versions: Written into every record.
         gauges: Whether the dashboard is told each epoch.
+        exchange: Name of the actor through which trials reach the folder; None where they see it.
+        checkpoint_uri: Object store for the checkpoints of trials of several workers; None is the folder.
     """
 
     folder: str
@@ -67,6 +69,8 @@ class TrialJob:
     code_version: str = ""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     gauges: bool = False
+    exchange: str | None = None
+    checkpoint_uri: str | None = None
 
     @property
     def stop_file(self) -> Path:

@@ -130,7 +130,7 @@ def _train(
 
         return PMAETrainer(
             spec.config, images, num_workers=job.workers, use_gpu=job.gpus > 0, components=components, seed=spec.seed,
-            storage_path=folder.parent, name=spec.trial_id, checkpoint_every=every,
+            **_shared_storage(job, folder), name=spec.trial_id, checkpoint_every=every,
             callbacks=[SharedTrialGauges(spec)] if job.gauges else [],
         ).fit()  # fmt: skip
     import torch
@@ -148,6 +148,16 @@ def _train(
         except DataError as damaged:
             warnings.warn(f"{damaged}; training from the beginning", stacklevel=1)
     return pretrain(spec.config, images, components, **options)
+
+
+def _shared_storage(job: TrialJob, folder: Path) -> dict[str, Any]:
+    """Where the workers of a trial, on whatever nodes, write its checkpoints."""
+    if job.checkpoint_uri is None:
+        return {"storage_path": folder.parent}
+    from studies.store import Store
+
+    store = Store.open(job.checkpoint_uri)
+    return {"storage_path": store.root, "storage_filesystem": store.filesystem}
 
 
 def _score(spec: TrialSpec, job: TrialJob, result: PretrainResult, images: ImageSet) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import faulthandler
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, TextIO
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol, TextIO
 
 from ray import tune
 
@@ -17,14 +17,25 @@ REPORT_EVERY = 1.0  # seconds: the driver needs no finer view, and each report c
 WAIT_POLL = 0.1  # seconds
 
 
+class Sync(Protocol):
+    """Brings the trial's folder and the study's together, at once if ``now``."""
+
+    def __call__(self, now: bool = False) -> None: ...
+
+
 def tune_trial(config: dict[str, Any]) -> None:
     """Run ``config["trial"]`` and report its record as JSON under ``row``."""
+    trial_id = config["trial"]["trial_id"]
+    with _study_folder(TrialJob.from_dict(config["job"]), trial_id) as (job, sync):
+        if trial_id.startswith(WAIT):
+            _wait(job, sync)
+        else:
+            _run(TrialSpec.from_dict(config["trial"]), job, sync)
+
+
+def _run(spec: TrialSpec, job: TrialJob, sync: Sync) -> None:
     from tune.trial import blank_row, run_trial
 
-    job = TrialJob.from_dict(config["job"])
-    if config["trial"]["trial_id"].startswith(WAIT):
-        return _wait(job)
-    spec = TrialSpec.from_dict(config["trial"])
     _name_process(spec.name)
     gauges = _gauges(spec) if job.gauges else None
     last = time.monotonic()
@@ -34,6 +45,7 @@ def tune_trial(config: dict[str, Any]) -> None:
         _name_process(spec.name)  # Ray sets its own with every step
         if gauges is not None:
             gauges.epoch(record)
+        sync()
         if time.monotonic() - last >= REPORT_EVERY:
             last = time.monotonic()
             tune.report({"epoch": record["epoch"], "train_loss": record["train_loss"]})
@@ -42,13 +54,30 @@ def tune_trial(config: dict[str, Any]) -> None:
         row = blank_row(spec, job, "failed", overdue) if overdue else run_trial(spec, job, on_epoch)
     if gauges is not None:
         gauges.end(row)
+    with suppress(OSError):  # a full disk, of which the driver's own record tells
+        sync(now=True)
     tune.report({"row": json.dumps(row, default=str), "val_linear": row.get("val_linear")})
 
 
-def _wait(job: TrialJob) -> None:
+@contextmanager
+def _study_folder(job: TrialJob, trial_id: str) -> Iterator[tuple[TrialJob, Sync]]:
+    """The job with a folder that this node sees, and what brings that and the study's own together."""
+    if job.exchange is None:
+        yield job, lambda now=False: None
+        return
+    from tune.exchange import NodeFolder
+
+    node = NodeFolder(job, trial_id)
+    node.fetch()
+    yield node.job, node.sync
+    node.remove()  # not of a trial that failed, which may be tried again here
+
+
+def _wait(job: TrialJob, sync: Sync) -> None:
     _name_process("pmae waiting")
     while job.wait_file.exists() and not job.stop_file.exists():
         time.sleep(WAIT_POLL)
+        sync()
     tune.report({"row": ""})  # of trials without a report Tune tells the user
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tune.session import SWITCHES, token_path
 
@@ -23,7 +29,32 @@ class TwoNodes:
 
     def remove_second(self) -> None:
         """The node dies with all that runs on it."""
-        self._cluster.remove_node(self._second, allow_graceful=False)
+        if isinstance(self._second, subprocess.Popen):
+            _kill(self._second)
+        else:
+            self._cluster.remove_node(self._second, allow_graceful=False)
+
+
+def _kill(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                each.send_signal(signal.SIGKILL)
+        process.wait(30)
+
+
+@contextmanager
+def node_without(folder: Path, address: str) -> Iterator[subprocess.Popen]:
+    """A node of one core to which ``folder`` is empty, as on another machine. Needs the right to mount."""
+    ray = Path(sys.executable).with_name("ray")
+    start = f"{ray} start --address={address} --num-cpus=1 --object-store-memory={100 * 2**20} --block"
+    start += f" --dashboard-agent-listen-port={free_port()}"
+    command = ["unshare", "-m", "sh", "-c", f"mount -t tmpfs tmpfs {folder} && exec {start}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        _kill(process)
 
 
 def free_port() -> int:
@@ -34,8 +65,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def two_nodes(**head: Any) -> Iterator[TwoNodes]:
-    """Start it; ``head`` are further options of the head node."""
+def two_nodes(hidden: Path | None = None, **head: Any) -> Iterator[TwoNodes]:
+    """Start it; the second node does not see the folder ``hidden``; ``head`` are further options of the head node."""
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
     from ray._private.authentication import authentication_token_setup as authentication
@@ -49,7 +80,14 @@ def two_nodes(**head: Any) -> Iterator[TwoNodes]:
     cluster = Cluster(initialize_head=True, head_node_args={**node, **ports[0], "include_dashboard": False, **head})
     session = Path(cluster.head_node.get_session_dir_path())
     try:
-        yield TwoNodes(cluster, cluster.add_node(**node, **ports[1]))
+        if hidden is None:
+            yield TwoNodes(cluster, cluster.add_node(**node, **ports[1]))
+            return
+        with node_without(hidden, cluster.address) as second:
+            while len(cluster.global_state._live_node_ids()) < 2:
+                assert second.poll() is None, "the second node could not be started"
+                time.sleep(0.2)
+            yield TwoNodes(cluster, second)
     finally:
         cluster.shutdown()
         shutil.rmtree(session, ignore_errors=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pmae.errors import ConfigError
-from tune.folder import as_study_name, command_line, new_folder, storage_path, study_name, without_secrets
+from studies.uris import without_secrets
+from tune.folder import as_study_name, command_line, new_folder, study_name
 from tune.session import SWITCHES, close_token, ray_session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,12 +32,6 @@ def test_any_data_sets_name_becomes_a_name_inside_the_storage_folder(name, tmp_p
     assert new_folder(tmp_path, as_study_name(name)).parent == tmp_path
 
 
-@pytest.mark.parametrize("storage", ["http://host/x", "s3://bucket/x", "ftp://u:p@host/x"])
-def test_storage_is_a_local_file_system(storage):
-    with pytest.raises(ConfigError, match="--storage"):
-        storage_path(storage)
-
-
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -46,6 +41,11 @@ def test_storage_is_a_local_file_system(storage):
         ("https://host/x?a=1&X-Amz-Signature=Kq7", "https://host/x?a=1&X-Amz-Signature=***"),
         ("https://host/x?api_key=Kq7 and more", "https://host/x?api_key=*** and more"),
         ("folder:/data/a@b", "folder:/data/a@b"),
+        ("s3://user:Kq7@bucket/x?region=eu", "s3://bucket/x?region=eu"),  # works as it is shown
+        ("s3://bucket/x?secret_key=Kq7", "s3://bucket/x?secret_key=***"),
+        ("gs://anonymous@bucket/x", "gs://anonymous@bucket/x"),
+        ("abfs://box@account.dfs.core.windows.net/x?sig=Kq7", "abfs://box@account.dfs.core.windows.net/x?sig=***"),
+        ("abfs://box:Kq7@account/x", "abfs://***@account/x"),
     ],
 )
 def test_secrets_in_urls_are_neither_stored_nor_printed(text, shown):
