@@ -6,12 +6,13 @@ Exit codes are those of ``tune.command``, which reads the command line.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from studies.records import StudyWriter
     from tune.mirror import Mirror
     from tune.plan import StudyPlan
     from tune.progress import Display
@@ -106,14 +107,12 @@ class Launch:
         from studies.errors import StudyError, StudyLockedError, StudyWriteError
         from studies.records import StudyWriter
         from tune.driver import StudyRun
-        from tune.outcome import finish, settled
 
         assert self.folder is not None
         folder = self.folder
         record = self._write_record(placement)
         if self.mirror is not None:
             self.mirror.start()
-        confirm = self.plan.options.confirm
         with StudyWriter(folder, self.plan.name) as writer:
             run = StudyRun(
                 self.plan,
@@ -122,13 +121,15 @@ class Launch:
                 record["resources"]["lag"],
                 writer,
                 self.display,
-                settled=(lambda rounds: settled(writer, confirm, rounds)) if confirm.until_settled else None,
+                settled=self._settled(writer) if self.plan.options.confirm.until_settled else None,
                 mirror=self.mirror,
             )
             try:
                 run.run()
             except (StudyWriteError, StudyLockedError, OSError) as problem:
                 return self._failed(problem)
+        from tune.outcome import finish  # figures and statistics take seconds to import: not before the first trial
+
         complete = not run.interrupted
         commands = {"resume": self._resume_command(), "more": self._more_command()}
         finish(folder, self.plan, self.display, rounds=run.rounds, complete=complete, **commands)
@@ -139,6 +140,12 @@ class Launch:
                 return self._failed(f"{problem}; all of the study lies in {folder}")
             self.display.always(f"stored:  {self.mirror.store.uri}")
         return INTERRUPTED if run.interrupted else FINISHED
+
+    def _settled(self, writer: StudyWriter) -> Callable[[int], bool]:
+        """(rounds so far) -> whether the verdict is settled."""
+        from tune.outcome import settled
+
+        return lambda rounds: settled(writer, self.plan.options.confirm, rounds)
 
     def _failed(self, problem: Exception | str) -> int:
         print(f"error: {problem}\nresume with: {self._resume_command()}", file=sys.stderr)

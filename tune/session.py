@@ -22,7 +22,8 @@ SWITCHES = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",  # the study says so in a line
+    # The study says so in a line; of a lost node Ray would show the last 20 lines of a log.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed|Raylet is terminated",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # 2 s by default, which every report waits for
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
