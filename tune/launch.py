@@ -85,7 +85,6 @@ class Launch:
             yield
 
     def _in_session(self, address: str | None, cpus: int, placement: Placement | None) -> int:
-        from tune.driver import prepare_components
         from tune.session import ray_session, token_path, warm_up
 
         options = self.plan.options.machine
@@ -94,6 +93,8 @@ class Launch:
                 placement = self._place(_cluster(session.resources))
             if not placement.gpus:  # which GPU a process sees is settled when it first looks for one
                 warm_up(placement.concurrent * placement.workers, placement.threads)
+            from tune.driver import prepare_components  # brings torch in while the workers do the same
+
             # Without a folder that all nodes see, the images are here.
             spread = session.joined and self.mirror is None
             processes = int(session.resources.get("CPU", 1)) if spread else 1
