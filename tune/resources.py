@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ FLOPS_PER_CORE = 25e9  # sustained in training small fp32 models, measured on on
 FLOPS_PER_GPU = 1e14
 STEP_OVERHEAD = 0.012  # seconds per step and block pair that no arithmetic explains, measured on small models
 TRIAL_OVERHEAD = 1.5  # seconds: start, probes, record
+GROUP_OVERHEAD = 10.0  # seconds more when several workers are started for every trial
+# Of NVIDIA, of Windows' Linux subsystem and of AMD.
+GPU_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         """This machine."""
+        if not may_have_gpus():
+            return cls(cpu_count(), 0, memory_here())
         import torch
 
         gpus = torch.cuda.device_count()
@@ -81,6 +87,11 @@ class Placement:
 def cpu_count() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def may_have_gpus() -> bool:
+    """Whether this machine has a GPU's driver; without one torch, which takes seconds to import, need not be asked."""
+    return sys.platform != "linux" or any(Path(sign).exists() for sign in GPU_DRIVERS)
 
 
 def memory_here() -> float:
@@ -188,7 +199,8 @@ def trial_seconds(config: PretrainConfig, train_images: int, placement: Placemen
     flops = 3 * steps * min(optim.batch_size, train_images) * forward_flops(config)
     speed = FLOPS_PER_GPU * placement.gpus if placement.gpus else FLOPS_PER_CORE * placement.threads * placement.workers
     blocks = (config.model.depth or 12) + config.model.decoder_depth
-    return TRIAL_OVERHEAD + steps * STEP_OVERHEAD * blocks / 5 + flops / speed
+    overhead = TRIAL_OVERHEAD + (GROUP_OVERHEAD if placement.workers > 1 else 0)
+    return overhead + steps * STEP_OVERHEAD * blocks / 5 + flops / speed
 
 
 def forward_flops(config: PretrainConfig) -> float:

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from pmae.config import preset
 from pmae.errors import ConfigError
 from tune.options import MachineOptions
-from tune.resources import GIB, Machine, forward_flops, place, trial_memory
+from tune.resources import (
+    GIB,
+    Machine,
+    Placement,
+    forward_flops,
+    may_have_gpus,
+    place,
+    trial_memory,
+    trial_seconds,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
 
 LAPTOP = Machine(cpus=2, memory=16 * GIB)
 BOX = Machine(cpus=32, gpus=2, memory=256 * GIB, gpu_memory=80 * GIB)
@@ -72,3 +87,17 @@ def test_the_papers_forward_costs_what_was_counted_by_hand():
     by_hand = 12 * (24 * 17 * 192**2 + 4 * 17**2 * 192) + 8 * (24 * 17 * 512**2 + 4 * 17**2 * 512) + 6 * 3072**2
     assert forward_flops(config) == pytest.approx(by_hand)
     assert dataclasses.asdict(config)["model"]["patch_size"] == 8
+
+
+def test_torch_is_asked_for_gpus_only_where_there_is_a_driver():
+    script = "import sys; from tune.resources import Machine; Machine.here(); print('torch' in sys.modules)"
+    cuda = torch.cuda.is_available()
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.strip() == str(may_have_gpus())
+    assert may_have_gpus() or not cuda
+
+
+def test_a_group_of_workers_takes_longer_to_start_than_one():
+    config = preset("quick").resolve(8, 1)
+    one, two = (Placement(1, 1, workers, 0, GIB, "") for workers in (1, 2))
+    assert trial_seconds(config, 10, two) > trial_seconds(config, 10, one) + 5
