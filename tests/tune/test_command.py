@@ -43,6 +43,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "tune" / "masking_ratio_study.py"
         (["--storage", "ftp://u:p@host/x"], "ftp://***@host/x: Unrecognized"),
         (["--storage", "mock:///x"], "mock:// is no object store"),
         (["--storage", "s3://bucket/x?region=x&speed=9&endpoint_override=http://127.0.0.1:9"], "speed"),
+        (["--storage", "s3://bucket/x?region=x&allow_bucket_creation=true"], "allowed are region"),
         (["--storage", "s3://bucket/x?region=x&endpoint_override=http://127.0.0.1:9"], "check the network"),
         (["--resume"], "there is no study"),
         (["--resume", "--name", "gone"], "'gone'"),

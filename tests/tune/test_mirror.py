@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,11 @@ class Told(Store):
 
     sent: list[str]
     refuses = False
+    refused = 0
 
     def send(self, path: Path, name: str) -> None:
         if self.refuses:
+            self.refused += 1
             raise StudyWriteError(f"cannot write to {self.uri}: no answer")
         self.sent.append(name)
         super().send(path, name)
@@ -108,6 +111,9 @@ def test_a_store_that_does_not_answer_is_told_of_once_and_in_the_end(folder, sto
     store.refuses = True
     (folder / "trials.arrow").write_text("more")
     assert heard.wait(30) and f"the study goes on in {folder}" in said[0]
+    while store.refused < 5:
+        time.sleep(0.01)
+    assert len(said) == 1
     heard.clear()
     store.refuses = False
     assert heard.wait(30) and "can be written to again" in said[1]
