@@ -477,6 +477,11 @@ def patches_per_side(image_size: int, patch_size: int, patch_stride: int | None 
     return (image_size - patch_size) // (patch_stride or patch_size) + 1
 
 
+def masked_count(count: int, ratio: float) -> int:
+    """How many of ``count`` patches or mask units a ratio masks: at least one, at most all but one."""
+    return min(max(count - int(count * (1 - ratio)), 1), count - 1)
+
+
 def check_patches(image_size: int, patch_size: int, patch_stride: int | None = None) -> None:
     """Refuse patches that do not cover the image exactly, leave gaps, or are fewer than 4."""
     stride = patch_stride or patch_size

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pmae.config import COMPONENT_STRATEGIES, PATCH_STRATEGIES, check_choice, check_ratio
+from pmae.config import COMPONENT_STRATEGIES, PATCH_STRATEGIES, check_choice, check_ratio, masked_count
 from pmae.errors import ConfigError
 
 # Sides of a masked block: one at most about three times the other (Bao et al. 2022, BEiT).
@@ -100,11 +100,6 @@ def draw_patch_mask(
         return _mask_smallest(keys, masked)
     rows, columns = _rows_and_columns(tokens, strategy)
     return _PLACED[strategy](rows, columns, masked, batch_size, generator)
-
-
-def masked_count(count: int, ratio: float) -> int:
-    """How many of ``count`` patches or mask units a ratio masks: at least one, at most all but one."""
-    return min(max(count - int(count * (1 - ratio)), 1), count - 1)
 
 
 def expand_mask_units(mask_units: Tensor, units_per_side: int, patches_per_side: int) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pmae.config import patches_per_side
+from pmae.config import masked_count, patches_per_side
 
 if TYPE_CHECKING:
     from tune.space import Setting
@@ -34,8 +34,6 @@ def _masked(setting: Setting, image_size: int) -> tuple[int | None, int]:
     """Units masked, and units there are; None where a ratio can be met exactly enough (PMAE) or is drawn."""
     if setting.method != "mae" or setting.ratio is None:
         return None, 0
-    from pmae.masking import masked_count  # brings torch, which the help does without
-
     patches = setting.patches
     if patches.mask_unit is None:
         units = patches_per_side(image_size, patches.patch_size, patches.patch_stride) ** 2

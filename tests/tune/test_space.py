@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pmae.config import MIN_TOKENS, preset
+from pmae.config import MIN_TOKENS, masked_count, preset
 from pmae.errors import ConfigError
-from pmae.masking import draw_patch_mask, masked_count
+from pmae.masking import draw_patch_mask
 from tune.space import (
     DEFAULT_RANGE,
     FIRST_EXPLORE_SEED,
