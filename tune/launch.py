@@ -79,8 +79,10 @@ class Launch:
     def _held(self) -> Iterator[None]:
         """The study is this process's while the block runs."""
         assert self.storage is not None and self.folder is not None
+        from tune.resources import worker_range
+
         machine = self.plan.options.machine
-        shared = machine.address is not None and machine.workers_per_trial > 1
+        shared = machine.address is not None and worker_range(machine.workers_per_trial)[1] > 1
         with self.storage.held(self.folder, self.display.warn, shared) as self.mirror:
             yield
 
@@ -180,6 +182,7 @@ class Launch:
             skip_unreadable=self.plan.options.data.skip_unreadable,
             threads=placement.threads,
             workers=placement.workers,
+            least_workers=placement.least_workers,
             gpus=placement.gpus,
             timeout=self.plan.options.machine.trial_timeout,
             metrics=self.plan.metrics,

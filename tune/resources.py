@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ class Placement:
         gpus: GPUs of each trial.
         memory: Estimated bytes of the largest trial.
         limited_by: What keeps more trials from running at once.
+        least_workers: With how few workers a trial goes on while nodes are missing; None is all of them.
     """
 
     concurrent: int
@@ -70,6 +72,7 @@ class Placement:
     gpus: float
     memory: float
     limited_by: str
+    least_workers: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types, for ``study.json``."""
@@ -77,7 +80,10 @@ class Placement:
 
     def describe(self, machine: Machine) -> str:
         """One line for the plan."""
-        each = f"{self.workers} worker{'s' * (self.workers > 1)} with {self.threads} CPU{'s' * (self.threads > 1)}"
+        fewer = "" if self.least_workers is None else f"{self.least_workers} to "
+        each = (
+            f"{fewer}{self.workers} worker{'s' * (self.workers > 1)} with {self.threads} CPU{'s' * (self.threads > 1)}"
+        )
         if self.gpus:
             each += f" and {self.gpus:g} GPU"
         each += f", about {self.memory / GIB:.1f} GiB each"
@@ -117,10 +123,10 @@ def place(machine: Machine, options: MachineOptions, trials: int, memory: float)
         ConfigError: More workers, GPUs or memory than there are.
     """
     _check(machine, options)
-    workers = options.workers_per_trial
+    least, workers = worker_range(options.workers_per_trial)
     gpus = _gpus_per_trial(machine, options)
     fits = {
-        f"{machine.cpus} CPU{'s' * (machine.cpus > 1)}": machine.cpus // workers,
+        f"{machine.cpus} CPU{'s' * (machine.cpus > 1)}": max(1, machine.cpus // workers),
         f"memory ({machine.memory / GIB:.0f} GiB)": int(machine.memory * MEMORY_SHARE // memory),
     }
     if gpus:
@@ -137,20 +143,39 @@ def place(machine: Machine, options: MachineOptions, trials: int, memory: float)
             "larger --patch-sizes or a smaller model"
         )
     threads = max(1, min(MOST_THREADS, machine.cpus // (concurrent * workers)))
-    return Placement(concurrent, threads, workers, gpus, memory, limited_by)
+    return Placement(concurrent, threads, workers, gpus, memory, limited_by, least if least < workers else None)
+
+
+def worker_range(text: str) -> tuple[int, int]:
+    """Least and most workers of ``--workers-per-trial``: ``2`` is (2, 2), ``1-2`` is (1, 2).
+
+    Raises:
+        ConfigError: It is neither, or not at least 1.
+    """
+    found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text.strip())
+    least, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= least <= most:
+        raise ConfigError(
+            f"--workers-per-trial is {text}; it must be a number of at least 1, or LEAST-MOST such as 1-2"
+        )
+    return least, most
 
 
 def _check(machine: Machine, options: MachineOptions) -> None:
-    workers, gpus = options.workers_per_trial, options.gpus_per_trial
-    for option, value in (("--workers-per-trial", workers), ("--max-concurrent", options.max_concurrent)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{option} is {value}; it must be at least 1")
+    (least, workers), gpus = worker_range(options.workers_per_trial), options.gpus_per_trial
+    if options.max_concurrent is not None and options.max_concurrent < 1:
+        raise ConfigError(f"--max-concurrent is {options.max_concurrent}; it must be at least 1")
     if options.trial_timeout is not None and options.trial_timeout <= 0:
         raise ConfigError(f"--trial-timeout is {options.trial_timeout}; it must be a number of seconds above 0")
-    if workers > machine.cpus:
+    if least > machine.cpus:
         raise ConfigError(
-            f"--workers-per-trial {workers} needs {workers} CPUs, there are {machine.cpus}; "
+            f"--workers-per-trial {options.workers_per_trial} needs {least} CPUs, there are {machine.cpus}; "
             f"use {machine.cpus} or fewer, or join a cluster with --address"
+        )
+    if gpus is None and workers > 1 and 0 < machine.gpus < least:
+        raise ConfigError(
+            f"--workers-per-trial {options.workers_per_trial}: each worker takes one GPU, of which there are "
+            f"{machine.gpus}; use {machine.gpus} or fewer, or --gpus-per-trial 0"
         )
     if gpus is None:
         return
@@ -164,15 +189,15 @@ def _check(machine: Machine, options: MachineOptions) -> None:
         )
     if gpus and workers > 1 and gpus != workers:
         raise ConfigError(
-            f"--gpus-per-trial {gpus:g} with --workers-per-trial {workers}: each worker takes one GPU; "
-            f"use --gpus-per-trial {workers} or 0"
+            f"--gpus-per-trial {gpus:g} with --workers-per-trial {options.workers_per_trial}: each worker takes one "
+            f"GPU; use --gpus-per-trial {workers} or 0"
         )
 
 
 def _gpus_per_trial(machine: Machine, options: MachineOptions) -> float:
     if options.gpus_per_trial is not None:
         return options.gpus_per_trial
-    return float(min(machine.gpus, options.workers_per_trial))
+    return float(min(machine.gpus, worker_range(options.workers_per_trial)[1]))
 
 
 def trial_memory(config: PretrainConfig, image_bytes: int) -> float:

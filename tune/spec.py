@@ -49,6 +49,7 @@ class TrialJob:
         skip_unreadable: As in ``load_images``.
         threads: CPU threads of a one-worker trial.
         workers: Processes that train one trial; more than one go through Ray Train.
+        least_workers: With how few of them a trial goes on while nodes are missing; None is all.
         gpus: GPUs of a trial.
         timeout: Seconds after which the trial's process is ended; None never.
         metrics: ``module:function`` that measures more, called with a ``Measured``; None measures nothing more.
@@ -63,6 +64,7 @@ class TrialJob:
     skip_unreadable: bool = False
     threads: int = 1
     workers: int = 1
+    least_workers: int | None = None
     gpus: float = 0.0
     timeout: float | None = None
     metrics: str | None = None

@@ -128,8 +128,9 @@ def _train(
         from pmae.distributed import PMAETrainer
         from tune.gauges import SharedTrialGauges
 
+        workers = job.workers if job.least_workers is None else (job.least_workers, job.workers)
         return PMAETrainer(
-            spec.config, images, num_workers=job.workers, use_gpu=job.gpus > 0, components=components, seed=spec.seed,
+            spec.config, images, num_workers=workers, use_gpu=job.gpus > 0, components=components, seed=spec.seed,
             **_shared_storage(job, folder), name=spec.trial_id, checkpoint_every=every,
             callbacks=[SharedTrialGauges(spec)] if job.gauges else [],
         ).fit()  # fmt: skip

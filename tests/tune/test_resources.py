@@ -53,6 +53,21 @@ def test_a_search_is_not_run_all_at_once():
     assert placement.concurrent == 4 and placement.threads == 8
 
 
+def test_fewer_workers_do_while_nodes_are_missing():
+    elastic = place(LAPTOP, MachineOptions(workers_per_trial="1-4"), trials=16, memory=GIB)
+    assert (elastic.concurrent, elastic.threads, elastic.workers, elastic.least_workers) == (1, 1, 4, 1)
+    assert "1 to 4 workers with 1 CPU" in elastic.describe(LAPTOP) and elastic.to_dict()["least_workers"] == 1
+    for text in ("2", "2-2"):
+        fixed = place(LAPTOP, MachineOptions(workers_per_trial=text), trials=16, memory=GIB)
+        assert fixed.workers == 2 and fixed.least_workers is None
+
+
+def test_workers_share_the_gpus_that_there_are():
+    assert place(BOX, MachineOptions(workers_per_trial="1-4"), trials=100, memory=GIB).gpus == 2
+    with pytest.raises(ConfigError, match="each worker takes one GPU, of which there are 2"):
+        place(BOX, MachineOptions(workers_per_trial="4"), trials=100, memory=GIB)
+
+
 def test_max_concurrent_is_kept():
     assert place(BOX, MachineOptions(max_concurrent=1), trials=100, memory=GIB).concurrent == 1
 
@@ -60,8 +75,12 @@ def test_max_concurrent_is_kept():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (MachineOptions(workers_per_trial=3), "--workers-per-trial 3 needs 3 CPUs, there are 2"),
-        (MachineOptions(workers_per_trial=0), "at least 1"),
+        (MachineOptions(workers_per_trial="3"), "--workers-per-trial 3 needs 3 CPUs, there are 2"),
+        (MachineOptions(workers_per_trial="3-4"), "--workers-per-trial 3-4 needs 3 CPUs, there are 2"),
+        *(
+            (MachineOptions(workers_per_trial=w), f"--workers-per-trial is {w}; .*1-2")
+            for w in ("0", "two", "2-1", "1-")
+        ),
         (MachineOptions(gpus_per_trial=1), "--gpus-per-trial 1 .*none"),
         (MachineOptions(gpus_per_trial=-1), "must be 0, a fraction"),
         (MachineOptions(max_concurrent=0), "--max-concurrent is 0"),
