@@ -11,6 +11,7 @@ import shutil
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -295,7 +296,9 @@ def prepare_components(plan: StudyPlan, display: Display, processes: int = 1) ->
     collect = (lambda data: collect_moments(data, processes)) if shared else None
     for basis in plan.space.bases:
         started = time.perf_counter()
-        components, how = cached_components(plan.images, basis, collect=collect)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*carry no variance")  # the plan says so
+            components, how = cached_components(plan.images, basis, collect=collect)
         share = components.explained_variance_ratio
         display.line(
             f"  {basis} components {how} ({len(share)}, the first carries {100 * share[0]:.0f} % of the variance, "

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
-PLAIN_WIDTH = 120  # of tables in files and pipes
+PLAIN_WIDTH = 160  # of tables in files and pipes: as wide as the widest, so that no number is cut
 
 
 class Display:
