@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from pmae.config import PretrainConfig
+from pmae.data import load_images
+from pmae.trainer import pretrain
 from studies.errors import StudyLockedError
 from studies.records import read_study
 from tests.tune.conftest import LONG, SECRET, SMALL, StudyProcess, curves, facts
@@ -179,3 +182,23 @@ def test_a_store_that_fails_at_the_end_is_an_error_that_names_the_folder(start_s
     assert said.count("the study goes on in") <= 1
     assert {r["status"] for r in read_study(folder).trials.to_pylist()} == {"done"}
     assert (folder / "verdict.json").exists()
+
+
+@pytest.mark.slow
+def test_trials_of_several_workers_go_on_with_fewer_from_the_store(runs, start_remote, tmp_path):
+    from tests.tune.cluster import two_nodes
+
+    options = [*LONG, "--epochs", "60", "--precision", "fp32", "--workers-per-trial", "1-2"]
+    with two_nodes() as cluster:
+        study = start_remote("elastic", *options, "--address", cluster.address)
+        study.wait_for(lambda: any("/checkpoint_" in name for name in runs.store("elastic/digits").files()), every=0.5)
+        cluster.remove_second()
+        study.ends_well()
+    copy = runs.copy("elastic/digits", tmp_path / "end")
+    rows = read_study(copy).trials.to_pylist()
+    assert [r["status"] for r in rows] == ["done", "done"] and not list(copy.rglob("checkpoint_*"))
+    found, images = curves(copy), load_images("digits", limit=100)
+    for row in rows:
+        alone = pretrain(PretrainConfig.from_dict(json.loads(row["config"])), images, seed=row["seed"])
+        for record in alone.history:
+            assert found[row["trial_id"], record["epoch"]] == pytest.approx(record["train_loss"], rel=1e-3)
