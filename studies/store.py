@@ -25,6 +25,12 @@ from studies.uris import without_secrets
 
 SCHEMES = "s3://BUCKET/PATH, gs://BUCKET/PATH, abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH"
 S3_OPTIONS = ("region", "scheme", "endpoint_override")
+REFUSED = ("access_denied", "invalid_access_key", "signature", "forbidden", "expired", "oauth", "authentication")
+LOGINS = {
+    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS (or gcloud auth application-default login)",
+    "abfs": "AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET (or az login)",
+}
 PATIENCE = 30.0  # seconds that a store gets for its first answer
 BLOCK = 16 * 2**20  # bytes of a file that are held in memory
 T = TypeVar("T")
@@ -188,6 +194,8 @@ def _filesystem(uri: str, shown: str) -> tuple[fs.FileSystem, str]:
     parts = urlsplit(uri)
     if parts.scheme in ("mock", "file"):
         raise StudyError(f"{shown}: {parts.scheme}:// is no object store; give {SCHEMES}")
+    if not parts.netloc.rpartition("@")[2]:
+        raise StudyError(f"{shown} names no bucket; give {SCHEMES}")
     query = parse_qs(parts.query)
     if parts.scheme in ("gs", "gcs"):  # a quarter of an hour by default
         query.setdefault("retry_limit_seconds", ["10"])
@@ -221,10 +229,8 @@ def _way_out(uri: str, text: str) -> str:
         return f"give a folder, file:///PATH, or {SCHEMES}"
     if "no_such_bucket" in low or "bucket does not exist" in low:
         return f"make the bucket first (aws s3 mb s3://{urlsplit(uri).netloc}), or give another"
-    if any(
-        sign in low for sign in ("access_denied", "invalid_access_key", "signature", "forbidden", "expired", "oauth")
-    ):
-        return "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN (or the store's own login)"
+    if any(sign in low for sign in REFUSED):
+        return f"check {LOGINS.get(urlsplit(uri).scheme, 'your login')}"
     if any(sign in low for sign in ("network_connection", "unavailable", "no answer", "resolve")):
         return "check the network, the region and the address (?endpoint_override=http://HOST:PORT for your own store)"
     return "check the address, the bucket, its region and your credentials"
