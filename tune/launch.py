@@ -87,15 +87,13 @@ class Launch:
             yield
 
     def _in_session(self, address: str | None, cpus: int, placement: Placement | None) -> int:
-        from tune.session import ray_session, token_path, warm_up
+        from tune.session import ray_session, token_path
 
         options = self.plan.options.machine
         with ray_session(address, cpus, options.dashboard) as session:
             if placement is None:
                 placement = self._place(_cluster(session.resources))
-            if not placement.gpus:  # which GPU a process sees is settled when it first looks for one
-                warm_up(placement.concurrent * placement.workers, placement.threads)
-            from tune.driver import prepare_components  # brings torch in while the workers do the same
+            from tune.driver import prepare_components
 
             # Without a folder that all nodes see, the images are here.
             spread = session.joined and self.mirror is None

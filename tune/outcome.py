@@ -33,11 +33,11 @@ def finish(
     components = cached_components(plan.images, plan.space.bases[0])[0] if "pmae" in plan.space.methods else None
     merge_samples(folder, components)
     verdict = write_verdict(folder, plan.options.confirm, rounds)
-    report = write_pages(folder, display)
     _print_verdict(verdict, display)
     trials = read_study(folder).trials
     print_comparisons(trials, display)
     _print_failures(trials, display)
+    report = write_pages(folder, display)  # takes seconds: the answer is there already
     display.always(f"tables:  {folder / 'trials.arrow'}, {folder / 'history.arrow'}")
     if report:
         display.always(f"figures: {folder / 'figures'}")

@@ -38,7 +38,6 @@ SWITCHES = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 STARTS = 3  # attempts to start Ray
-PRELOADED = ("ray.tune", "timm", "pmae.trainer", "pmae.probes", "tune.trial")  # what trials import: seconds of work
 # What the outer part of a trial asks for whose workers have CPUs of their own: a little of what only head nodes have.
 OUTER_RESOURCES = {"node:__internal_head__": 0.001}
 
@@ -91,25 +90,6 @@ def ray_session(address: str | None, cpus: int, dashboard: bool) -> Iterator[Ses
         ray.shutdown()
         if folder is not None:  # Ray never deletes them, and each holds megabytes of logs
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def warm_up(processes: int, threads: int) -> None:
-    """Let worker processes import what trials need while this one prepares; returns at once.
-
-    Ray hands processes that a task has left to the actors that come next.
-    """
-    import ray
-
-    preload = ray.remote(_preload).options(num_cpus=threads, scheduling_strategy="SPREAD", max_retries=0)
-    for _ in range(processes):
-        preload.remote()
-
-
-def _preload() -> None:
-    import importlib
-
-    for module in PRELOADED:
-        importlib.import_module(module)
 
 
 def _init(options: dict[str, Any]) -> Any:
