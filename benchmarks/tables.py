@@ -1,0 +1,161 @@
+"""Put the numbers of ``benchmarks/results/*.json`` into the READMEs: ``python benchmarks/tables.py``.
+
+A README says where a table goes by a pair of comments, ``<!-- table NAME -->`` and ``<!-- end -->``; what lies
+between them is replaced, so that no number there is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from measuring import REPOSITORY, RESULTS
+
+READMES = (REPOSITORY / "README.md", REPOSITORY / "benchmarks" / "README.md")
+PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+Result = dict[str, Any]
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    head = list(head)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def middle(values: Iterable[float], digits: int = 1) -> str:
+    """Median with the lowest and the highest."""
+    values = list(values)
+    numbers = (statistics.median(values), min(values), max(values))
+    return "{} ({} to {})".format(*(f"{v:,.{digits}f}" for v in numbers))
+
+
+def training_step(result: Result) -> str:
+    """Ours beside the peer."""
+    rows = []
+    for method, speeds in result["images_per_second"].items():
+        peer = speeds["peer fp32"]
+        for kind in (k for k in speeds if k.startswith("ours")):
+            ratios = [a / b for a, b in zip(speeds[kind], peer, strict=True)]
+            precision = kind.removeprefix("ours ")
+            rows.append([f"{method.upper()}, {precision}", middle(speeds[kind]), middle(peer), middle(ratios, 2)])
+    losses = result["losses"]
+    return (
+        f"Training of the paper's model (ViT-Tiny, patch 8, decoder 512 x 8), batch {result['batch']}, end to end:\n\n"
+        + table(["", "ours, images/s", "ViTMAE in fp32, images/s", "ours / ViTMAE"], rows)
+        + f"\n\nFrom the same weights, batches and masks the two losses differ by "
+        f"{losses['largest_relative_difference']:.0e} over {len(losses['ours'])} steps."
+    )
+
+
+def components(result: Result) -> str:
+    """Seconds and memory of each contender, and how far they agree."""
+    rows = [
+        [name, middle([r["seconds"] for r in runs], 2), f"{max(r['extra_bytes'] for r in runs) / 2**30:.2f} GiB"]
+        for name, runs in result["runs"].items()
+    ]
+    count, size = result["shape"][:2]
+    text = f"Components of {count:,} uint8 colour images of {size} px:\n\n" + table(
+        ["", "seconds", "extra memory"], rows
+    )
+    found = result["agreement"]
+    if found:
+        text += (
+            f"\n\nVariance ratios agree with scikit-learn's to {found['largest_difference_of_variance_ratio']:.0e}, "
+            f"the leading 50\ncomponents span the same space to "
+            f"{found['sine_of_largest_angle_between_leading_50']:.0e}."
+        )
+    return text
+
+
+def probes(result: Result) -> str:
+    """Seconds and memory of each probe."""
+    rows = [
+        [name, middle([r["seconds"] for r in runs]), f"{max(r['extra_bytes'] for r in runs) / 2**20:.0f} MiB"]
+        for name, runs in result["runs"].items()
+    ]
+    head = f"Probes on {result['images']:,} x {result['width']} features:\n\n"
+    return head + table(["", "seconds", "extra memory"], rows)
+
+
+def growth(result: Result) -> str:
+    """Exponents."""
+    rows = [
+        [name, f"{c['exponent']:.2f}", f"{c['sizes'][-1]:,} {c['unit']}: {c['seconds'][-1]:.2f} s"]
+        for name, c in result["curves"].items()
+    ]
+    head = "Growth, as the exponent of cost over size (1 is linear):\n\n"
+    return head + table(["", "exponent", "at the largest size"], rows)
+
+
+def study(result: Result) -> str:
+    """What a study costs beside its trials."""
+    names = {
+        "start_to_first_trial": "start to first trial",
+        "training_and_probing_of_a_trial": "training and probing of a trial",
+        "overhead_of_a_trial": "overhead of a trial beside them",
+        "verdict": "until the verdict",
+        "whole": "until the command ends, with figures and report",
+    }
+    found = result["found"]
+    rows = [[text, middle([run[name] for run in result["runs"]], 2)] for name, text in names.items()]
+    head = f"The default study ({found['trials']['median']:.0f} trials of digits), in seconds:\n\n"
+    return head + table(["", "seconds"], rows)
+
+
+def step_variants(result: Result) -> str:
+    """What each choice is worth."""
+    rows = [[name, middle(gain["runs"], 2)] for name, gain in result["gain"].items()]
+    return (
+        f"One thing changed in the training step ({result['method'].upper()}, batch {result['batch']}, fp32, "
+        f"{result['images_per_second']['median']:.0f} images/s as it is):\n\n"
+        + table(["changed", "images/s, times those of the step as it is"], rows)
+    )
+
+
+def stacked_trials(result: Result) -> str:
+    """The gain over one model at a time."""
+    gains = [run["gain"]["median"] for run in result["runs"]]
+    return (
+        f"* **Stacked trials** ({result['models']} models of the quick preset as one through `vmap`): "
+        f"{min(gains):.2f} to {max(gains):.2f} times one\n  by one on the CPU, in CPU seconds of a busy machine; "
+        "below the 1.5 that would pay for the code. Not measured on a GPU."
+    )
+
+
+# Name in the READMEs -> its text and the file that it is made from.
+TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
+    "training-step": (training_step, "training-step-cpu.json"),
+    "components": (components, "components-cpu.json"),
+    "components-large": (components, "components-large-cpu.json"),
+    "probes": (probes, "probes-cpu.json"),
+    "growth": (growth, "growth-cpu.json"),
+    "study": (study, "study-cpu.json"),
+    "step-variants": (step_variants, "step-variants-pmae-cpu.json"),
+    "stacked-trials": (stacked_trials, "stacked-trials-cpu.json"),
+}
+
+
+def filled(text: str) -> str:
+    """``text`` with every table brought up to date."""
+
+    def replace(place: re.Match[str]) -> str:
+        make, file = TABLES[place[2]]
+        path = RESULTS / file
+        text = make(json.loads(path.read_text())) if path.exists() else f"(no `{file}` yet)"
+        return f"{place[1]}{text}\n{place[3]}"
+
+    return PLACE.sub(replace, text)
+
+
+def main() -> None:
+    """Rewrite the READMEs."""
+    for path in READMES:
+        path.write_text(filled(path.read_text()))
+        print(f"updated {path}")
+
+
+if __name__ == "__main__":
+    main()
