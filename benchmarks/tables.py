@@ -26,8 +26,10 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def middle(values: Iterable[float], digits: int = 1) -> str:
-    """Median with the lowest and the highest."""
+    """Median with the lowest and the highest; a single value alone."""
     values = list(values)
+    if len(values) == 1:
+        return f"{values[0]:,.{digits}f}"
     numbers = (statistics.median(values), min(values), max(values))
     return "{} ({} to {})".format(*(f"{v:,.{digits}f}" for v in numbers))
 
