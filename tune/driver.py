@@ -87,9 +87,7 @@ class StudyRun:
         from tune.search import StudySearch
 
         self._gauges = StudyGauges(self.plan.name) if self.job.gauges else None
-        # What a driver that was killed has left behind.
-        for left in (self.job.stop_file, self.job.wait_file, *self.folder.glob(".*.part")):
-            left.unlink(missing_ok=True)
+        self._clear_what_is_left()
         self.search = StudySearch(
             Proposals(self.plan.space, self._known(), self._sampler, self.plan.options.training.seed, self.lag),
             planned=self.plan.trials,
@@ -115,6 +113,14 @@ class StudyRun:
             shutil.rmtree(self.folder / "ray", ignore_errors=True)
         if self.search.problem is not None:
             raise self.search.problem
+
+    def _clear_what_is_left(self) -> None:
+        """What a driver that was killed has left behind: signals, half a file, checkpoints of trials on record."""
+        for left in (self.job.stop_file, self.job.wait_file, *self.folder.glob(".*.part")):
+            left.unlink(missing_ok=True)
+        for checkpoints in self.job.checkpoints("any").parent.glob("*"):
+            if self.rows.get(checkpoints.name, {}).get("status") in RECORDED:
+                shutil.rmtree(checkpoints, ignore_errors=True)
 
     @property
     def _sampler(self) -> str:

@@ -47,6 +47,10 @@ def test_a_driver_killed_while_writing_and_while_confirming(undisturbed, tmp_pat
     study.process.wait(30)
     kept = recorded(study.folder)
     assert kept >= 1
+    # As when it was killed between a record and the end of its checkpoints.
+    orphan = study.folder / "checkpoints" / read_study(study.folder).trials["trial_id"][0].as_py()
+    orphan.mkdir(parents=True, exist_ok=True)
+    (orphan / "epoch-000001.ckpt").write_bytes(b"x")
     study = start_study(storage, *SMALL, "--resume")  # the lock of the killed driver is gone with it
     study.wait_for(lambda: recorded(study.folder) >= 6)
     study.send(signal.SIGKILL)
@@ -55,7 +59,7 @@ def test_a_driver_killed_while_writing_and_while_confirming(undisturbed, tmp_pat
     study = start_study(storage, "--resume")  # the study's own settings need not be said again
     study.ends_well()
     assert_same(study, undisturbed)
-    assert not list(study.folder.glob(".*.part"))
+    assert not list(study.folder.glob(".*.part")) and not list((study.folder / "checkpoints").glob("*"))
 
 
 def test_ctrl_c_leaves_a_table_and_the_command_to_go_on(tmp_path, start_study):
