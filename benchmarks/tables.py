@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from measuring import REPOSITORY, RESULTS
+from measuring import REPOSITORY, RESULTS, spread
 
 READMES = (REPOSITORY / "README.md", REPOSITORY / "benchmarks" / "README.md")
 PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -30,8 +29,7 @@ def middle(values: Iterable[float], digits: int = 1) -> str:
     values = list(values)
     if len(values) == 1:
         return f"{values[0]:,.{digits}f}"
-    numbers = (statistics.median(values), min(values), max(values))
-    return "{} ({} to {})".format(*(f"{v:,.{digits}f}" for v in numbers))
+    return "{} ({} to {})".format(*(f"{v:,.{digits}f}" for v in spread(values).values()))
 
 
 def training_step(result: Result) -> str:

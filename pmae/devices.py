@@ -49,6 +49,12 @@ def cpu_has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def cpu_has_vnni() -> bool:
+    """Whether the CPU multiplies 8-bit integers in hardware; elsewhere torch does it a hundred times slower."""
+    supported = getattr(torch.cpu, "_is_vnni_supported", None)  # not in every torch
+    return supported is not None and bool(supported())
+
+
 def synchronise(device: torch.device) -> None:
     """Wait until the device has done all that was asked of it."""
     if device.type == "cuda":

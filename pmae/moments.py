@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pmae.devices import cpu_has_vnni
 from pmae.errors import DataError
 
 Float64s = npt.NDArray[np.float64]
@@ -65,7 +66,7 @@ class PixelMoments:
                 )
             self.count += len(pixels)
             self.sums += pixels.sum(0, dtype=torch.float64)
-            if self.shift == UINT8_SHIFT and int8_pays(self.device):
+            if self.shift == UINT8_SHIFT and self.device.type == "cpu" and cpu_has_vnni():
                 pixels = pixels.to(torch.int8)
             for start, end in _stripes(len(self.sums)):
                 self.products[start:end, start:] += _products(pixels[:, start:end], pixels[:, start:])
@@ -203,11 +204,6 @@ def shifted_pixels(block: np.ndarray, shift: float, device: Device) -> Tensor:
     pixels = torch.from_numpy(np.ascontiguousarray(block)).to(device)
     kind = torch.float32 if pixels.dtype == torch.uint8 else torch.float64
     return (pixels.permute(0, 3, 1, 2).to(kind) - shift).flatten(1)
-
-
-def int8_pays(device: torch.device) -> bool:
-    """Whether the CPU multiplies 8-bit integers in hardware (VNNI); elsewhere torch does it a hundred times slower."""
-    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_vnni_supported", bool)())
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:

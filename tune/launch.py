@@ -93,7 +93,7 @@ class Launch:
         with ray_session(address, cpus, options.dashboard) as session:
             if placement is None:
                 placement = self._place(_cluster(session.resources))
-            from tune.driver import prepare_components
+            from tune.driver import prepare_components  # brings torch: a Ray that is not there is told before
 
             # Without a folder that all nodes see, the images are here.
             spread = session.joined and self.mirror is None

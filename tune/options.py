@@ -178,7 +178,7 @@ class StudyOptions:
 
     def normalised(self) -> StudyOptions:
         """Paths made absolute, so that neither workers nor a later ``--resume`` depend on the current folder."""
-        from pmae.data.paths import absolute_source
+        from pmae.data.load import absolute_source
 
         data = dataclasses.replace(
             self.data,

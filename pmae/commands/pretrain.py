@@ -13,7 +13,7 @@ from pmae.checkpoint import list_checkpoints
 from pmae.commands.loading import check_writable, load_dataset, print_result, say
 from pmae.commands.options import PretrainOptions
 from pmae.config import PretrainConfig, preset
-from pmae.data.paths import absolute_source
+from pmae.data.load import absolute_source
 from pmae.errors import ConfigError
 from pmae.saved_model import MODEL_DESCRIPTION, save_model
 from pmae.trainer import pretrain

@@ -79,6 +79,14 @@ def load_images(
     return cached_images(set_key(found.name, found.files, settings), build, progress=progress)
 
 
+def absolute_source(source: str, root: str | None) -> str:
+    """``source`` with its path made absolute, so that it is found from any folder; one below a ``root`` stays."""
+    kind, _, path = source.partition(":")
+    if kind not in AT_PATH or root is not None or not path:
+        return source
+    return f"{kind}:{Path(path).expanduser().absolute()}"
+
+
 def _find(source: str, root: Path | None, image_size: int | None, progress: bool) -> Source:
     name, colon, argument = source.partition(":")
     if root is not None and root.is_file():

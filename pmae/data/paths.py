@@ -7,16 +7,6 @@ from pathlib import Path
 from pmae.data.source import Request
 from pmae.errors import DataError
 
-AT_PATH = ("folder:", "parquet:", "npz:")
-
-
-def absolute_source(source: str, root: str | None) -> str:
-    """``source`` with its path made absolute, so that it is found from any folder; one below a ``root`` stays."""
-    kind = next((k for k in AT_PATH if source.startswith(k)), None)
-    if kind is None or root is not None or not source.removeprefix(kind):
-        return source
-    return kind + str(Path(source.removeprefix(kind)).expanduser().absolute())
-
 
 def requested_path(request: Request) -> Path:
     """The request's path: ``~`` expanded, a relative one starting from the request's root."""

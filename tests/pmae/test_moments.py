@@ -24,7 +24,7 @@ def upper(matrix) -> np.ndarray:
 
 @pytest.mark.parametrize("int8", [False, True])
 def test_products_are_exact_integers(int8, monkeypatch):
-    monkeypatch.setattr(moments_module, "int8_pays", lambda device: int8)
+    monkeypatch.setattr(moments_module, "cpu_has_vnni", lambda: int8)
     images = random_images(3000)
     images[:1200] = 0  # the largest products, all of one sign
     moments = PixelMoments(SHAPE)
