@@ -134,8 +134,11 @@ def test_a_trial_that_the_kernel_kills_again_and_again_is_recorded(tmp_path, sta
 def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(damage, undisturbed_long, tmp_path, start_study):
     study = start_study(tmp_path / "runs", *LONG)
     study.wait_for(lambda: len(study.checkpoints()) >= 2)
+    study.wait_for(lambda: study.workers("seed="), every=0.01)
+    left = study.workers("seed=")
     study.send(signal.SIGKILL)
     study.process.wait(30)
+    psutil.wait_procs(left, timeout=60)  # they may write another checkpoint before they notice
     newest = study.checkpoints()[-1]
     content = bytearray(newest.read_bytes())
     if damage == "flipped":
