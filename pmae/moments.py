@@ -65,7 +65,7 @@ class PixelMoments:
                     f"images of shape {rows.shape[1:]} do not belong to moments of (C, H, W) = {self.shape}"
                 )
             self.count += len(pixels)
-            self.sums += pixels.sum(0, dtype=torch.float64)
+            self.sums += pixels.sum(0)  # of whole numbers: float32 rounds none of a block's
             if self.shift == UINT8_SHIFT and self.device.type == "cpu" and cpu_has_vnni():
                 pixels = pixels.to(torch.int8)
             for start, end in _stripes(len(self.sums)):
@@ -203,7 +203,8 @@ def shifted_pixels(block: np.ndarray, shift: float, device: Device) -> Tensor:
     """Images (N, H, W, C) as (N, D) in C, H, W order minus ``shift``: float32 from uint8, float64 from floats."""
     pixels = torch.from_numpy(np.ascontiguousarray(block)).to(device)
     kind = torch.float32 if pixels.dtype == torch.uint8 else torch.float64
-    return (pixels.permute(0, 3, 1, 2).to(kind) - shift).flatten(1)
+    ordered = pixels.permute(0, 3, 1, 2)
+    return torch.empty(ordered.shape, dtype=kind, device=device).copy_(ordered).sub_(shift).flatten(1)
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:
