@@ -6,11 +6,14 @@ that it reads when it is first imported.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ SWITCHES = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # 2 s by default, which every report waits for
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     "RAY_worker_niceness": "0",
+    "RAY_prestart_worker_first_driver": "0",  # no trial would get them: Tune gives its processes an environment
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the study has its own
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the study keeps its own records
@@ -38,6 +42,9 @@ SWITCHES = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 STARTS = 3  # attempts to start Ray
+# What the study imports next and the start of Ray does not: two threads that import one another's modules may find them
+# half made. Ray's start waits more than it works, and these take as long.
+IMPORTED_MEANWHILE = ("torch", "pandas", "scipy.linalg", "optuna", "sqlalchemy.orm", "alembic.command")
 # What the outer part of a trial asks for whose workers have CPUs of their own: a little of what only head nodes have.
 OUTER_RESOURCES = {"node:__internal_head__": 0.001}
 
@@ -96,6 +103,7 @@ def _init(options: dict[str, Any]) -> Any:
     """Start Ray; a machine that is busy may need more than the 30 s that Ray gives itself."""
     import ray
 
+    threading.Thread(target=_import_meanwhile, name="imports").start()
     for attempt in range(STARTS):
         try:
             return ray.init(**options)
@@ -107,6 +115,12 @@ def _init(options: dict[str, Any]) -> Any:
                     "below /tmp, end other Ray processes ('ray stop'), or join a running cluster with --address"
                 ) from error
     raise AssertionError("unreachable")
+
+
+def _import_meanwhile() -> None:
+    for name in IMPORTED_MEANWHILE:
+        with suppress(Exception):  # whoever needs it will say what is wrong with it
+            importlib.import_module(name)
 
 
 def _join(options: dict[str, Any]) -> Any:
@@ -124,8 +138,6 @@ def _join(options: dict[str, Any]) -> Any:
 
 
 def _check_dashboard() -> None:
-    import importlib.util
-
     if importlib.util.find_spec("aiohttp_cors") is None:
         raise ConfigError("--dashboard needs Ray's dashboard: pip install 'pmae[dashboard]'")
 
