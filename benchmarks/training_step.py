@@ -34,6 +34,7 @@ from pmae.trainer import Training, build_optimiser
 
 RATIOS = {"pmae": 0.2, "mae": 0.75}
 WORKERS = 2  # of the peer's DataLoader
+PREFETCH = 2  # batches that each of them holds ready, DataLoader's default
 
 
 def settings(method: str, batch: int, precision: str) -> PretrainConfig:
@@ -127,13 +128,15 @@ def peer(method: str, folder: Path, options: argparse.Namespace, precision: str)
     """Images per second of the peer once its workers run, over the same number of steps."""
     config = settings(method, options.batch, precision)
     one = Peer(config, folder, pick_device(options.device))
-    data = PilImages(np.load(folder / "images.npy", mmap_mode="r")[: options.batch * 2 * options.steps])
-    loader = torch.utils.data.DataLoader(data, options.batch, shuffle=True, num_workers=WORKERS, drop_last=True)
+    data = PilImages(np.load(folder / "images.npy", mmap_mode="r"))
+    loader = torch.utils.data.DataLoader(
+        data, options.batch, shuffle=True, num_workers=WORKERS, prefetch_factor=PREFETCH, drop_last=True
+    )
     start = 0.0
-    for step, images in enumerate(loader):
+    for step, pixels in zip(range(2 * options.steps), loader, strict=False):
         if step == options.steps:
             start = now(one.device)
-        one.step(images)
+        one.step(pixels)
     return options.steps * options.batch / (now(one.device) - start)
 
 
@@ -169,7 +172,8 @@ def _repeat(training: Training, steps: int) -> Iterator[torch.Tensor]:
 
 def prepare(options: argparse.Namespace, folder: Path) -> None:
     """Images and components that all processes share."""
-    count = max(2 * options.steps * options.batch, 4096)
+    # More than the peer trains on, so that its workers stay as busy as in the middle of an epoch.
+    count = max((2 * options.steps + WORKERS * PREFETCH) * options.batch, 4096)
     if options.dataset is None:
         from components import made_images
 
