@@ -5,8 +5,8 @@
 
 Measures the rate of large bf16 matrix products, then images per second of the paper's recipe (ViT-Tiny, patch 8,
 decoder 512 x 8, batch 512) on 32-px and 64-px colour images that stay on the device as uint8: plain fp32, bf16
-autocast, and bf16 through torch.compile, in alternation. Arithmetic is counted by torch's FLOP counter. The losses of
-every variant are compared with those of fp32 over the same batches and masks.
+autocast, and bf16 through torch.compile without and with CUDA graphs, in alternation. Arithmetic is counted by torch's
+FLOP counter. The losses of every variant are compared with those of fp32 over the same batches and masks.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "fp32": {"optim.precision": "fp32", "optim.compile": "off"},
     "bf16": {"optim.precision": "bf16", "optim.compile": "off"},
     "bf16, compiled": {"optim.precision": "bf16", "optim.compile": "on"},
+    "bf16, CUDA graphs": {"optim.precision": "bf16", "optim.compile": "reduce-overhead"},
 }
 RATIOS = {"pmae": 0.2, "mae": 0.75}
 
@@ -72,46 +73,74 @@ def flops_per_image(
     return counter.get_total_flops() / len(pixels)
 
 
-def train(config: PretrainConfig, images: np.ndarray, basis: PrincipalComponents | None, device: str) -> dict[str, Any]:
-    """Images per second after the first epoch, and the epochs' mean losses."""
-    training = Training(config, images, basis, seed=0, device=torch.device(device))
-    history = list(training.epochs())
-    return {
-        "images_per_second": [record["images_per_second"] for record in history[1:]],
-        "losses": [record["train_loss"] for record in history],
-        "memory_bytes": torch.cuda.max_memory_allocated() if device != "cpu" else None,
-    }
+class Contender:
+    """One variant's training: its first epoch, in which it may compile, then an epoch whenever its turn comes."""
+
+    def __init__(
+        self, config: PretrainConfig, images: np.ndarray, basis: PrincipalComponents | None, device: str
+    ) -> None:
+        before = _reset_memory(device)
+        start = time.perf_counter()
+        self.epochs = Training(config, images, basis, seed=0, device=torch.device(device)).epochs()
+        self.losses = [next(self.epochs)["train_loss"]]
+        self.first_epoch_seconds = time.perf_counter() - start
+        self.memory_bytes = None if before is None else torch.cuda.max_memory_allocated() - before
+        self.rates: list[float] = []
+
+    def turn(self) -> None:
+        """Train the next epoch."""
+        record = next(self.epochs)
+        self.losses.append(record["train_loss"])
+        self.rates.append(record["images_per_second"])
 
 
-def measure(size: int, method: str, options: argparse.Namespace, peak: float) -> dict[str, Any]:
-    """All variants of one method on images of one size, in alternation."""
+def _reset_memory(device: str) -> int | None:
+    if device == "cpu":
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def measure(size: int, method: str, options: argparse.Namespace, peak: float, ends: float) -> dict[str, Any]:
+    """All variants of one method on images of one size, in alternation; none is begun after ``ends``."""
+    torch.compiler.reset()  # past eight versions of one function it would compile no more
     images = made_images(options.batch * options.steps, size)
     # The rate does not depend on what the basis holds; the DCT's needs no eigendecomposition of 12,288 coordinates.
     basis = fit_basis("dct", images) if method == "pmae" else None
-    config = settings(method, size, options, epochs=3)
+    config = settings(method, size, options, epochs=1 + options.rounds)
     flops = flops_per_image(config, images[: options.batch], basis, options.device)
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
+    contenders = {}
+    for name, values in VARIANTS.items():
+        if time.perf_counter() > ends:
+            print(f"{size} px {method:5} {name:17} left out: --seconds {options.seconds:g} are over", flush=True)
+        else:
+            contenders[name] = Contender(config.with_values(values), images, basis, options.device)
     for _ in range(options.rounds):
-        for name, values in VARIANTS.items():
-            runs[name].append(train(config.with_values(values), images, basis, options.device))
-    plain = runs["fp32"][0]["losses"]
+        for contender in contenders.values():
+            contender.turn()
     found = {}
-    for name, rounds in runs.items():
-        rates = [r for one in rounds for r in one["images_per_second"]]
-        tflops = spread(rates)["median"] * flops / 1e12
-        worst = max(abs(a - b) / b for a, b in zip(rounds[0]["losses"], plain, strict=True))
-        found[name] = {
-            "images_per_second": spread(rates),
-            "tflops": tflops,
-            "share_of_matmul_peak": tflops * 1e12 / peak,
-            "largest_relative_loss_difference_to_fp32": worst,
-            "memory_bytes": rounds[0]["memory_bytes"],
-        }
+    for name, contender in contenders.items():
+        found[name] = one = _summary(contender, contenders["fp32"], flops, peak)
         print(
-            f"{size} px {method:5} {name:15} {spread(rates)['median']:10,.0f} images/s {tflops:8.1f} TFLOP/s "
-            f"({tflops * 1e12 / peak:4.0%} of the peak), losses within {worst:.1e} of fp32", flush=True,
+            f"{size} px {method:5} {name:17} {one['images_per_second']['median']:10,.0f} images/s "
+            f"{one['tflops']:8.1f} TFLOP/s ({one['share_of_matmul_peak']:4.0%} of the peak), "
+            f"losses within {one['largest_relative_loss_difference_to_fp32']:.1e} of fp32", flush=True,
         )  # fmt: skip
     return {"size": size, "method": method, "gflop_per_image": flops / 1e9, "variants": found}
+
+
+def _summary(contender: Contender, plain: Contender, flops: float, peak: float) -> dict[str, Any]:
+    rate = spread(contender.rates)
+    return {
+        "images_per_second": rate,
+        "tflops": rate["median"] * flops / 1e12,
+        "share_of_matmul_peak": rate["median"] * flops / peak,
+        "largest_relative_loss_difference_to_fp32": max(
+            abs(a - b) / b for a, b in zip(contender.losses, plain.losses, strict=True)
+        ),
+        "first_epoch_seconds": contender.first_epoch_seconds,
+        "memory_bytes": contender.memory_bytes,
+    }
 
 
 def full_pair(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -146,8 +175,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=30, help="steps per epoch; three epochs are trained")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=30, help="steps per epoch")
+    parser.add_argument("--rounds", type=int, default=4, help="epochs of each variant that are measured")
+    parser.add_argument("--seconds", type=float, default=240, help="no variant is begun later")
     parser.add_argument("--matmul", type=int, default=8192, help="side of the matrices that give the peak")
     parser.add_argument("--full", metavar="SOURCE", help="also train a whole pair on these images")
     parser.add_argument("--full-epochs", type=int, default=800)
@@ -155,6 +185,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.device != "cpu" and not torch.cuda.is_available():
         parser.exit(2, "no GPU on this machine; --device cpu tries the script itself\n")
+    ends = time.perf_counter() + options.seconds
     peak = matmul_peak(options.device, options.matmul)
     print(f"bf16 matrix products: {peak / 1e12:.0f} TFLOP/s")
     result = {
@@ -162,7 +193,7 @@ def main() -> None:
         **describe_machine(options.device, ("torch", "timm", "numpy"), __file__),
         "matmul_tflops": peak / 1e12,
         "tf32": torch.backends.cuda.matmul.allow_tf32,
-        "runs": [measure(size, method, options, peak) for size in options.sizes for method in RATIOS],
+        "runs": [measure(size, method, options, peak, ends) for method in RATIOS for size in options.sizes],
         "full": full_pair(options) if options.full else None,
     }
     name = (result["gpu"] or "cpu").lower().replace(" ", "-")

@@ -22,6 +22,7 @@ ComponentStrategy = Literal["fixed", "sampled", "tvb", "bvt"]
 PatchStrategy = Literal["random", "block", "grid"]
 Basis = Literal["pca", "dct", "wavelet", "rotation", "pixel"]
 Precision = Literal["auto", "fp32", "bf16"]
+Compile = Literal["auto", "on", "off", "reduce-overhead", "max-autotune"]
 Preset = Literal["quick", "paper"]
 
 METHODS: tuple[str, ...] = get_args(Method)
@@ -259,6 +260,8 @@ class OptimConfig:
         clip_grad_norm: Largest gradient norm; None does not clip.
         precision: ``auto`` is bf16 autocast where the device gains from it, else fp32.
         compile: Whether the step goes through ``torch.compile``; ``auto`` does for long runs on a GPU only.
+            ``reduce-overhead`` (CUDA graphs) and ``max-autotune`` (those, and kernels chosen by measuring) are
+            torch's modes.
     """
 
     epochs: int = 100
@@ -269,7 +272,7 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     clip_grad_norm: float | None = None
     precision: Precision = "auto"
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Compile = "auto"
 
     def __post_init__(self) -> None:
         _check_int("epochs", self.epochs, 1)
@@ -290,7 +293,7 @@ class OptimConfig:
         if self.clip_grad_norm is not None and not 0 < self.clip_grad_norm < math.inf:
             raise ConfigError(f"clip_grad_norm is {self.clip_grad_norm}; it must be above 0, or None not to clip")
         check_choice("precision", self.precision, get_args(Precision))
-        check_choice("compile", self.compile, ("auto", "on", "off"))
+        check_choice("compile", self.compile, get_args(Compile))
 
     @property
     def learning_rate(self) -> float:

@@ -147,7 +147,7 @@ class Training:
         self.forward: Callable[..., MaskedOutput] = self.model if wrap is None else wrap(self.model)
         self.compiled = compiles(optim, device, self.batches.steps)
         if self.compiled:
-            self.forward = torch.compile(self.forward)
+            self.forward = torch.compile(self.forward, mode=None if optim.compile in ("auto", "on") else optim.compile)
         self.optimiser = build_optimiser(self.model, optim)
         self.autocast = autocast_dtype(optim.precision, device, self.config.model)
         self.epoch = 0
@@ -189,6 +189,8 @@ class Training:
         """One optimiser step; returns the worker's share of the batch's loss, still on the device."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+        if self.compiled:
+            torch.compiler.cudagraph_mark_step_begin()  # what CUDA graphs gave in the last step is done with
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             loss = self.forward(pixels, mask, self._visible_tokens(mask)).loss
         # Workers' parts may differ by an image: weighted so that the average over workers is the batch's mean.
@@ -265,7 +267,7 @@ def compiles(config: OptimConfig, device: torch.device, steps: int) -> bool:
     """Whether the step goes through ``torch.compile``: where asked for, or on a GPU for runs long enough to pay."""
     if config.compile == "auto":
         return device.type == "cuda" and config.epochs * steps >= COMPILE_STEPS
-    return config.compile == "on"
+    return config.compile != "off"
 
 
 def build_optimiser(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

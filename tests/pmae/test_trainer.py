@@ -182,11 +182,21 @@ def test_the_gpu_trains_as_the_cpu_does(digits, tiny):
     assert on_gpu == pytest.approx(losses(pretrain(config, digits, seed=0, device="cpu")), rel=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["on", "reduce-overhead"])
 @pytest.mark.parametrize("method", ["pmae", "mae"])
-def test_a_compiled_step_trains_as_a_plain_one(digits, tiny, method):
+def test_a_compiled_step_trains_on_the_gpu_as_a_plain_one(digits, tiny, method, mode):
+    config = tiny.with_values({"masking.method": method, "optim.precision": "fp32", "optim.compile": "off"})
+    compiled = pretrain(config.with_values({"optim.compile": mode}), digits, seed=0, device="cuda")
+    assert losses(compiled) == pytest.approx(losses(pretrain(config, digits, seed=0, device="cuda")), rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["on", "reduce-overhead"])
+@pytest.mark.parametrize("method", ["pmae", "mae"])
+def test_a_compiled_step_trains_as_a_plain_one(digits, tiny, method, mode):
     config = tiny.with_values({"masking.method": method})
-    compiled = pretrain(config.with_values({"optim.compile": "on"}), digits, seed=0)
+    compiled = pretrain(config.with_values({"optim.compile": mode}), digits, seed=0)
     assert losses(compiled) == pytest.approx(losses(pretrain(config, digits, seed=0)), rel=1e-4)
 
 
