@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from components import made_images
-from measuring import RESULTS, describe_machine, now, spread, write_result
-from torch.utils.flop_counter import FlopCounterMode
+from measuring import RESULTS, describe_machine, flops_per_image, matmul_peak, spread, write_result
 
 from pmae.bases import fit_basis
 from pmae.components import PrincipalComponents
@@ -46,31 +45,6 @@ def settings(method: str, size: int, options: argparse.Namespace, epochs: int) -
     if method == "pmae":
         values["masking.basis"] = "dct"  # see measure()
     return preset("paper", "made", method).resolve(size, 3).with_values({**values, "optim.warmup_epochs": 1.0})
-
-
-def matmul_peak(device: str, side: int) -> float:
-    """FLOP/s of bf16 products of ``side`` x ``side`` matrices, the best of five."""
-    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    best = 0.0
-    for _ in range(5):
-        start = now(device)
-        for _ in range(10):
-            a @ b
-        best = max(best, 10 * 2 * side**3 / (now(device) - start))
-    return best
-
-
-def flops_per_image(
-    config: PretrainConfig, images: np.ndarray, basis: PrincipalComponents | None, device: str
-) -> float:
-    """Multiply-adds (counted as 2) of one step, forward and backward, for each image."""
-    training = Training(config.with_values(VARIANTS["fp32"]), images, basis, seed=0, device=torch.device(device))
-    pixels = next(iter(training.batches.epoch(0)))
-    masks = torch.Generator(device=device).manual_seed(0)
-    mask, _ = training.masks.draw(len(pixels), masks, torch.Generator().manual_seed(0))
-    with FlopCounterMode(display=False) as counter:
-        training.model(pixels, mask).loss.backward()
-    return counter.get_total_flops() / len(pixels)
 
 
 class Contender:
@@ -108,7 +82,10 @@ def measure(size: int, method: str, options: argparse.Namespace, peak: float, en
     # The rate does not depend on what the basis holds; the DCT's needs no eigendecomposition of 12,288 coordinates.
     basis = fit_basis("dct", images) if method == "pmae" else None
     config = settings(method, size, options, epochs=1 + options.rounds)
-    flops = flops_per_image(config, images[: options.batch], basis, options.device)
+    plain = config.with_values(VARIANTS["fp32"])
+    flops = flops_per_image(
+        Training(plain, images[: options.batch], basis, seed=0, device=torch.device(options.device))
+    )
     contenders = {}
     for name, values in VARIANTS.items():
         if time.perf_counter() > ends:
@@ -186,7 +163,7 @@ def main() -> None:
     if options.device != "cpu" and not torch.cuda.is_available():
         parser.exit(2, "no GPU on this machine; --device cpu tries the script itself\n")
     ends = time.perf_counter() + options.seconds
-    peak = matmul_peak(options.device, options.matmul)
+    peak = matmul_peak(options.device, options.matmul, torch.bfloat16)
     print(f"bf16 matrix products: {peak / 1e12:.0f} TFLOP/s")
     result = {
         "benchmark": "gpu",

@@ -11,11 +11,15 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from pmae.devices import synchronise
+
+if TYPE_CHECKING:
+    from pmae.trainer import Training
 
 RESULTS = Path(__file__).parent / "results"
 REPOSITORY = Path(__file__).parent.parent
@@ -56,6 +60,29 @@ def now(device: str | torch.device) -> float:
 def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
     """Spread of ours / theirs, round by round: both of a round ran right after each other."""
     return spread([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def matmul_peak(device: str, side: int, dtype: torch.dtype) -> float:
+    """FLOP/s of products of ``side`` x ``side`` matrices, the best of five runs of ten."""
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    best = 0.0
+    for _ in range(5):
+        start = now(device)
+        for _ in range(10):
+            a @ b
+        best = max(best, 10 * 2 * side**3 / (now(device) - start))
+    return best
+
+
+def flops_per_image(training: Training) -> float:
+    """Multiply-adds (counted as 2) of one plain fp32 step, forward and backward, for each image."""
+    pixels = next(iter(training.batches.epoch(0)))
+    masks = torch.Generator(device=training.device).manual_seed(0)
+    mask, _ = training.masks.draw(len(pixels), masks, torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as counter:
+        training.model(pixels, mask).loss.backward()
+    training.model.zero_grad()
+    return counter.get_total_flops() / len(pixels)
 
 
 def write_result(result: dict[str, Any], path: Path) -> None:

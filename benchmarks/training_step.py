@@ -7,7 +7,8 @@ Both train the paper's model (ViT-Tiny, patch 8, decoder 512 x 8) on the same ui
 AdamW, with random resized crops and flips. The peer does what its users do: PIL transforms in DataLoader workers,
 eager attention, fp32, one mask per batch; for PMAE its model is given the visible components and its output is
 compared in the component basis by full products with V. Every measurement is a process of its own. Before it all, both
-are given the same weights, batches and masks, and their losses over some steps are compared.
+are given the same weights, batches and masks, and their losses over some steps are compared; between the rounds the
+rate of large fp32 matrix products is measured, which no fp32 step can exceed.
 Needs the extra: pip install -e '.[bench]'.
 """
 
@@ -25,7 +26,16 @@ from typing import Any
 import numpy as np
 import torch
 from hugging_face import build_peer, copy_weights
-from measuring import RESULTS, describe_machine, now, paired_ratio, spread, write_result
+from measuring import (
+    RESULTS,
+    describe_machine,
+    flops_per_image,
+    matmul_peak,
+    now,
+    paired_ratio,
+    spread,
+    write_result,
+)
 
 from pmae.components import PrincipalComponents
 from pmae.config import PretrainConfig, preset
@@ -35,6 +45,7 @@ from pmae.trainer import Training, build_optimiser
 RATIOS = {"pmae": 0.2, "mae": 0.75}
 WORKERS = 2  # of the peer's DataLoader
 PREFETCH = 2  # batches that each of them holds ready, DataLoader's default
+MATMUL_SIDE = 2048
 
 
 def settings(method: str, batch: int, precision: str) -> PretrainConfig:
@@ -195,7 +206,9 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     speeds: dict[str, dict[str, list[float]]] = {m: {k: [] for k in kinds} for m in options.methods}
     losses = same_losses(folder)
     print(f"same weights, batches and masks: losses differ by {losses['largest_relative_difference']:.1e} at most")
+    peaks = []
     for turn in range(options.rounds):
+        peaks.append(matmul_peak(options.device, MATMUL_SIDE, torch.float32) / 1e9)
         for method in options.methods:
             for kind in kinds:
                 speeds[method][kind].append(_in_a_process(method, kind, folder, options))
@@ -207,6 +220,8 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "images": options.dataset or "made",
         "batch": options.batch,
         "steps": options.steps,
+        "matmul_gflops": peaks,
+        "gflop_per_image": {m: _gflop_per_image(m, folder, options) for m in options.methods},
         "images_per_second": speeds,
         "ratio_to_peer": {
             m: {k: paired_ratio(v, s["peer fp32"]) for k, v in s.items() if k.startswith("ours")}
@@ -214,6 +229,15 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         },
         "losses": losses,
     }
+
+
+def _gflop_per_image(method: str, folder: Path, options: argparse.Namespace) -> float:
+    images = np.load(folder / "images.npy", mmap_mode="r")[: options.batch]
+    components, device = components_of(folder, method), pick_device(options.device)
+    return (
+        flops_per_image(Training(settings(method, options.batch, "fp32"), images, components, seed=0, device=device))
+        / 1e9
+    )
 
 
 def _in_a_process(method: str, kind: str, folder: Path, options: argparse.Namespace) -> float:
@@ -236,6 +260,8 @@ def print_table(result: dict[str, Any]) -> None:
             beside = f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})" if ratio else ""
             numbers = f"{found['median']:9.1f} {found['lowest']:9.1f} {found['highest']:9.1f}"
             print(f"{method:6} {kind:11} {numbers}   {beside}")
+        most = spread(result["matmul_gflops"])["median"] / result["gflop_per_image"][method]
+        print(f"{method:6} fp32 matrix products alone would allow {most:.1f} images/s")
 
 
 def main() -> None:
