@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from measuring import REPOSITORY, RESULTS, spread
+from measuring import REPOSITORY, RESULTS, most_in_fp32, spread
 
 READMES = (REPOSITORY / "README.md", REPOSITORY / "benchmarks" / "README.md")
 PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -37,12 +37,11 @@ def training_step(result: Result) -> str:
     rows = []
     for method, speeds in result["images_per_second"].items():
         peer = speeds["peer fp32"]
-        most = spread(result["matmul_gflops"])["median"] / result["gflop_per_image"][method]
         for kind in (k for k in speeds if k.startswith("ours")):
             ratios = [a / b for a, b in zip(speeds[kind], peer, strict=True)]
             precision = kind.removeprefix("ours ")
             row = [f"{method.upper()}, {precision}", middle(speeds[kind]), middle(peer), middle(ratios, 2)]
-            rows.append([*row, f"{most:.1f}"])
+            rows.append([*row, f"{most_in_fp32(result, method):.1f}"])
     losses = result["losses"]
     apart = f"{losses['largest_relative_difference']:.0e} over {len(losses['ours'])} steps"
     return (

@@ -31,6 +31,7 @@ from measuring import (
     describe_machine,
     flops_per_image,
     matmul_peak,
+    most_in_fp32,
     now,
     paired_ratio,
     spread,
@@ -233,11 +234,9 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def _gflop_per_image(method: str, folder: Path, options: argparse.Namespace) -> float:
     images = np.load(folder / "images.npy", mmap_mode="r")[: options.batch]
-    components, device = components_of(folder, method), pick_device(options.device)
-    return (
-        flops_per_image(Training(settings(method, options.batch, "fp32"), images, components, seed=0, device=device))
-        / 1e9
-    )
+    config, device = settings(method, options.batch, "fp32"), pick_device(options.device)
+    training = Training(config, images, components_of(folder, method), seed=0, device=device)
+    return flops_per_image(training) / 1e9
 
 
 def _in_a_process(method: str, kind: str, folder: Path, options: argparse.Namespace) -> float:
@@ -260,8 +259,7 @@ def print_table(result: dict[str, Any]) -> None:
             beside = f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})" if ratio else ""
             numbers = f"{found['median']:9.1f} {found['lowest']:9.1f} {found['highest']:9.1f}"
             print(f"{method:6} {kind:11} {numbers}   {beside}")
-        most = spread(result["matmul_gflops"])["median"] / result["gflop_per_image"][method]
-        print(f"{method:6} fp32 matrix products alone would allow {most:.1f} images/s")
+        print(f"{method:6} fp32 matrix products alone would allow {most_in_fp32(result, method):.1f} images/s")
 
 
 def main() -> None:
