@@ -18,12 +18,13 @@ import pyarrow as pa
 
 from studies.errors import StudyError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 VERSION_KEY = b"pmae_schema_version"
 
-PHASES = ("explore", "confirm")
+PHASES = ("explore", "confirm", "control")
 STATUSES = ("done", "pruned", "diverged", "failed", "interrupted")
-METHODS = ("pmae", "mae")
+METHODS = ("pmae", "mae", "untrained", "pixels")
+CONTROLS = METHODS[2:]  # what is scored without training; their ratio is null
 
 _TEXT, _NUMBER, _COUNT = pa.string(), pa.float64(), pa.int64()
 _METADATA = {VERSION_KEY: str(SCHEMA_VERSION).encode()}
@@ -36,8 +37,9 @@ TRIAL_SCHEMA: pa.Schema = pa.schema(
         ("dataset", _TEXT),
         ("method", _TEXT),
         ("strategy", _TEXT),
-        ("ratio", _NUMBER),  # nominal masked share, in (0, 1)
-        ("achieved_ratio", _NUMBER),
+        ("ratio", _NUMBER),  # nominal masked share, in (0, 1); null for controls
+        ("achieved_ratio", _NUMBER),  # mean share that the masks really hid
+        ("achieved_sd", _NUMBER),  # standard deviation of that share over the masks
         ("patch_size", _COUNT),  # pixels, as are patch_stride and mask_unit
         ("patch_stride", _COUNT),
         ("mask_unit", _COUNT),  # null unless mae
@@ -49,7 +51,10 @@ TRIAL_SCHEMA: pa.Schema = pa.schema(
         ("test_linear", _NUMBER),
         ("val_knn", _NUMBER),
         ("test_knn", _NUMBER),
-        ("train_loss", _NUMBER),
+        ("evaluation", _TEXT),  # split (a held-out test split) or folds (cross-validated over all labelled images)
+        ("train_loss", _NUMBER),  # share of the masked variance left unexplained; 1 is predicting the mean
+        ("objective", _NUMBER),  # the loss that was minimised
+        ("training_problem", _TEXT),  # soft divergence, in words; empty where training went well, null where unknown
         ("images_per_second", _NUMBER),
         ("seconds", _NUMBER),
         ("started_at", pa.timestamp("us", tz="UTC")),
@@ -57,13 +62,12 @@ TRIAL_SCHEMA: pa.Schema = pa.schema(
         ("config_hash", _TEXT),
         ("code_version", _TEXT),
         ("device", _TEXT),
+        ("precision", _TEXT),  # fp32 or bf16, as resolved on the device
         ("versions", _TEXT),  # JSON
         ("basis", _TEXT),  # null for mae
         ("pool", _TEXT),
         ("peak_memory_bytes", _COUNT),
         ("train_images", _COUNT),
-        ("val_mlp", _NUMBER),
-        ("test_mlp", _NUMBER),
         ("metrics", _TEXT),  # JSON of whatever else a study measures
     ],
     metadata=_METADATA,
@@ -76,15 +80,15 @@ HISTORY_SCHEMA: pa.Schema = pa.schema(
         ("seed", _COUNT),
         ("epoch", _COUNT),
         ("train_loss", _NUMBER),
+        ("objective", _NUMBER),
         ("learning_rate", _NUMBER),
         ("images_per_second", _NUMBER),
-        ("val_linear", _NUMBER),  # null where not probed
     ],
     metadata=_METADATA,
 )
 
 _REQUIRED = {
-    "trials": ("study", "trial_id", "phase", "dataset", "method", "ratio", "seed", "status"),
+    "trials": ("study", "trial_id", "phase", "dataset", "method", "seed", "status"),
     "history": ("study", "trial_id", "epoch"),
 }
 _CHOICES = {"phase": PHASES, "status": STATUSES, "method": METHODS}
@@ -102,7 +106,15 @@ def complete_trial(row: Mapping[str, Any], study: str) -> dict[str, Any]:
     for name, allowed in _CHOICES.items():
         if full[name] not in allowed:
             raise StudyError(f"{name} is {full[name]!r}; allowed are {', '.join(allowed)}")
-    if not 0 < full["ratio"] < 1:
+    if (full["phase"] == "control") != (full["method"] in CONTROLS):
+        raise StudyError(
+            f"phase is {full['phase']!r} and method is {full['method']!r}; controls have the phase 'control' and "
+            f"the method {' or '.join(CONTROLS)}"
+        )
+    if full["method"] in CONTROLS:
+        if full["ratio"] is not None:
+            raise StudyError(f"ratio is {full['ratio']!r} for the control {full['method']!r}; leave it out")
+    elif full["ratio"] is None or not 0 < full["ratio"] < 1:
         raise StudyError(f"ratio is {full['ratio']!r}; ratios are fractions strictly between 0 and 1, for example 0.2")
     for name in TRIAL_SCHEMA.names:
         if name.startswith(("val_", "test_")) and full[name] is not None:
