@@ -15,7 +15,7 @@ FREE_ENTRIES = frozenset({"ratio", "ratio_range", "seed", "root", "trial_id"})
 
 
 def same_budget(rows: Sequence[Row], label: str, free: frozenset[str], warnings: list[str]) -> list[Row]:
-    """The finished rows with the most common number of epochs and the most common configuration.
+    """The finished rows with the most common epochs, precision, evaluation and configuration.
 
     Args:
         rows: Trials of one comparison.
@@ -25,7 +25,9 @@ def same_budget(rows: Sequence[Row], label: str, free: frozenset[str], warnings:
     """
     done = [row for row in rows if row["status"] == "done"]
     for name, value_of in (
-        ("epochs", lambda row: row["epochs"]),
+        ("number of epochs", lambda row: row["epochs"]),
+        ("precision", lambda row: row["precision"]),
+        ("evaluation", lambda row: row["evaluation"]),
         ("configuration", lambda row: _fingerprint(row["config"], row["pool"], free)),
     ):
         counts = Counter(value_of(row) for row in done)

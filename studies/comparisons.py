@@ -1,8 +1,7 @@
-"""Which records may be compared: confirmed trials grouped by setting, paired by seed, everything odd named.
+"""Group confirmed trials by configuration and pair them by seed; report every excluded row.
 
-Nothing is averaged away here: a row that cannot stand beside the others (not finished, not finite, another
-budget, another configuration, a second row of the same seed) is left out and named in a warning. The statistics
-of what remains are in ``regret.py``.
+A row that cannot be compared with the others (not finished, not finite, another budget, another configuration, a
+second row of the same seed) is left out and named. The statistics of what remains are in ``regret.py``.
 """
 
 from __future__ import annotations
@@ -22,9 +21,12 @@ from studies.errors import StudyError
 from studies.schema import TRIAL_SCHEMA
 
 COLUMNS = (
-    "study", "trial_id", "phase", "dataset", "method", "strategy", "basis", "ratio", "patch_size", "patch_stride",
-    "mask_unit", "seed", "status", "epochs", "val_linear", "test_linear", "config", "pool", "code_version", "device",
+    "study", "trial_id", "phase", "dataset", "method", "strategy", "basis", "ratio", "achieved_ratio", "achieved_sd",
+    "patch_size", "patch_stride", "mask_unit", "seed", "status", "epochs", "val_linear", "test_linear", "evaluation",
+    "train_loss", "training_problem", "config", "pool", "code_version", "device", "precision",
 )  # fmt: skip
+CONTROL_METHODS = ("untrained", "pixels")
+SAME_SHARE = 1e-4  # achieved ratios of MAE closer than this mask the same number of patches
 REQUIRED = ("dataset", "method", "ratio", "seed", "status")
 PATCH_COLUMNS = ("patch_size", "patch_stride", "mask_unit")
 LEAST_SEEDS = 2
@@ -57,7 +59,7 @@ class Group:
     def label(self) -> str:
         """For messages, such as ``digits, pmae, patch 2``."""
         parts = [self.dataset, self.method]
-        if self.strategy not in (None, "fixed", "random"):
+        if self.strategy not in (None, "expected", "fixed", "random"):
             parts.append(str(self.strategy))
         if self.basis not in (None, "pca"):
             parts.append(str(self.basis))
@@ -71,24 +73,45 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Paired accuracies of several arms.
+class Rung:
+    """One ratio of a comparison, with its means over seeds; None where the table does not say.
 
     Attributes:
-        group: What the arms share.
-        arms: K arms that can be compared, by ratio.
-        seeds: n seeds that every arm finished.
-        val: (n, K) validation accuracies, fractions.
-        test: (n, K) test accuracies, fractions.
-        left_out: Arms that were tried but cannot be compared.
+        arm: Its nominal ratio and patch setting.
+        achieved, achieved_sd: Mean share that was masked, and its standard deviation over the masks.
+        train_loss: Mean final loss as a share of that of predicting the mean.
+        problems: How many of its trials have a training problem on record.
+    """
+
+    arm: Arm
+    achieved: float
+    achieved_sd: float | None = None
+    train_loss: float | None = None
+    problems: int = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Paired accuracies of several rungs and of the controls.
+
+    Attributes:
+        group: What the rungs share.
+        rungs: K rungs that can be compared, by ratio.
+        seeds: n seeds that any rung finished.
+        test: (n, K) test accuracies, fractions; NaN where a rung lacks a seed.
+        controls: Control method -> (n,) test accuracies for the same seeds; NaN where one is missing.
+        left_out: Sentences that name the rungs that were tried but cannot be compared.
+        evaluation: How accuracies were measured: ``split``, ``folds`` or None.
     """
 
     group: Group
-    arms: tuple[Arm, ...]
+    rungs: tuple[Rung, ...]
     seeds: tuple[int, ...]
-    val: np.ndarray
     test: np.ndarray
-    left_out: tuple[Arm, ...] = ()
+    controls: dict[str, np.ndarray] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    tried: tuple[Arm, ...] = ()
+    evaluation: str | None = None
 
 
 @dataclass
@@ -99,8 +122,8 @@ class Collected:
     warnings: list[str] = field(default_factory=list)
 
 
-def confirmed_rows(trials: pa.Table) -> tuple[list[Row], list[str]]:
-    """The confirmed trials as dictionaries of ``COLUMNS`` (None where the table has no such column), and warnings.
+def confirmed_rows(trials: pa.Table) -> tuple[list[Row], list[Row], list[str]]:
+    """Confirmed trials and controls as dictionaries of ``COLUMNS`` (None without such a column), and warnings.
 
     Raises:
         StudyError: a required column is missing, or accuracies or ratios are no fractions.
@@ -114,7 +137,8 @@ def confirmed_rows(trials: pa.Table) -> tuple[list[Row], list[str]]:
     trials = pa.table(cast_columns(trials, pa.schema([TRIAL_SCHEMA.field(name) for name in COLUMNS]), "the table"))
     warnings = []
     if "phase" in trials.column_names and trials["phase"].null_count < trials.num_rows:
-        trials = trials.filter(pc.equal(pc.utf8_lower(trials["phase"]), "confirm"))
+        phase = pc.utf8_lower(trials["phase"])
+        trials = trials.filter(pc.is_in(phase, pa.array(["confirm", "control"])))
     elif trials.num_rows:
         warnings.append("no trial says its phase; all are taken as confirmed")
     columns = {name: trials[name].to_pylist() for name in trials.column_names}
@@ -126,31 +150,41 @@ def confirmed_rows(trials: pa.Table) -> tuple[list[Row], list[str]]:
     _check_values(rows)
     for row in rows:
         row["method"], row["status"] = row["method"].lower(), (row["status"] or "unknown").lower()
-        row["ratio"] = round(float(row["ratio"]), 6)
+        if row["method"] not in CONTROL_METHODS:
+            row["ratio"] = round(float(row["ratio"]), 6)
         if row["patch_stride"] is None:
             row["patch_stride"] = row["patch_size"]
     latest, repeats = _without_repeats(rows)
-    return latest, warnings + repeats
+    controls = [row for row in latest if row["method"] in CONTROL_METHODS]
+    return [row for row in latest if row["method"] not in CONTROL_METHODS], controls, warnings + repeats
 
 
-def collect(rows: Sequence[Row], *, across_patches: bool = False) -> Collected:
+def collect(rows: Sequence[Row], controls: Sequence[Row] = ()) -> Collected:
     """Group ``rows`` (of :func:`confirmed_rows`) by data set, method and patch setting, and pair them by seed.
 
     Args:
         rows: Confirmed trials.
-        across_patches: Compare ratios of all patch settings of a method with each other instead.
+        controls: Control trials; those of the same data set, study and patch setting join a comparison.
     """
     found = Collected()
-    free = FREE_ENTRIES | frozenset(PATCH_COLUMNS) if across_patches else FREE_ENTRIES
     groups: dict[Group, list[Row]] = defaultdict(list)
     for row in rows:
-        patch = {} if across_patches else {name: row[name] for name in PATCH_COLUMNS}
-        common = {name: row[name] for name in ("dataset", "method", "strategy", "basis")}
-        groups[Group(study=row["study"] or "", **common, **patch)].append(row)
+        common = {name: row[name] for name in ("dataset", "method", "strategy", "basis", *PATCH_COLUMNS)}
+        groups[Group(study=row["study"] or "", **common)].append(row)
     for group in sorted(groups, key=lambda g: tuple(str(v) for v in vars(g).values())):
-        members = same_budget(groups[group], group.label, free, found.warnings)
-        found.comparisons.append(_pair(group, groups[group], members, found.warnings))
+        members = same_budget(groups[group], group.label, FREE_ENTRIES, found.warnings)
+        matching = [row for row in controls if _belongs(row, group)]
+        found.comparisons.append(_pair(group, groups[group], members, matching, found.warnings))
     return found
+
+
+def _belongs(row: Row, group: Group) -> bool:
+    """Whether a control was measured on the comparison's data with an encoder of the same shape."""
+    if (row["study"] or "") != group.study or row["dataset"] != group.dataset or row["status"] != "done":
+        return False
+    if row["method"] == "pixels" or row["patch_size"] is None:
+        return True
+    return (row["patch_size"], row["patch_stride"]) == (group.patch_size, group.patch_stride)
 
 
 def _check_values(rows: Iterable[Row]) -> None:
@@ -167,6 +201,8 @@ def _check_values(rows: Iterable[Row]) -> None:
                     f"{name} is {row[name]:g} in trial {row['trial_id']}; accuracies are fractions between 0 and 1"
                     + (": divide the column by 100" if 1 < row[name] <= 100 else "")
                 )
+        if row["method"].lower() in CONTROL_METHODS:
+            continue
         if row["ratio"] is None or not 0 < row["ratio"] < 1:
             raise StudyError(
                 f"ratio is {row['ratio']} in trial {row['trial_id']}; ratios are fractions strictly between 0 and 1"
@@ -174,24 +210,37 @@ def _check_values(rows: Iterable[Row]) -> None:
 
 
 def _without_repeats(rows: list[Row]) -> tuple[list[Row], list[str]]:
-    """Several rows of one trial happen when a table is given twice; the last one counts."""
+    """Drop repeated rows, which occur when a table is given twice; the last one counts.
+
+    Rows with one id but another setting are no repeats: the ids of a foreign table may restart.
+    """
     latest: dict[Any, Row] = {}
+    settings: dict[Any, set[Any]] = defaultdict(set)
     for number, row in enumerate(rows):
-        key = (row["study"], row["trial_id"]) if row["trial_id"] is not None else number
-        latest[key] = row
+        setting = tuple(row[name] for name in ("method", "strategy", "basis", "ratio", *PATCH_COLUMNS))
+        key = (row["study"], row["dataset"], row["trial_id"], row["seed"]) if row["trial_id"] is not None else number
+        settings[key].add(setting)
+        latest[key, setting] = row
+    warnings = []
     repeated = len(rows) - len(latest)
-    warnings = [f"{repeated} rows repeat a trial_id; the last row of each trial was used"] if repeated else []
+    if repeated:
+        warnings.append(f"{repeated} rows repeat a trial; the last row of each trial was used")
+    restarted = sum(len(found) > 1 for found in settings.values())
+    if restarted:
+        warnings.append(f"{restarted} trial ids occur with different settings; such rows count as different trials")
     return list(latest.values()), warnings
 
 
-def _pair(group: Group, rows: list[Row], members: list[Row], warnings: list[str]) -> Comparison:
+def _pair(
+    group: Group, rows: list[Row], members: list[Row], controls: Sequence[Row], warnings: list[str]
+) -> Comparison:
     label = group.label
     tried = sorted({_arm(row) for row in rows}, key=_order)
     unfinished = [row for row in rows if row["status"] != "done"]
     if unfinished:
         kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(r["status"] for r in unfinished).items()))
         warnings.append(f"{label}: {len(unfinished)} trials did not finish ({kinds}): {names(unfinished)}")
-    members = _with_accuracies(label, members, warnings)
+    members, stand_in = _with_accuracies(label, members, warnings)
     cells: dict[Arm, dict[int, Row]] = defaultdict(dict)
     for row in members:
         before = cells[_arm(row)].get(row["seed"])
@@ -201,53 +250,62 @@ def _pair(group: Group, rows: list[Row], members: list[Row], warnings: list[str]
                 "the later row was used"
             )
         cells[_arm(row)][row["seed"]] = row
-    most = max((len(seeds) for seeds in cells.values()), default=0)
-    arms = [arm for arm in tried if len(cells.get(arm, ())) >= max(most / 2, 1)]
-    left_out = [arm for arm in tried if arm not in arms]
-    for arm in left_out:
+    left_out, rungs = [], []
+    for arm in tried:
+        attempted = len({row["seed"] for row in rows if _arm(row) == arm})
         count = len(cells.get(arm, ()))
-        warnings.append(f"{label}: ratio {arm.ratio:g} has {count} usable seeds of {most} and is left out")
-    common = _common(cells, arms)
-    while len(common) < LEAST_SEEDS < len(arms):
-        # Without the arm that shares fewest seeds with the others the rest may still be comparable.
-        worst = max(arms, key=lambda arm: len(_common(cells, [a for a in arms if a != arm])))
-        rest = [arm for arm in arms if arm != worst]
-        if len(_common(cells, rest)) <= len(common):
-            break
-        arms, common = rest, _common(cells, rest)
-        left_out.append(worst)
-        warnings.append(f"{label}: ratio {worst.ratio:g} shares too few seeds with the other ratios and is left out")
-    unpaired = sorted({seed for arm in arms for seed in cells[arm]} - common)
-    if unpaired:
-        lacking = [f"{arm.ratio:g}" for arm in arms if set(unpaired) - set(cells[arm])]
-        warnings.append(
-            f"{label}: seeds {', '.join(map(str, unpaired))} are missing for ratio {', '.join(lacking)}; "
-            f"the {len(common)} seeds that every ratio has are compared"
-        )
-    seeds = tuple(sorted(common))
-    shape = (len(seeds), len(arms))
-    val, test = (
-        np.array([[cells[arm][seed][name] for arm in arms] for seed in seeds], dtype=float).reshape(shape)
-        for name in ("val_linear", "test_linear")
+        if count < LEAST_SEEDS or count < attempted / 2:
+            left_out.append(f"ratio {arm.ratio:g} has {count} usable seeds of {attempted} and is left out")
+        else:
+            rungs.append(_rung(arm, list(cells[arm].values())))
+    warnings += [f"{label}: {reason}" for reason in left_out]
+    seeds = tuple(sorted({seed for rung in rungs for seed in cells[rung.arm]}))
+    empty: dict[str, float] = {"test_linear": np.nan}
+    test = np.array(
+        [[cells[r.arm].get(seed, empty)["test_linear"] for r in rungs] for seed in seeds], dtype=float
+    ).reshape(len(seeds), len(rungs))  # fmt: skip
+    kinds_of = sorted({row["evaluation"] for row in members if row["evaluation"] is not None})
+    return Comparison(
+        group, tuple(rungs), seeds, test,
+        controls=_controls(controls, seeds, "val_linear" if stand_in else "test_linear"),
+        left_out=tuple(left_out), tried=tuple(tried), evaluation=kinds_of[0] if len(kinds_of) == 1 else None,
+    )  # fmt: skip
+
+
+def _rung(arm: Arm, rows: Sequence[Row]) -> Rung:
+    def mean(name: str) -> float | None:
+        values = [row[name] for row in rows if _finite(row[name])]
+        return float(np.mean(values)) if values else None
+
+    achieved = mean("achieved_ratio")
+    return Rung(
+        arm,
+        arm.ratio if achieved is None else achieved,
+        mean("achieved_sd"),
+        mean("train_loss"),
+        sum(bool(row["training_problem"]) for row in rows),
     )
-    return Comparison(group, tuple(arms), seeds, val, test, left_out=tuple(left_out))
 
 
-def _common(cells: dict[Arm, dict[int, Row]], arms: Sequence[Arm]) -> set[int]:
-    return set.intersection(*(set(cells[arm]) for arm in arms)) if arms else set()
+def _controls(rows: Sequence[Row], seeds: Sequence[int], column: str) -> dict[str, np.ndarray]:
+    found = {}
+    for method in CONTROL_METHODS:
+        values = {row["seed"]: row[column] for row in rows if row["method"] == method and _finite(row[column])}
+        if values:
+            found[method] = np.array([values.get(seed, np.nan) for seed in seeds], dtype=float)
+    return found
 
 
-def _with_accuracies(label: str, rows: list[Row], warnings: list[str]) -> list[Row]:
-    """Rows whose two accuracies are finite; a split that no row has is replaced by the other, and said so."""
-    for name, other in (("val_linear", "test_linear"), ("test_linear", "val_linear")):
-        if rows and all(row[name] is None for row in rows) and any(row[other] is not None for row in rows):
-            rows = [{**row, name: row[other]} for row in rows]
-            warnings.append(f"{label}: no trial has {name}; {other} of the other half of the seeds stands in for it")
-    whole = [row for row in rows if _finite(row["val_linear"]) and _finite(row["test_linear"])]
-    odd = [row for row in rows if not (_finite(row["val_linear"]) and _finite(row["test_linear"]))]
+def _with_accuracies(label: str, rows: list[Row], warnings: list[str]) -> tuple[list[Row], bool]:
+    """Rows with a finite test accuracy; validation stands in where no row has one, which is reported."""
+    stand_in = bool(rows) and all(row["test_linear"] is None for row in rows)
+    if stand_in and any(row["val_linear"] is not None for row in rows):
+        rows = [{**row, "test_linear": row["val_linear"]} for row in rows]
+        warnings.append(f"{label}: no trial has test_linear; val_linear stands in for it")
+    odd = [row for row in rows if not _finite(row["test_linear"])]
     if odd:
         warnings.append(f"{label}: {len(odd)} finished trials lack a finite accuracy and are left out: {names(odd)}")
-    return whole
+    return [row for row in rows if _finite(row["test_linear"])], stand_in
 
 
 def _finite(value: float | None) -> bool:

@@ -1,4 +1,4 @@
-"""The verdict that belongs to a study's present table: the one on disk while it is fresh, else judged anew."""
+"""Return ``verdict.json`` if it is newer than the trial table and complete, otherwise judge the table again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from studies.records import Study
 
 
 def current_verdict(
-    studies: Sequence[Study], *, margin: float | None = None, default_ratio: float | None = None
+    studies: Sequence[Study], *, margin: float | str | None = None, default_ratio: float | None = None
 ) -> dict[str, Any]:
     """The verdict over ``studies`` together, as ``verdict.json`` holds it.
 
@@ -25,40 +25,46 @@ def current_verdict(
     """
     asked = {"margin": margin, "default_ratio": default_ratio}
     given = {name: value for name, value in asked.items() if value is not None}
-    if len(studies) == 1 and not given and studies[0].verdict is not None and not is_stale(studies[0]):
-        return studies[0].verdict
-    from studies.verdict import judge  # scipy and scikit-learn take a second to import
+    if len(studies) == 1 and not given and _is_current(studies[0]):
+        return studies[0].verdict or {}
+    from studies.verdict import Looks, judge  # scipy takes a second to import
 
     plan = studies[0].plan
-    planned = {
-        name: plan[name] for name in ("margin", "default_ratio", "mae_default_ratio") if plan.get(name) is not None
+    planned: dict[str, Any] = {
+        name: plan[name]
+        for name in ("margin", "default_ratio", "mae_default_ratio", "alpha", "ladder")
+        if plan.get(name) is not None
     }
-    looked = _levels(studies)
-    if looked:
-        planned["alpha"] = min(looked)
+    if plan.get("looks"):
+        planned["looks"] = Looks(int(plan["looks"]["seeds_per_round"]), int(plan["looks"]["rounds"]))
     verdict = judge(list(studies) if len(studies) > 1 else studies[0], **(planned | given)).to_dict()
     verdict["warnings"] = [*_planned_otherwise(studies, planned, given), *verdict["warnings"]]
     return verdict
 
 
-def _planned_otherwise(studies: Sequence[Study], used: dict[str, Any], given: dict[str, float]) -> list[str]:
+def _planned_otherwise(studies: Sequence[Study], used: dict[str, Any], given: dict[str, Any]) -> list[str]:
     """A sentence for every study whose plan names another margin or default than it is judged with."""
     said = []
     for study in studies[1:]:
-        for name in ("margin", "default_ratio", "mae_default_ratio"):
+        for name in ("margin", "default_ratio", "mae_default_ratio", "alpha", "looks", "ladder"):
             theirs = study.plan.get(name)
             if name in used and name not in given and theirs not in (None, used[name]):
                 said.append(
-                    f"{study.name} was planned with {name.replace('_', ' ')} {theirs:g} and is judged with "
-                    f"{used[name]:g}, as {studies[0].name} was"
+                    f"{study.name} was planned with {name.replace('_', ' ')} {theirs} and is judged with "
+                    f"{used[name]}, as {studies[0].name} was"
                 )
     return said
 
 
-def _levels(studies: Sequence[Study]) -> list[float]:
-    """Levels at which the studies were judged before: one that was looked at after every round stays corrected."""
-    known = [(study.verdict or {}).get("alpha") for study in studies]
-    return [alpha for alpha in known if isinstance(alpha, float) and 0 < alpha < 0.05]
+def _is_current(study: Study) -> bool:
+    """Whether ``verdict.json`` is there, has this version's fields and is newer than the table."""
+    from studies.verdict import VERDICT_VERSION
+
+    return (
+        study.verdict is not None
+        and study.verdict.get("schema_version") == VERDICT_VERSION
+        and not is_stale(study)
+    )
 
 
 def is_stale(study: Study) -> bool:

@@ -1,180 +1,216 @@
-"""Regret of a default against the best arm, cross-fitted over paired seeds, with one-sided bounds.
+"""Bounds on the regret of a default ratio from paired seeds: differences to every rung, variances shared among rungs.
 
-Estimate: the best arm is picked on one half of the seeds by validation accuracy and its advantage over the default
-measured on the other half by test accuracy, averaged over splits. On a flat curve its mean is 0; it can be negative.
+Model: accuracy = rung mean + seed effect + noise, each rung with a noise variance of its own. With few seeds each
+variance is moderated towards the pooled one (Smyth 2004, *Statistical Applications in Genetics and Molecular Biology*
+3(1), as in limma): the less the rungs differ in their variances, the more they share.
 
-Bounds are of two kinds, because missing the best arm pulls the estimate down, which is safe for one error only:
+The regret is ``max_k mean_k - mean_default``, at least 0.
 
-- *lower* bounds the cross-fitted regret itself;
-- *upper* is the largest upper bound of "arm minus default" over all arms (intersection-union), so that a best arm
-  that half of the seeds failed to pick cannot pass for no regret.
+- *Upper* bound: the largest one-sided upper bound of "rung minus default". The default holds only if it is below the
+  margin for every rung, which is an intersection-union test: no correction is due.
+- *Lower* bound: the largest simultaneous lower bound of the differences, with Dunnett's critical value (Dunnett 1955)
+  for as many rungs as are compared.
 
-Each is the wider of Student's bound and of a percentile bootstrap of seeds that redoes the selection and is
-stretched to small samples. Student's is needed: with 3 seeds a plain percentile bootstrap errs in a quarter of cases.
-Noise that is strongly skewed over seeds is not covered: the errors are then above their nominal level.
+Simulated error rates are in ``benchmarks/verdict_power.py``.
 """
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri, stdtr, stdtrit
+from scipy.optimize import brentq
+from scipy.special import digamma, ndtr, ndtri, polygamma, stdtrit
 
-MOST_SPLITS = 64
-BOOTSTRAP_SPLITS = 8
-RESAMPLES = 400
-MOST_SEEDS = 1_000
-CHANCE = 0.8  # with which the named number of seeds settles the verdict
-
-
-def halves(seeds: int, most: int = MOST_SPLITS, rng_seed: int = 0) -> np.ndarray:
-    """Splits of n seeds as booleans (S, n), True where a seed helps to select; each split comes both ways round.
-
-    All splits where there are at most ``most``, else as many random ones.
-    """
-    half = seeds // 2
-    if math.comb(seeds, half) <= most:
-        chosen = [[i in pick for i in range(seeds)] for pick in itertools.combinations(range(seeds), half)]
-        splits = np.array(chosen, dtype=bool)
-        return np.concatenate([splits, ~splits]) if seeds % 2 else splits
-    rng = np.random.default_rng(rng_seed)
-    ranks = rng.random((most // 2, seeds)).argsort(axis=1)
-    return np.concatenate([ranks < half, ranks >= half])
+MIN_SEEDS = 2
+MAX_SEEDS = 1_000
+CHANCE = 0.8  # with which the suggested number of seeds settles the verdict
+VARIANCE_FLOOR = 0.05  # smallest variance of a rung, as a share of the pooled one
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class Paired:
-    """What all defaults of one comparison share: splits, picks and bootstrap replicates.
+class Noise:
+    """Noise of single runs.
 
     Attributes:
-        test: (n, K) test accuracies.
-        splits: (S, n), True where a seed selects.
-        picks: (S,) index of the arm that each split selected.
-        replicates: (B, K) cross-fitted regret of each arm in each resample of the seeds, selection redone.
-        means: (B, K) mean test accuracy of each arm in each resample.
+        variances: (K,) moderated variance of each column.
+        freedom: Degrees of freedom of each moderated variance.
+        total_freedom: Degrees of freedom of the pooled variance, an upper limit for every bound.
+        pooled: Pooled variance.
     """
 
-    test: np.ndarray
-    splits: np.ndarray
-    picks: np.ndarray
-    replicates: np.ndarray
-    means: np.ndarray
-
-
-def pair(val: np.ndarray, test: np.ndarray, *, rng_seed: int = 0, resamples: int = RESAMPLES) -> Paired:
-    """Prepare (n, K) accuracies, n >= 2 paired seeds and K arms, for :func:`estimate`."""
-    seeds = len(val)
-    splits = halves(seeds)
-    weights = splits / splits.sum(axis=1, keepdims=True)
-    rng = np.random.default_rng(rng_seed)
-    counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples).astype(float)
-    return Paired(
-        test=test,
-        splits=splits,
-        picks=(weights @ val).argmax(axis=1),
-        replicates=_replicates(val, test, halves(seeds, BOOTSTRAP_SPLITS), counts),
-        means=counts @ test / seeds,
-    )
-
-
-def _replicates(val: np.ndarray, test: np.ndarray, splits: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    # Copies of one seed stay in one half; otherwise a seed would select and measure at once.
-    selecting, measuring = counts[:, None, :] * splits, counts[:, None, :] * ~splits
-    usable = (selecting.sum(-1) > 0) & (measuring.sum(-1) > 0)
-    picks = (selecting @ val).argmax(-1)  # sums order arms as means do
-    weights = measuring * (usable / np.maximum(measuring.sum(-1), 1) / np.maximum(usable.sum(1), 1)[:, None])[..., None]
-    best = (weights * test.T[picks]).sum(axis=(1, 2))
-    return (best[:, None] - weights.sum(axis=1) @ test)[usable.any(axis=1)]
+    variances: np.ndarray
+    freedom: float
+    total_freedom: float
+    pooled: float
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Cross-fitted regret of one default.
+class Contrast:
+    """A weighted sum of column means over the seeds that all its columns have.
 
     Attributes:
-        regret: Estimate, a fraction of accuracy.
-        scores: (n,) contribution of each seed; their mean is ``regret``.
-        error: Standard error of ``regret``, not below that of the picked arms' advantages.
-        advantages: (K,) mean test advantage of each arm over the default.
-        errors: (K,) their standard errors.
+        estimate: Its value, a fraction of accuracy.
+        error: Standard error; NaN with fewer than 2 seeds.
+        freedom: Degrees of freedom of ``error``.
+        seeds: Number of paired seeds.
+        constant: Whether the sum is the same for every seed: such columns are copies, not measurements.
     """
 
-    regret: float
-    scores: np.ndarray
+    estimate: float
     error: float
-    advantages: np.ndarray
-    errors: np.ndarray
-    replicates: np.ndarray
-    advantage_replicates: np.ndarray
+    freedom: float
+    seeds: int
+    constant: bool
 
     @property
-    def seeds(self) -> int:
-        """Number of paired seeds."""
-        return len(self.scores)
-
-    def lower(self, alpha: float) -> float:
-        """One-sided lower bound at level 1 - ``alpha``."""
-        student = self.regret - stdtrit(self.seeds - 1, 1 - alpha) * self.error
-        if not len(self.replicates):
-            return float(student)
-        middle, low = np.quantile(self.replicates, (0.5, alpha))
-        return float(min(student, self.regret - _stretch(self.seeds, alpha) * (middle - low)))
+    def usable(self) -> bool:
+        """Whether the contrast has a bound."""
+        return self.seeds >= MIN_SEEDS and math.isfinite(self.error)
 
     def upper(self, alpha: float) -> float:
-        """One-sided upper bound at level 1 - ``alpha``; never below the estimate."""
-        student = self.advantages + stdtrit(self.seeds - 1, 1 - alpha) * self.errors
-        middle, high = np.quantile(self.advantage_replicates, (0.5, 1 - alpha), axis=0)
-        resampled = self.advantages + _stretch(self.seeds, alpha) * (high - middle)
-        return float(max(student.max(), resampled.max(), self.regret))
+        """One-sided upper bound at level 1 - ``alpha``; infinite where there is none."""
+        return self.estimate + self._student(alpha) * self.error if self.usable else math.inf
 
-    def p_fails(self, margin: float) -> float:
-        """Student's p-value of "the regret is at most ``margin``"."""
-        if self.error == 0:
-            return float(self.regret <= margin)
-        return float(1 - stdtr(self.seeds - 1, (self.regret - margin) / self.error))
+    def lower(self, alpha: float, family: int = 1) -> float:
+        """One-sided lower bound; with ``family`` > 1 simultaneous for that many contrasts with one reference."""
+        if not self.usable:
+            return -math.inf
+        value = self._student(alpha) if family == 1 else dunnett_critical_value(self.freedom, family, alpha)
+        return self.estimate - value * self.error
 
-    def seeds_needed(self, margin: float, alpha: float) -> int | None:
-        """Further seeds that settle the verdict with a chance of 80 % if the estimates are right.
-
-        None when no number up to 1,000 would, because the estimate lies at the margin.
-        """
-        root = math.sqrt(self.seeds)
-        # The largest of several noisy means is too large; the cross-fitted regret is not.
-        expected = np.minimum(self.advantages, max(self.regret, 0.0))
-        for total in range(self.seeds + 1, MOST_SEEDS + 1):
-            reach = (stdtrit(total - 1, 1 - alpha) + ndtri(CHANCE)) * root / math.sqrt(total)
-            if (expected + reach * self.errors).max() < margin or self.regret - reach * self.error > margin:
-                return total - self.seeds
-        return None
+    def _student(self, alpha: float) -> float:
+        return float(stdtrit(self.freedom, 1 - alpha))
 
 
-def estimate(paired: Paired, default: int) -> Estimate:
-    """Regret of arm ``default`` against the best arm."""
-    seeds = len(paired.test)
-    advantage = paired.test - paired.test[:, [default]]
-    means = advantage.mean(axis=0)
-    errors = advantage.std(axis=0, ddof=1) / math.sqrt(seeds)
-    measuring = ~paired.splits
-    per_split = advantage[:, paired.picks].T  # (S, n)
-    weights = measuring / measuring.sum(axis=1, keepdims=True)
-    scores = seeds * (per_split * weights).sum(axis=0) / len(weights)
-    own = scores.std(ddof=1) / math.sqrt(seeds)
-    # The scores' spread alone is too small when splits pick different arms.
-    picked = math.sqrt(float((errors[paired.picks] ** 2).mean()))
-    return Estimate(
-        regret=float(scores.mean()),
-        scores=scores,
-        error=float(max(own, picked)),
-        advantages=means,
-        errors=errors,
-        replicates=paired.replicates[:, default],
-        advantage_replicates=paired.means - paired.means[:, [default]],
+def estimate_noise(accuracies: np.ndarray) -> Noise:
+    """Variance of single runs at every rung, from (n, K) accuracies, NaN where a seed is missing; K >= 2."""
+    cells = np.isfinite(accuracies)
+    used = cells.sum(axis=1) > 1  # a seed with one accuracy says nothing about noise
+    values, cells = accuracies[used], cells[used]
+    seeds, rungs = cells.shape
+    if seeds < MIN_SEEDS:
+        return Noise(np.full(rungs, math.nan), math.nan, math.nan, math.nan)
+    residuals, slack = _two_way_residuals(values, cells)
+    total = float(slack.sum())
+    if total < 1:
+        return Noise(np.full(rungs, math.nan), math.nan, math.nan, math.nan)
+    pooled = float((residuals**2).sum() / total)
+    own_freedom = float(np.median(np.maximum(cells.sum(axis=0) - 1, 1)))
+    if rungs < 3 or pooled < TINY:
+        return Noise(np.full(rungs, pooled), total, total, pooled)
+    # A residual mixes the noise of its rung with that of the others; undo it as for a complete table.
+    mixed = (residuals**2).sum(axis=0) / np.maximum(slack.sum(axis=0), TINY) * (1 - 1 / rungs)
+    own = (mixed - mixed.sum() / (1 - 1 / rungs) / rungs**2) / (1 - 2 / rungs)
+    own = np.maximum(own, VARIANCE_FLOOR * pooled)
+    prior = _prior_freedom(own, own_freedom)
+    if not math.isfinite(prior):
+        return Noise(np.full(rungs, pooled), total, total, pooled)
+    moderated = (prior * pooled + own_freedom * own) / (prior + own_freedom)
+    return Noise(moderated, prior + own_freedom, total, pooled)
+
+
+def contrast(accuracies: np.ndarray, noise: Noise, weights: dict[int, float]) -> Contrast:
+    """The sum of ``weights[k]`` times column k of (n, K) accuracies, averaged over the seeds that have all of them."""
+    columns, factors = list(weights), np.array(list(weights.values()))
+    rows = accuracies[:, columns]
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    seeds = len(rows)
+    if not seeds:
+        return Contrast(math.nan, math.nan, math.nan, 0, False)
+    sums = rows @ factors
+    parts = factors**2 * noise.variances[columns]
+    variance = float(parts.sum())
+    freedom = variance**2 / float((parts**2).sum() / noise.freedom) if variance > 0 else noise.total_freedom
+    return Contrast(
+        estimate=float(sums.mean()),
+        error=math.sqrt(variance / seeds) if seeds >= MIN_SEEDS and variance >= 0 else math.nan,
+        freedom=min(freedom, noise.total_freedom),
+        seeds=seeds,
+        constant=seeds >= MIN_SEEDS and float(np.ptp(sums)) < TINY,
     )
 
 
-def _stretch(seeds: int, alpha: float) -> float:
-    """How much wider than the percentile bootstrap a bound must be with few seeds (1 with many)."""
-    return float(math.sqrt(seeds / (seeds - 1)) * stdtrit(seeds - 1, 1 - alpha) / ndtri(1 - alpha))
+def seeds_needed(differences: Sequence[Contrast], margin: float, alpha: float) -> int | None:
+    """Further seeds that settle the verdict with a chance of 80 % if the noise stays and the estimates are right.
+
+    None when no number up to 1,000 would, because a difference is about as large as the margin.
+    """
+    known = [c for c in differences if c.usable]
+    if not known:
+        return None
+    estimates = np.array([c.estimate for c in known])
+    scale = np.array([c.error * math.sqrt(c.seeds) for c in known])
+    have = max(c.seeds for c in known)
+    per_seed = np.array([c.freedom / max(c.seeds - 1, 1) for c in known])
+    for total in range(have + 1, MAX_SEEDS + 1):
+        freedom = per_seed * (total - 1)
+        reach = (stdtrit(freedom, 1 - alpha) + ndtri(CHANCE)) * scale / math.sqrt(total)
+        strict = np.array([dunnett_critical_value(max(f, 1.0), len(known), alpha) for f in freedom[:1]])
+        low = estimates - (strict[0] + ndtri(CHANCE)) * scale / math.sqrt(total)
+        if (estimates + reach).max() < margin or low.max() > margin:
+            return total - have
+    return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _dunnett(freedom: float, family: int, alpha: float) -> float:
+    nodes, weights = np.polynomial.hermite_e.hermegauss(48)
+    weights = weights / weights.sum()
+    if math.isinf(freedom):
+        scale = np.ones(1)
+    else:
+        from scipy.special import chdtri
+
+        scale = np.sqrt(chdtri(freedom, 1 - (np.arange(96) + 0.5) / 96) / freedom)
+
+    def miss(value: float) -> float:
+        inside = ndtr(math.sqrt(2) * value * scale[:, None] - nodes) ** family @ weights
+        return 1 - float(inside.mean()) - alpha
+
+    return float(brentq(miss, 0.0, 400.0, xtol=1e-4))
+
+
+def dunnett_critical_value(freedom: float, family: int, alpha: float) -> float:
+    """One-sided critical value of ``family`` contrasts that share one reference (Dunnett 1955), equal variances."""
+    if family == 1:
+        return float(stdtrit(freedom, 1 - alpha))
+    rounded = math.inf if freedom > 500 else round(freedom, 1)
+    return _dunnett(rounded, family, round(alpha, 6))
+
+
+def _two_way_residuals(values: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Residuals (n, K) of rung plus seed effects, 0 where empty, and each cell's share of the degrees of freedom."""
+    seeds, rungs = cells.shape
+    if cells.all():
+        residuals = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+        return residuals, np.full((seeds, rungs), (1 - 1 / seeds) * (1 - 1 / rungs))
+    row, column = np.nonzero(cells)
+    design = np.zeros((len(row), seeds + rungs))
+    design[np.arange(len(row)), row] = 1
+    design[np.arange(len(row)), seeds + column] = 1
+    left, strength, _ = np.linalg.svd(design, full_matrices=False)
+    left = left[:, strength > 1e-9 * strength[0]]
+    observed = values[row, column]
+    residuals, slack = np.zeros(cells.shape), np.zeros(cells.shape)
+    residuals[row, column] = observed - left @ (left.T @ observed)
+    slack[row, column] = 1 - (left**2).sum(axis=1)
+    return residuals, slack
+
+
+def _prior_freedom(variances: np.ndarray, freedom: float) -> float:
+    """Degrees of freedom of the prior that the spread of log-variances implies (Smyth 2004, section 6.2)."""
+    logs = np.log(variances)
+    excess = float(logs.var(ddof=1) - polygamma(1, freedom / 2))
+    if excess <= float(polygamma(1, 1e5)):
+        return math.inf
+    if excess >= float(polygamma(1, 1e-2)):
+        return 2e-2
+    return 2 * float(brentq(lambda x: float(polygamma(1, x)) - excess, 1e-2, 1e5))
+
+
+
