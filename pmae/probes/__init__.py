@@ -1,9 +1,12 @@
 """How good an encoder's features are: linear, MLP and k-NN probes on frozen features, fine-tuning, corruptions.
 
 All take an encoder and an image set, choose on the validation split, score the test split once (or not at all, with
-``score_test=False``) and return a :class:`ProbeResult`.
+``score_test=False``) and return a :class:`ProbeResult`. ``crossval_linear_probe`` and ``crossval_knn_probe`` score
+all labelled images out of fold instead. Controls for either: ``untrained_encoder`` and ``pixel_features``.
 """
 
+from pmae.probes.controls import pixel_features, untrained_encoder
+from pmae.probes.crossval import crossval_knn_probe, crossval_linear_probe
 from pmae.probes.features import ProbeResult, extract_features, extract_pools
 from pmae.probes.finetune import finetune
 from pmae.probes.knn import knn_probe
@@ -14,10 +17,14 @@ from pmae.probes.robustness import corruption_probe
 __all__ = [
     "ProbeResult",
     "corruption_probe",
+    "crossval_knn_probe",
+    "crossval_linear_probe",
     "extract_features",
     "extract_pools",
     "finetune",
     "knn_probe",
     "linear_probe",
     "mlp_probe",
+    "pixel_features",
+    "untrained_encoder",
 ]

@@ -90,7 +90,7 @@ def predict(train_x: Tensor, train_y: Tensor, queries: Tensor, ks: Sequence[int]
     for near in nearest(train_x, queries, max(ks)):
         neighbours = target[near]
         for k in ks:
-            votes[k].append(classes[_vote(neighbours[:, :k], len(classes))])
+            votes[k].append(classes[vote(neighbours[:, :k], len(classes))])
     return {k: torch.cat(parts) for k, parts in votes.items()}
 
 
@@ -125,7 +125,7 @@ def _exact_distances(train: Tensor, query: Tensor, found: Tensor) -> Tensor:
     )
 
 
-def _vote(neighbours: Tensor, classes: int) -> Tensor:
+def vote(neighbours: Tensor, classes: int) -> Tensor:
     """Winning class (q,) of neighbours' classes (q, k), nearest first; ties go to the class that appears first."""
     counts = torch.zeros(len(neighbours), classes, dtype=torch.long, device=neighbours.device)
     counts.scatter_add_(1, neighbours, torch.ones_like(neighbours))

@@ -21,6 +21,8 @@ TOLERANCE = 1e-5
 CHUNK_LOGITS = 1 << 21
 # Up to this many numbers the fit is done in float64: it costs nothing there.
 SMALL = 1 << 22
+# Largest matrix whose eigenvectors are computed (about 10 s on one core); without them the fit only takes more steps.
+MOST_AXES = 4096
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,29 @@ class LogisticPath:
         return self.classes[self.logits(features, index).argmax(1)]
 
 
-def fit_logistic_path(features: Tensor, labels: Tensor, strengths: Sequence[float]) -> LogisticPath:
+def fit_logistic_path(
+    features: Tensor,
+    labels: Tensor,
+    strengths: Sequence[float],
+    *,
+    tolerance: float = TOLERANCE,
+    prepared: bool = False,
+) -> LogisticPath:
     """Fit ``mean cross-entropy + strength / 2 * |W|^2`` on standardised features, for every strength at once.
 
     The bias is not penalised. With N images, strength s is scikit-learn's ``C = 1 / (s * N)`` (for two classes,
     whose weights scikit-learn folds into one vector, ``C = 2 / (s * N)``). Features are rotated onto their
     principal axes and each axis is scaled by the curvature it will have, which turns hundreds of L-BFGS steps
-    into a few dozen and leaves the minimum where it is. Classes without training images get no logit.
+    into a few dozen and leaves the minimum where it is. Features wider than N are reduced to the span of the images,
+    outside which the optimal weights are 0. Classes without training images get no logit.
 
     Args:
         features: (N, D) finite floats, on the device to fit on.
         labels: (N,) integers.
         strengths: Penalties above 0.
+        tolerance: Largest entry of the gradient at which a fit has converged.
+        prepared: The features are used as they are, neither standardised nor rotated: :func:`principal_coordinates`
+            of a larger set, of which these are some rows.
 
     Raises:
         DataError: Fewer than two classes among the labels.
@@ -80,18 +93,57 @@ def fit_logistic_path(features: Tensor, labels: Tensor, strengths: Sequence[floa
     if len(classes) < 2:
         raise DataError(f"the training split holds {len(classes)} class(es); a probe needs images of at least two")
     dtype = torch.float64 if features.numel() <= SMALL else torch.float32
+    axes = None
+    if prepared:
+        x = features.to(dtype)
+        mean, std = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
+        variances = x.double().var(0, correction=0)
+    else:
+        mean, std = standardisation(features)
+        x = (features.to(dtype) - mean.to(dtype)) / std.to(dtype)
+        variances, axes = principal_axes(x)
+    rotated = x if axes is None else x @ axes
+    problem = _Problem(rotated, target, variances.to(dtype), strengths, len(classes))
+    start = torch.zeros(len(strengths), problem.unknowns, dtype=dtype, device=x.device)
+    found = minimise(problem, start, tolerance=tolerance, max_iterations=MAX_ITERATIONS)
+    weights, bias = problem.weights_and_bias(found.x, torch.arange(len(strengths), device=x.device))
+    return LogisticPath(
+        classes, mean.to(dtype), std.to(dtype), weights if axes is None else axes @ weights, bias, tuple(strengths),
+        found.loss, found.converged, found.evaluations,
+    )  # fmt: skip
+
+
+def principal_axes(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Variances (R,) and orthonormal principal axes (D, R) of standardised features (N, D), R at most min(N, D).
+
+    The axes span all rows, so nothing is lost. They come from the smaller of the covariance (D, D) and the Gram
+    matrix (N, N). Where both are larger than ``MOST_AXES`` the axes are None: the features' own, with variances (D,).
+    """
+    images, width = x.shape
+    if min(images, width) > MOST_AXES:
+        return x.square().mean(0, dtype=torch.float64), None
+    if width <= images:
+        variances, axes = torch.linalg.eigh((x.T @ x / images).double())
+        return variances.clamp(min=0), axes.to(x.dtype)
+    variances, vectors = torch.linalg.eigh((x @ x.T / images).double())
+    spanned = variances > variances[-1] * images * torch.finfo(x.dtype).eps
+    if not spanned.any():  # all images are equal
+        return x.new_zeros(1, dtype=torch.float64), torch.eye(width, 1, dtype=x.dtype, device=x.device)
+    variances = variances[spanned]
+    axes = x.T @ (vectors[:, spanned] / (variances * images).sqrt()).to(x.dtype)
+    return variances, axes
+
+
+def principal_coordinates(features: Tensor) -> Tensor:
+    """Standardised features (N, D) on their principal axes, (N, R): a rotation, so every fit on rows of it is exact.
+
+    Standardisation and axes are those of all N rows. One rotation then serves many fits on parts of the rows.
+    """
+    dtype = torch.float64 if features.numel() <= SMALL else torch.float32
     mean, std = standardisation(features)
     x = (features.to(dtype) - mean.to(dtype)) / std.to(dtype)
-    variances, axes = torch.linalg.eigh((x.T @ x / len(x)).double())
-    axes = axes.to(dtype)
-    problem = _Problem(x @ axes, target, variances.to(dtype).clamp(min=0), strengths, len(classes))
-    start = torch.zeros(len(strengths), problem.unknowns, dtype=dtype, device=x.device)
-    found = minimise(problem, start, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS)
-    rotated, bias = problem.weights_and_bias(found.x, torch.arange(len(strengths), device=x.device))
-    return LogisticPath(
-        classes, mean.to(dtype), std.to(dtype), axes @ rotated, bias, tuple(strengths), found.loss,
-        found.converged, found.evaluations,
-    )  # fmt: skip
+    axes = principal_axes(x)[1]
+    return x if axes is None else x @ axes
 
 
 def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
