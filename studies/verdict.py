@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from studies.comparisons import SAME_SHARE, Comparison, Rung, collect, confirmed_rows
 from studies.errors import StudyError
+from studies.margin import Margin, points
 from studies.records import Study
 from studies.regret import MIN_SEEDS, Contrast, contrast, estimate_noise, seeds_needed
 from studies.sequential import level_for_look
@@ -49,41 +50,6 @@ class Looks:
         """Level of a bound on ``seeds`` seeds, so that all rounds together err with at most ``alpha``."""
         look = min(max(-(-seeds // self.seeds_per_round), 1), self.rounds)
         return level_for_look(look, self.rounds, alpha)
-
-
-@dataclass(frozen=True)
-class Margin:
-    """Largest loss that still counts as holding up: points of accuracy, or a share of what training gains."""
-
-    points: float | None
-    share: float | None = None
-
-    @classmethod
-    def parse(cls, value: float | str) -> Margin:
-        """A fraction of accuracy such as 0.01, or a share of the training gain such as ``"10%"``.
-
-        Raises:
-            StudyError: neither, or not strictly between 0 and 1.
-        """
-        text = str(value).strip()
-        share = text.endswith("%")
-        try:
-            number = float(text.removesuffix("%")) / (100 if share else 1)
-        except ValueError:
-            number = math.nan
-        if not 0 < number < 1:
-            raise StudyError(
-                f"margin is {value!r}; give a fraction of accuracy in (0, 1) such as 0.01 (one point), or a share of "
-                "what training gains such as 10%"
-            )
-        return cls(None, number) if share else cls(number)
-
-    @property
-    def text(self) -> str:
-        """``1 point`` or ``10 % of the training gain``."""
-        if self.share is not None:
-            return f"{100 * self.share:g} % of what training gains"
-        return _points(self.points or 0.0)
 
 
 @dataclass(frozen=True)
@@ -349,9 +315,9 @@ def _checks(
     if gain is None or low is None or limit is None:
         trained: dict[str, Any] = {"passed": None, "detail": "no untrained encoder was measured with the same seeds"}
     elif not math.isfinite(low):
-        trained = {"passed": False, "detail": f"by {_points(gain)}, without a bound: too few seeds"}
+        trained = {"passed": False, "detail": f"by {points(gain)}, without a bound: too few seeds"}
     else:
-        trained = {"passed": low > limit, "detail": f"by {_points(gain)} (at least {_points(low)})"}
+        trained = {"passed": low > limit, "detail": f"by {points(gain)} (at least {points(low)})"}
     problems = [rung for rung in comparison.rungs if rung.problems]
     losses = {k: comparison.rungs[k].train_loss for k in (measured.default, *measured.others)}
     known = [loss for k, loss in losses.items() if loss is not None]
@@ -523,17 +489,17 @@ def row_answer(row: Mapping[str, Any], margin: str) -> str:
     where = f"on {row['dataset']}{patch}"
     if row["ci_high"] is None:
         return f"No answer yet for {name} {where}: {row['reason']}."
-    against = f"against {_listed(row['ratios'])} it loses at most {_points(row['ci_high'])}"
+    against = f"against {_listed(row['ratios'])} it loses at most {points(row['ci_high'])}"
     basis = f"({100 * (1 - row['alpha']):.3g} % confidence, {row['seeds']} paired seeds)"
     gain = ""
     if row["training_gain"] is not None:
-        gain = f" Training adds {_points(row['training_gain'])} to an untrained encoder."
+        gain = f" Training adds {points(row['training_gain'])} to an untrained encoder."
     if row["verdict"] == "holds":
         return f"{name[0].upper()}{name[1:]} holds up {where}: {against} {basis}.{gain}"
     if row["verdict"] == "fails":
         return (
             f"{name[0].upper()}{name[1:]} does not hold up {where}: masking {_share(row['best_ratio'])} is better by "
-            f"{_points(row['regret'])}, and the best ratio by at least {_points(row['ci_low'])} {basis}.{gain}"
+            f"{points(row['regret'])}, and the best ratio by at least {points(row['ci_low'])} {basis}.{gain}"
         )
     if row["verdict"] == "uninformative":
         return f"The study {where} cannot judge {name}: {row['reason']}."
@@ -541,19 +507,19 @@ def row_answer(row: Mapping[str, Any], margin: str) -> str:
     return f"It is open whether {name} holds up within {margin} {where}: {against} {basis}{reason}.{gain}"
 
 
-def _points(fraction: float) -> str:
-    text = f"{100 * fraction:.1f}"
-    text = "0.0" if text == "-0.0" else text
-    return f"{text} point" if text == "1.0" else f"{text} points"
-
-
 def _share(fraction: float) -> str:
-    return f"{100 * fraction:.3g} %"
+    return f"{_percent(fraction)} %"
+
+
+def _percent(fraction: float) -> str:
+    """``20`` or ``87.5``: whole per cent where the ratio is that to within the spread of masks."""
+    value = 100 * fraction
+    return f"{value:.0f}" if abs(value - round(value)) < 0.3 else f"{value:.1f}"
 
 
 def _listed(ratios: Sequence[float]) -> str:
     """``5, 10 and 35 %``."""
-    parts = [f"{100 * ratio:.3g}" for ratio in ratios]
+    parts = [_percent(ratio) for ratio in ratios]
     return (f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)) + " %"
 
 

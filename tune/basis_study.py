@@ -1,7 +1,6 @@
 """Is it the PCA? Bases (principal components, DCT, wavelet, random rotation, pixels) x masking ratio, for PMAE.
 
-For every basis the default and the best ratios are confirmed with the same seeds, then the bases are compared at their
-best ratios. ``python tune/basis_study.py --help`` shows the options; all work is done in the modules beside this one.
+A ladder of ratios is confirmed for every basis with the same seeds, then the bases are compared at their best ratios. ``python tune/basis_study.py --help`` shows the options; all work is done in the modules beside this one.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "tune/basis_study.py"
 BASES: tuple[Basis, ...] = ("pca", "dct", "wavelet", "rotation", "pixel")
-RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7)
-RULE = ConfirmRule(leaders=1, rivals=(), every_patch_setting=True)
+RATIOS = (0.1, 0.2, 0.35, 0.55)
+RULE = ConfirmRule(refinements=0, every_patch_setting=True)
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class BasisStudy(StudyOptions):
     question: ClassVar[str] = "Does it matter which basis is masked?"
 
     search: SearchOptions = field(
-        default_factory=lambda: SearchOptions(methods=("pmae",), ratios=RATIOS, basis=BASES, search="grid")
+        default_factory=lambda: SearchOptions(methods=("pmae",), ratios=RATIOS, basis=BASES, search="none")
     )
     confirm: ConfirmOptions = field(default_factory=lambda: ConfirmOptions(confirm_seeds=5))
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pmae.errors import ConfigError
@@ -18,6 +19,9 @@ from tune.session import SessionError
 if TYPE_CHECKING:
     from tune.confirm import ConfirmRule
     from tune.plan import StudyPlan
+
+
+PROGRAM = "tune/masking_ratio_study.py"
 
 
 def run_command(
@@ -64,11 +68,32 @@ def _run(
     argv: list[str], program: str, default: StudyOptions | None, metrics: str | None, rule: ConfirmRule | None
 ) -> int:
     options = parse_options(argv, f"python {program}", default)
+    return run_options(options, argv=argv, program=program, metrics=metrics, rule=rule)[0]
+
+
+def run_options(
+    options: StudyOptions,
+    *,
+    argv: list[str] | None = None,
+    program: str = PROGRAM,
+    metrics: str | None = None,
+    rule: ConfirmRule | None = None,
+    on_event: Callable[[str], None] | None = None,
+) -> tuple[int, Path | None]:
+    """Run the study that ``options`` ask for; returns the exit code and the study's folder.
+
+    Args:
+        options: What is asked for.
+        argv: The command line that they were read from; None is worked out from the options.
+        program, metrics, rule: As for :func:`run_command`.
+        on_event: Called with each line instead of printing it.
+    """
     from studies.uris import is_uri
     from tune.storage import Storage
 
+    argv = options.to_argv() if argv is None else argv
     dry, place = options.output.dry_run, options.storage.storage
-    # What a mistake is told of at once; a new folder is made only when all else is right.
+    # Fail early on an unusable storage; create the study folder only after everything else has been validated.
     storage = None if dry or not (options.storage.resume or is_uri(place)) else Storage.open(place)
     if options.storage.resume and storage is not None:
         folder, record = storage.existing(options.storage.name)
@@ -83,19 +108,19 @@ def _run(
     from tune.plan import plan_study, splits_present
     from tune.progress import Display
 
-    display = Display(options.output.quiet)
+    display = Display(options.output.quiet, on_event)
     plan = plan_study(options, metrics=metrics, rule=rule, progress=not options.output.quiet and sys.stderr.isatty())
     splits_present(plan.images)
     if record is not None:
-        plan = dataclasses.replace(plan, name=record["name"])
+        plan = dataclasses.replace(plan, name=record["name"], seeds=tuple(record["phases"]["confirm"]["seeds"]))
         _check_same_images(plan, record)
     elif not dry:
         storage = storage or Storage.open(place)
         folder = storage.new(plan.name)
     run = Launch(plan, display, argv, program, storage, folder, record)
     if options.machine.address is not None:
-        return run.on_cluster(options.machine.address)
-    return run.here()
+        return run.on_cluster(options.machine.address), folder
+    return run.here(), folder
 
 
 def _as_stored(argv: list[str], program: str, options: StudyOptions, record: dict[str, Any]) -> StudyOptions:

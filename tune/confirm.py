@@ -1,18 +1,21 @@
-"""What the confirm phase runs: the leaders, the defaults and their rivals, each with the same seeds.
+"""What the confirm phase trains: the ladder of ratios at the chosen patch setting, and the best ratio between rungs.
 
-Judging what comes out is left to ``studies.verdict``.
+Which rungs go on in a study of several rounds is decided in ``schedule.py``, the verdict in ``studies.verdict``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from pmae.config import PretrainConfig
 from tune.space import Setting, Space
 
-NEAR = 0.03  # ratios closer than this are one setting to any affordable number of seeds
+NEAR = 0.03  # ratios closer than this cannot be told apart with an affordable number of seeds
 
 
 @dataclass(frozen=True)
@@ -20,43 +23,35 @@ class ConfirmRule:
     """Which settings are confirmed.
 
     Attributes:
-        leaders: Best explored ratios beside the defaults, per method at its best patch setting.
-        rivals: Other defaults of PMAE that get the same treatment.
-        every_patch_setting: Whether each method is confirmed at every patch setting (strategy, basis) that was
-            explored instead of its best one.
+        refinements: Explored ratios between the rungs that join the ladder where they are the best explored ones.
+        every_patch_setting: Confirm each method at every patch setting, strategy and basis instead of the best one.
     """
 
-    leaders: int = 2
-    rivals: tuple[float, ...] = (0.10, 0.15, 0.25, 0.30)
+    refinements: int = 1
     every_patch_setting: bool = False
 
 
 def settings_to_confirm(space: Space, rows: Iterable[Mapping[str, Any]], rule: ConfirmRule) -> list[Setting]:
-    """The settings to confirm, those of one method together, the defaults first.
+    """The settings to confirm, those of one method together, rungs in order of their ratio.
 
-    ``rows`` are records; only explored trials that are done count. A method none of whose trials is done has none.
+    ``rows`` are records; only explored trials that are done count. A method without any gets its first patch setting.
     """
     explored = _explored(rows)
     chosen: list[Setting] = []
     for method in space.methods:
         mine = {s: v for s, v in explored.items() if s.method == method}
-        for arm in _arms(mine, rule.every_patch_setting):
-            chosen += _of_arm(space, arm, {s: v for s, v in mine.items() if _same_arm(s, arm)}, rule)
+        for candidate in _candidates(space, method, mine, rule.every_patch_setting):
+            chosen += _ladder(space, candidate, mine, rule)
     return list(dict.fromkeys(chosen))
 
 
 def most_settings(space: Space, rule: ConfirmRule) -> int:
-    """How many settings are confirmed at most, before the exploration has shown the leaders."""
+    """How many settings are confirmed at most, before the exploration has ended."""
     total = 0
     for method in space.methods:
-        defaults = {space.default_of(method), *(rule.rivals if method == "pmae" else ())}
-        ratios, arms = len(defaults) + rule.leaders, 1
-        listed = space.ratios[method].listed
-        if listed:
-            ratios = min(ratios, len(defaults | set(listed)))
-        if rule.every_patch_setting:
-            arms = len(space.patches[method]) * len(space.strategies[method]) * len(space.bases_of(method))
-        total += ratios * arms
+        candidates = _candidates(space, method, {}, rule.every_patch_setting)
+        extra = rule.refinements if not space.ratios[method].listed else 0
+        total += sum(1 if c.ratio is None else len(space.rungs(c)) + extra for c in candidates)
     return total
 
 
@@ -70,41 +65,43 @@ def _explored(rows: Iterable[Mapping[str, Any]]) -> dict[Setting, float]:
     return {s: sum(v) / len(v) for s, v in found.items()}
 
 
-def _arms(explored: Mapping[Setting, float], every: bool) -> list[Setting]:
-    """The best setting, or the best of each combination of patches, strategy and basis."""
-    ranked = sorted(explored, key=lambda s: (-explored[s], str(s)))
-    arms: list[Setting] = []
-    for setting in ranked:
-        if not any(_same_arm(setting, arm) for arm in arms):
-            arms.append(setting)
-    return arms if every else arms[:1]
+def _candidates(space: Space, method: str, explored: Mapping[Setting, float], every: bool) -> list[Setting]:
+    """Patch settings, strategies and bases to confirm; each as a setting with the method's default ratio."""
+    default = space.default_of(method)
+    everything = [
+        Setting(method, patches, None if strategy == "sampled" else default, strategy, basis)
+        for patches, strategy, basis in product(
+            space.patches[method], space.strategies[method], space.bases_of(method)
+        )
+    ]
+    if every:
+        return everything
+    # The mean of the two best trials: a single lucky one does not decide.
+    scores: dict[Setting, list[float]] = defaultdict(list)
+    for setting, value in explored.items():
+        drawn = setting.strategy == "sampled"
+        scores[replace(setting, ratio=None if drawn else default)].append(value)
+    best = {s: sum(sorted(v)[-2:]) / len(v[-2:]) for s, v in scores.items() if s in everything}
+    return [max(best, key=lambda s: (best[s], str(s)))] if best else everything[:1]
 
 
-def _same_arm(a: Setting, b: Setting) -> bool:
-    return replace(a, ratio=None) == replace(b, ratio=None)
-
-
-def _of_arm(space: Space, arm: Setting, explored: Mapping[Setting, float], rule: ConfirmRule) -> list[Setting]:
-    if arm.ratio is None:  # the ratio is drawn: there is nothing to choose
-        return [arm]
-    defaults = [space.default_of(arm.method), *(rule.rivals if arm.method == "pmae" else ())]
-    ratios = list(dict.fromkeys(defaults))
-    ranked = sorted(explored, key=lambda s: (-explored[s], str(s)))
-    leaders = [s.ratio for s in ranked if s.ratio is not None and _is_new(s.ratio, ratios)]
-    for ratio in leaders:
-        if len(ratios) < len(set(defaults)) + rule.leaders and _is_new(ratio, ratios):
-            ratios.append(ratio)
-    return [replace(arm, ratio=r) for r in ratios]
-
-
-def _is_new(ratio: float, ratios: Sequence[float]) -> bool:
-    """Whether the ratio is none of ``ratios`` to any affordable number of seeds: a leader beside a default is it."""
-    return all(abs(ratio - other) > NEAR for other in ratios)
+def _ladder(space: Space, candidate: Setting, explored: Mapping[Setting, float], rule: ConfirmRule) -> list[Setting]:
+    if candidate.ratio is None:  # the ratio is drawn: there is nothing to compare
+        return [candidate]
+    rungs = space.rungs(candidate)
+    same = [s for s in explored if replace(s, ratio=candidate.ratio) == candidate and s.ratio is not None]
+    leaders = sorted(same, key=lambda s: (-explored[s], str(s)))[: rule.refinements]
+    for leader in leaders:
+        longer = [*rungs, leader]
+        near = any(abs((leader.ratio or 0) - (rung.ratio or 0)) <= NEAR for rung in rungs)
+        if not near and len(space.distinct(longer)) == len(longer):
+            rungs = longer
+    return sorted(rungs, key=lambda s: s.ratio or 0.0)
 
 
 def config_of(row: Mapping[str, Any]) -> PretrainConfig:
     """The resolved configuration in a record."""
-    import json
-
     config = row["config"]
+    if isinstance(config, PretrainConfig):
+        return config
     return PretrainConfig.from_dict(json.loads(config) if isinstance(config, str) else config)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pmae.config import PretrainConfig
+from pmae.errors import ConfigError
+from studies.margin import Margin
 from tune.confirm import most_settings
-from tune.plan import StudyPlan
+from tune.plan import StudyPlan, parse_duration
+from tune.power import power_sentence
 from tune.progress import duration
 from tune.resources import Machine, Placement, trial_seconds
-from tune.space import Ratios
+from tune.space import Ratios, Setting, confirm_seeds
 
+START_SECONDS = 15.0
+CONTROL_SECONDS = 1.5
+MIN_SEEDS, MOST_SEEDS = 2, 100  # of --time-budget
 QUESTION = "which share should be masked, with which patches?"
 
 
@@ -27,7 +35,8 @@ def describe_plan(
         ("expected", f"about {duration(expected_seconds(plan, placement))}"),
         (
             "verdict",
-            f"the default holds if it costs less than {100 * plan.options.confirm.margin:g} points of accuracy",
+            f"the default holds if against every rung it loses less than "
+            f"{Margin.parse(plan.options.confirm.margin).text}; {power_sentence(plan)}",
         ),
     ]
     if place is not None:
@@ -37,15 +46,58 @@ def describe_plan(
 
 def confirmations(plan: StudyPlan) -> int:
     """Confirm trials at most (one round), before the exploration has shown the leaders."""
-    return most_settings(plan.space, plan.rule) * len(plan.seeds)
+    return (most_settings(plan.space, plan.rule) + len(_shapes(plan)) + 1) * len(plan.seeds)
+
+
+def _shapes(plan: StudyPlan) -> set[tuple[int, int]]:
+    """Patch settings that an untrained encoder is scored for: of each method one, or all of them."""
+    shapes = [[(p.patch_size, p.patch_stride) for p in plan.space.patches[m]] for m in plan.space.methods]
+    return {s for each in shapes for s in (each if plan.rule.every_patch_setting else each[:1])}
 
 
 def expected_seconds(plan: StudyPlan, placement: Placement) -> float:
-    """Rough duration of the whole study."""
+    """Rough duration of the whole study, one round of seeds."""
+    explored, per_seed = phase_seconds(plan, placement)
+    return START_SECONDS + explored + per_seed * len(plan.seeds)
+
+
+def fit_to_budget(plan: StudyPlan, placement: Placement) -> StudyPlan:
+    """The plan with as many seeds as ``--time-budget`` has time for; unchanged without one.
+
+    Raises:
+        ConfigError: There is no time for two seeds a ratio.
+    """
+    budget = plan.options.confirm.time_budget
+    if budget is None:
+        return plan
+    explored, per_seed = phase_seconds(plan, placement)
+    seconds = parse_duration(budget)
+    seeds = int((seconds - START_SECONDS - explored) / per_seed) // plan.rounds
+    if seeds < MIN_SEEDS:
+        least = START_SECONDS + explored + MIN_SEEDS * plan.rounds * per_seed
+        raise ConfigError(
+            f"--time-budget {budget} has no time for {MIN_SEEDS} seeds of each ratio, which take about "
+            f"{duration(least)}; allow more time, shorten the ladder (--ladder), or study one method (--methods pmae)"
+        )
+    return replace(plan, seeds=tuple(confirm_seeds(min(seeds, MOST_SEEDS), plan.options.training.seed)))
+
+
+def phase_seconds(plan: StudyPlan, placement: Placement) -> tuple[float, float]:
+    """Rough duration of the exploration, and of one seed of the confirm phase."""
     images = len(plan.images.indices("train"))
-    each = [trial_seconds(plan.config(s), images, placement) for s in plan.known_settings().values()]
-    mean = sum(each) / len(each) if each else 0.0
-    return 8.0 + (plan.trials + confirmations(plan)) * mean / placement.concurrent
+    rungs, first = [], []
+    for method in plan.space.methods:
+        for patches in plan.space.patches[method]:
+            setting = Setting(method, patches, plan.space.default_of(method), plan.space.strategies[method][0])
+            if setting.strategy == "sampled":
+                setting = replace(setting, ratio=None)
+            each = trial_seconds(plan.config(setting), images, placement)
+            first.append(each)
+            rungs.append(each * (len(plan.space.rungs(setting)) if setting.ratio is not None else 1))
+    mean = sum(first) / len(first)
+    share = 1.0 if plan.rule.every_patch_setting else len(plan.space.methods) / len(first)
+    controls = CONTROL_SECONDS * (len(_shapes(plan)) + 1)
+    return plan.trials * mean / placement.concurrent, (sum(rungs) * share + controls) / placement.concurrent
 
 
 def _data(plan: StudyPlan) -> str:
@@ -76,23 +128,22 @@ def _search(plan: StudyPlan) -> str:
     names = {"tpe": "TPE", "gp": "Gaussian process", "qmc": "quasi-random", "random": "random"}
     if plan.search == "grid":
         return "a full grid"
+    if plan.search == "none":
+        return "nothing to decide"
     fixed = min(len(plan.space.fixed()), plan.trials)
     return f"{fixed} with the default ratios for every patch setting, then {names[plan.search]}"
 
 
 def _confirm(plan: StudyPlan) -> str:
     seeds = f"{len(plan.seeds)} paired seeds ({plan.seeds[0]} to {plan.seeds[-1]})"
-    parts = []
-    for method in plan.space.methods:
-        name = f"{method} {plan.space.default_of(method):g}"
-        if method == "pmae" and plan.rule.rivals:
-            name += f", {', '.join(f'{r:g}' for r in plan.rule.rivals)}"
-        parts.append(f"{name} and its {plan.rule.leaders} best")
+    parts = [f"{m} {' '.join(f'{r:g}' for r in plan.space.ladder[m])}" for m in plan.space.methods]
+    if plan.trials and plan.rule.refinements:
+        parts.append("the best explored ratio between them")
     where = (
         "every setting of patches, strategy and basis" if plan.rule.every_patch_setting else "the best patch setting"
     )
-    text = f"{'; '.join(parts)}, for {where}, with {seeds}"
-    return f"{text}, more until settled" if plan.options.confirm.until_settled else text
+    text = f"{'; '.join(parts)}, for {where}, an untrained encoder and raw pixels, with {seeds}"
+    return f"{text}, in at most {plan.rounds} rounds" if plan.rounds > 1 else text
 
 
 def _training(plan: StudyPlan) -> str:

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from pmae.components import cached_components
 from studies.records import StudyWriter
-from tune.confirm import config_of, most_settings, settings_to_confirm
-from tune.plan import MOST_ROUNDS, StudyPlan
+from tune.confirm import config_of
+from tune.describe import confirmations
+from tune.plan import StudyPlan
 from tune.progress import Display
 from tune.proposals import Proposals
 from tune.resources import Placement
 from tune.session import OUTER_RESOURCES
+from tune.schedule import next_round
 from tune.space import Setting
 from tune.spec import TrialJob, TrialSpec
 
@@ -50,7 +52,6 @@ class StudyRun:
         lag: See ``tune.proposals.Proposals``; the same for the whole life of a study.
         writer: Where records go.
         display: What the user sees.
-        settled: (rounds so far) -> whether the verdict is settled, for ``--until-settled``.
         mirror: Copies the study's folder to an object store.
     """
 
@@ -62,15 +63,13 @@ class StudyRun:
         lag: int,
         writer: StudyWriter,
         display: Display,
-        settled: Callable[[int], bool] | None = None,
         mirror: Mirror | None = None,
     ) -> None:
         self.plan, self.job, self.placement, self.lag = plan, job, placement, lag
-        self.writer, self.display, self.settled, self.mirror = writer, display, settled, mirror
+        self.writer, self.display, self.mirror = writer, display, mirror
         self.rows: dict[str, dict[str, Any]] = {r["trial_id"]: r for r in writer.trials.to_pylist()}
         self.interrupted = False
         self.rounds = 0
-        self._settings: list[Setting] = []
         self._stop_at: float | None = None
         self._unplaced: dict[str, float] = {}  # trials handed to Ray: since when they have no process, inf if they do
         self._gauges: StudyGauges | None = None
@@ -89,7 +88,7 @@ class StudyRun:
         self._gauges = StudyGauges(self.plan.name) if self.job.gauges else None
         self._clear_what_is_left()
         self.search = StudySearch(
-            Proposals(self.plan.space, self._known(), self._sampler, self.plan.options.training.seed, self.lag),
+            Proposals(self.plan.space, self._known(), self.plan.sampler, self.plan.options.training.seed, self.lag),
             planned=self.plan.trials,
             records=self.rows,
             make_spec=self.plan.explore_spec,
@@ -101,7 +100,7 @@ class StudyRun:
             wait_file=self.job.wait_file,
         )
         done = sum(r["status"] in RECORDED for r in self.rows.values())
-        self.display.start(self.plan.trials + self.expected_confirmations(), done, self.placement.concurrent)
+        self.display.start(self.plan.trials + confirmations(self.plan), done, self.placement.concurrent)
         try:
             with self._on_interrupt():
                 self._tune()
@@ -122,10 +121,6 @@ class StudyRun:
             if self.rows.get(checkpoints.name, {}).get("status") in RECORDED:
                 shutil.rmtree(checkpoints, ignore_errors=True)
 
-    @property
-    def _sampler(self) -> str:
-        return "random" if self.plan.search == "grid" else self.plan.search  # of a grid every point is given
-
     def _known(self) -> dict[int, Setting]:
         """Settings by number: those given from the start, and those on record."""
         ran = {
@@ -135,23 +130,15 @@ class StudyRun:
         }
         return {**self.plan.known_settings(), **ran}
 
-    def expected_confirmations(self) -> int:
-        """Confirm trials at most, before the exploration has shown the leaders."""
-        return most_settings(self.plan.space, self.plan.rule) * len(self.plan.seeds)
-
     def _follow_up(self) -> list[TrialSpec]:
         """The next round of the confirm phase, called when all trials so far have ended."""
-        most = MOST_ROUNDS if self.settled is not None else 1
-        if self.rounds == 0:
-            self._settings = settings_to_confirm(self.plan.space, self.rows.values(), self.plan.rule)
-            if not self._settings:
-                return []
-            self.display.line(f"  confirming {', '.join(s.label for s in self._settings)}")
-        elif self.rounds >= most or (self.settled is not None and self.settled(self.rounds)):
+        specs = next_round(self.plan, self.rows.values(), self.rounds)
+        if not specs:
             return []
-        specs = self.plan.confirm_specs(self._settings, self.plan.round_seeds(self.rounds))
+        labels = list(dict.fromkeys(s.label for s in specs if s.control is None))
+        self.display.line(f"  confirming {', '.join(labels)}")
         self.rounds += 1
-        self.display.expect(self.plan.trials + self.rounds * len(specs))
+        self.display.expect(len(self.rows) + len(specs))
         return specs
 
     def _tune(self) -> None:

@@ -6,7 +6,7 @@ Exit codes are those of ``tune.command``, which reads the command line.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,12 +62,14 @@ class Launch:
             return self._in_session(address, 0, None)
 
     def _place(self, machine: Machine) -> Placement:
-        from tune.describe import describe_plan
+        from tune.describe import describe_plan, fit_to_budget
         from tune.resources import place, trial_memory
 
         configs = [self.plan.config(s) for s in self.plan.space.grid()]
         memory = max(trial_memory(c, self.plan.images.images.nbytes) for c in configs)
-        placement = place(machine, self.plan.options.machine, self.plan.trials, memory)
+        placement = place(machine, self.plan.options.machine, max(self.plan.trials, len(configs)), memory)
+        if self.record is None:
+            self.plan = fit_to_budget(self.plan, placement)
         title, rows = describe_plan(self.plan, placement, machine, self._place_on_disk())
         self.display.plan(title, rows, self.plan.warnings)
         return placement
@@ -122,7 +124,6 @@ class Launch:
                 record["resources"]["lag"],
                 writer,
                 self.display,
-                settled=self._settled(writer) if self.plan.options.confirm.until_settled else None,
                 mirror=self.mirror,
             )
             try:
@@ -133,7 +134,7 @@ class Launch:
 
         complete = not run.interrupted
         commands = {"resume": self._resume_command(), "more": self._more_command()}
-        finish(folder, self.plan, self.display, rounds=run.rounds, complete=complete, **commands)
+        finish(folder, self.plan, self.display, complete=complete, **commands)
         if self.mirror is not None:
             try:
                 self.mirror.finish()
@@ -141,12 +142,6 @@ class Launch:
                 return self._failed(f"{problem}; all of the study lies in {folder}")
             self.display.always(f"stored:  {self.mirror.store.uri}")
         return INTERRUPTED if run.interrupted else FINISHED
-
-    def _settled(self, writer: StudyWriter) -> Callable[[int], bool]:
-        """(rounds so far) -> whether the verdict is settled."""
-        from tune.outcome import settled
-
-        return lambda rounds: settled(writer, self.plan.options.confirm, rounds)
 
     def _failed(self, problem: Exception | str) -> int:
         print(f"error: {problem}\nresume with: {self._resume_command()}", file=sys.stderr)
@@ -158,7 +153,7 @@ class Launch:
         from tune.progress import now
 
         assert self.folder is not None
-        resources = {**placement.to_dict(), "lag": 2 * placement.concurrent}
+        resources = {**placement.to_dict(), "lag": placement.concurrent}
         created = now()
         if self.record is not None:  # how far the search looks back is part of what a study finds
             resources["lag"] = self.record["resources"]["lag"]
@@ -210,7 +205,7 @@ class Launch:
 
         from tune.folder import without_options
 
-        return shlex.join(without_options(shlex.split(self._command()), ("--name", "--confirm-seeds")))
+        return shlex.join(without_options(shlex.split(self._command()), ("--name", "--confirm-seeds", "--look", "--time-budget", "--seed")))
 
     def _resume_command(self) -> str:
         from tune.folder import command_line

@@ -21,7 +21,7 @@ from pmae.config import Basis, Method, Precision, Preset
 if TYPE_CHECKING:
     from pmae.data import ImageSet
 
-Search = Literal["tpe", "gp", "qmc", "random", "grid"]
+Search = Literal["tpe", "gp", "qmc", "random", "grid", "none"]
 
 
 @dataclass(frozen=True)
@@ -58,30 +58,40 @@ class SearchOptions:
     """Pixels between neighbouring patches; below the patch size they overlap."""
     mask_units: Annotated[tuple[int, ...] | None, said("PIXELS ...", "the patch size")] = None
     """Sides in pixels of the squares that mae masks together; multiples of the patch size."""
-    strategies: Annotated[tuple[str, ...] | None, said("NAME ...", "fixed for pmae, random for mae")] = None
-    """How masks are drawn; pmae: fixed sampled tvb bvt; mae: random block grid."""
+    strategies: Annotated[tuple[str, ...] | None, said("NAME ...", "expected for pmae, random for mae")] = None
+    """How masks are drawn; pmae: expected fixed sampled tvb bvt released; mae: random block grid."""
     basis: tuple[Basis, ...] = ("pca",)
     """Bases whose coordinates pmae masks."""
     search: Search = "tpe"
-    """tpe, gp (Gaussian process), qmc (quasi-random), random, or grid (every combination once)."""
+    """tpe, gp (Gaussian process), qmc (quasi-random), random, grid (every combination once), or none: train the
+    ladder at the first patch setting without exploring."""
     trials: Annotated[int | None, said("N", PRESET)] = None
-    """Trials of the exploration; a grid has its own number."""
+    """Trials of the exploration, which chooses the patch setting and looks between the rungs of the ladder."""
 
 
 @dataclass(frozen=True)
 class ConfirmOptions:
-    """How the verdict is reached: leaders and defaults again, with seeds that the exploration never used."""
+    """How the verdict is reached: a ladder of ratios, each with the same seeds, none of which was explored with."""
 
+    ladder: Annotated[tuple[float, ...] | None, said("RATIO ...", "0.05 0.1 0.2 0.35 0.55 0.75 0.9")] = None
+    """Ratios that pmae is confirmed with, the default among them."""
+    mae_ladder: Annotated[tuple[float, ...] | None, said("RATIO ...", "0.25 0.5 0.75 0.875")] = None
+    """The same for mae, 0.75 among them; each must mask another number of patches."""
     confirm_seeds: Annotated[int | None, said("N", PRESET)] = None
-    """Paired seeds per confirmed setting; at least 3 for a verdict."""
-    margin: float = 0.01
-    """Loss of accuracy that still counts as holding up, as a fraction (0.01 is one point)."""
+    """Paired seeds per ratio (of each round with --until-settled); at least 2."""
+    margin: str = "0.01"
+    """Loss of accuracy that still counts as holding up: a fraction (0.01 is one point), or a share of what training
+    adds to an untrained encoder, such as 10%."""
     default_ratio: float = 0.2
     """The default under test: share of the variance that pmae masks."""
-    rivals: Annotated[tuple[float, ...] | None, said("RATIO ...", PRESET)] = None
-    """Other defaults that pmae is confirmed with."""
     until_settled: bool = False
-    """Go on adding seeds in rounds until the verdict is no longer inconclusive (at most 5 times --confirm-seeds)."""
+    """Add seeds in rounds until the verdict is no longer inconclusive (at most 5 rounds). Ratios that are clearly
+    within the margin stop early; all rounds together err in at most 5 % of studies."""
+    time_budget: Annotated[str | None, said("TIME", "none")] = None
+    """Choose the number of seeds so that the study takes about this long, for example 20m or 2h."""
+    look: int = 1
+    """Number of times that this question has been put to these images, this study included. From the second on the
+    level is stricter, since looking again errs more often."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +101,10 @@ class TrainingOptions:
     preset: Preset = "quick"
     """quick: a small model and a short schedule that order ratios within seconds a trial; paper: the PMAE paper's
     ViT-Tiny and 800 epochs."""
-    epochs: Annotated[int | None, said("N", PRESET)] = None
-    """Passes over the training images."""
+    steps: Annotated[int | None, said("N", PRESET)] = None
+    """Optimizer steps of a trial, rounded to whole epochs."""
+    epochs: Annotated[int | None, said("N", "from the steps")] = None
+    """Passes over the training images, instead of --steps."""
     batch_size: Annotated[int | None, said("N", PRESET)] = None
     """Images per step."""
     learning_rate: Annotated[float | None, said("X", PRESET)] = None
@@ -194,6 +206,21 @@ class StudyOptions:
     def to_dict(self) -> dict[str, Any]:
         """JSON types of all that decides what the study finds (not of where and how it runs)."""
         return json.loads(json.dumps({group: dataclasses.asdict(getattr(self, group)) for group in STUDY_GROUPS}))
+
+    def to_argv(self) -> list[str]:
+        """The command line that gives these options: those that differ from the defaults."""
+        words: list[str] = []
+        plain = type(self)()
+        for group in dataclasses.fields(self):
+            mine, usual = getattr(self, group.name), getattr(plain, group.name)
+            for field_ in dataclasses.fields(mine):
+                value = getattr(mine, field_.name)
+                if value == getattr(usual, field_.name) or value is None:
+                    continue
+                words.append(f"--{field_.name.replace('_', '-')}")
+                if value is not True:
+                    words += [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
+        return words
 
     def with_study(self, stored: Mapping[str, Any]) -> StudyOptions:
         """These options with those that :meth:`to_dict` gave."""

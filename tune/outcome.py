@@ -11,28 +11,26 @@ from rich.table import Table
 from pmae.components import cached_components
 from studies.curves import Setting, setting_labels
 from studies.files import write_json
-from studies.records import StudyWriter, read_study
-from tune.options import ConfirmOptions
-from tune.plan import MOST_ROUNDS, StudyPlan
+from studies.records import read_study
+from tune.plan import ALPHA, StudyPlan
 from tune.progress import Display
 from tune.samples import merge_samples
 
 
 def finish(
-    folder: Path, plan: StudyPlan, display: Display, *, rounds: int, complete: bool, resume: str, more: str
+    folder: Path, plan: StudyPlan, display: Display, *, complete: bool, resume: str, more: str
 ) -> None:
     """Write verdict and report from the study's table, whole or not, and print them.
 
     Args:
         folder, plan, display: The study.
-        rounds: Rounds of the confirm phase, each of which looked at the verdict (with ``--until-settled``).
         complete: Whether all trials have run.
         resume: The command that goes on with the study.
         more: The study's command without its name and number of seeds.
     """
     components = cached_components(plan.images, plan.space.bases[0])[0] if "pmae" in plan.space.methods else None
     merge_samples(folder, components)
-    verdict = write_verdict(folder, plan.options.confirm, rounds)
+    verdict = write_verdict(folder)
     _print_verdict(verdict, display)
     trials = read_study(folder).trials
     print_comparisons(trials, display)
@@ -48,27 +46,13 @@ def finish(
     display.always(f"next:    {_next(plan, folder, verdict, more)}")
 
 
-def write_verdict(folder: Path, options: ConfirmOptions, rounds: int) -> dict[str, Any]:
-    """Judge the study's table and write ``verdict.json``."""
-    verdict = _judge(read_study(folder), options, rounds)
-    write_json(folder / "verdict.json", verdict)
-    return verdict
-
-
-def settled(writer: StudyWriter, options: ConfirmOptions, rounds: int) -> bool:
-    """Whether no default's verdict is inconclusive any more after ``rounds`` of seeds."""
-    rows = _judge(writer.trials, options, rounds)["rows"]
-    asked = [row for row in rows if row.get("kind") in ("default", "mae_default")]
-    return bool(asked) and all(row["verdict"] != "inconclusive" for row in asked)
-
-
-def _judge(trials: Any, options: ConfirmOptions, rounds: int) -> dict[str, Any]:
-    from studies.sequential import level_for_look
+def write_verdict(folder: Path) -> dict[str, Any]:
+    """Judge the study's table by its plan and write ``verdict.json``."""
     from studies.verdict import judge
 
-    # Who looks again after every round errs more often, unless each look takes a part of the error.
-    alpha = level_for_look(max(rounds, 1), MOST_ROUNDS) if options.until_settled else 0.05
-    return judge(trials, margin=options.margin, default_ratio=options.default_ratio, alpha=alpha).to_dict()
+    verdict = judge(read_study(folder)).to_dict()
+    write_json(folder / "verdict.json", verdict)
+    return verdict
 
 
 def write_pages(folder: Path, display: Display) -> bool:
@@ -155,11 +139,12 @@ def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any], more: str) -> 
     if plan.options.question is not None:
         return f"python -m studies show {folder}"
     needed = [r["seeds_needed"] for r in verdict["rows"] if r.get("kind") == "default" and r.get("seeds_needed")]
-    if needed:
-        seeds = len(plan.seeds) + max(needed)
+    if needed and not plan.options.confirm.until_settled:
+        look, seeds = plan.options.confirm.look + 1, len(plan.seeds) + max(needed)
         return (
-            f"{more} --confirm-seeds {seeds} --name {plan.name}-more   "
-            f"(about {max(needed)} more seed{'s' * (max(needed) > 1)} would settle it)"
+            f"{more} --confirm-seeds {seeds} --look {look} --seed {plan.options.training.seed + look - 1} "
+            f"--name {plan.name}-{look}   (a new study with {seeds} seeds would probably settle it; --look {look} "
+            f"judges it at {100 * ALPHA / 2**look:.3g} %, since looking again errs more often)"
         )
     if plan.options.data.dataset == "digits":
         return "python tune/masking_ratio_study.py --dataset cifar10   (the same question on larger images)"

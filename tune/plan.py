@@ -6,6 +6,7 @@ Where it runs and what fits is worked out in ``tune.resources``; nothing is trai
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,9 +19,13 @@ from pmae.data import ImageSet, load_images
 from pmae.errors import ConfigError, DataError
 from tune.confirm import ConfirmRule
 from tune.options import SearchOptions, StudyOptions, TrainingOptions
+from studies.errors import StudyError
+from studies.margin import Margin
 from tune.space import (
     DEFAULT_GRID,
+    DEFAULT_LADDER,
     DEFAULT_RANGE,
+    LEAST_TOKENS,
     Ratios,
     Setting,
     Space,
@@ -28,10 +33,13 @@ from tune.space import (
     default_patch_sizes,
     patch_settings,
     strategies_of,
+    tokens_of,
 )
 from tune.spec import TrialSpec
 
 MOST_ROUNDS = 5  # of --until-settled
+ALPHA = 0.05
+MOST_TRIALS = 10_000  # of the exploration, and seeds of the confirm phase
 
 
 @dataclass(frozen=True)
@@ -40,12 +48,13 @@ class Budget:
 
     trials: int
     confirm_seeds: int
+    round_seeds: int  # with --until-settled
     rule: ConfirmRule
 
 
 BUDGETS = {
-    "quick": Budget(trials=12, confirm_seeds=5, rule=ConfirmRule(leaders=1, rivals=())),
-    "paper": Budget(trials=60, confirm_seeds=5, rule=ConfirmRule(leaders=3)),
+    "quick": Budget(trials=12, confirm_seeds=5, round_seeds=4, rule=ConfirmRule()),
+    "paper": Budget(trials=24, confirm_seeds=5, round_seeds=4, rule=ConfirmRule()),
 }
 
 
@@ -59,7 +68,7 @@ class StudyPlan:
         space: What may be tried.
         base: Configuration that every setting changes.
         images: The images (their train, val and test splits).
-        search: ``tpe``, ``gp``, ``qmc``, ``random`` or ``grid``.
+        search: ``tpe``, ``gp``, ``qmc``, ``random``, ``grid`` or ``none``.
         trials: Trials of the exploration.
         seeds: Paired seeds of the confirm phase's first round.
         rule: What the confirm phase confirms.
@@ -81,7 +90,8 @@ class StudyPlan:
 
     def config(self, setting: Setting) -> PretrainConfig:
         """The resolved configuration of one setting."""
-        return setting.config(self.base).resolve(self.images.image_size, self.images.channels)
+        train = len(self.images.indices("train"))
+        return setting.config(self.base).resolve(self.images.image_size, self.images.channels, train)
 
     def known_settings(self) -> dict[int, Setting]:
         """Settings given from the start by trial number: all of a grid, else the fixed points."""
@@ -92,25 +102,46 @@ class StudyPlan:
         """Trial ``number`` of the exploration."""
         return TrialSpec(f"explore-{number:04d}", "explore", seed, setting.label, self.config(setting))
 
-    def confirm_specs(self, settings: Sequence[Setting], seeds: Sequence[int]) -> list[TrialSpec]:
-        """All settings with all seeds, seed by seed, so that a study cut short has whole pairs."""
-        specs = []
-        for seed in seeds:
-            for setting in settings:
-                config = self.config(setting)
-                sampled = seed == self.seeds[0] and setting.ratio == self.space.default_of(setting.method)
-                trial_id = f"confirm-{config.hash()[:10]}-{seed}"
-                specs.append(TrialSpec(trial_id, "confirm", seed, setting.label, config, samples=sampled))
-        return specs
+    @property
+    def sampler(self) -> str:
+        """Optuna's sampler; of a grid every point is given, so any will do."""
+        return self.search if self.search in ("tpe", "gp", "qmc") else "random"
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of the confirm phase at most."""
+        return MOST_ROUNDS if self.options.confirm.until_settled else 1
+
+    @property
+    def alpha(self) -> float:
+        """Level of the verdict: 5 %, less where the question was asked before."""
+        look = self.options.confirm.look
+        return ALPHA if look == 1 else ALPHA / 2**look
 
     def round_seeds(self, number: int) -> tuple[int, ...]:
         """Seeds of confirm round ``number`` (from 0)."""
         size = len(self.seeds)
         return tuple(confirm_seeds(size, self.options.training.seed, first=number * size))
 
+    def judgement(self) -> dict[str, Any]:
+        """What ``studies.verdict.judge`` is given."""
+        from studies.verdict import Looks
+
+        return {
+            "margin": self.options.confirm.margin,
+            "default_ratio": self.space.default_ratio,
+            "alpha": self.alpha,
+            "looks": Looks(len(self.seeds), self.rounds) if self.rounds > 1 else None,
+        }
+
 
 def plan_study(
-    options: StudyOptions, *, metrics: str | None = None, rule: ConfirmRule | None = None, progress: bool = False
+    options: StudyOptions,
+    *,
+    metrics: str | None = None,
+    rule: ConfirmRule | None = None,
+    progress: bool = False,
+    images: ImageSet | None = None,
 ) -> StudyPlan:
     """Load the images and work out the plan.
 
@@ -118,6 +149,7 @@ def plan_study(
         options: From the command line, normalised.
         metrics, rule: What a study of another question measures and confirms.
         progress: Show how far a download or a decode is.
+        images: Images loaded before; None loads those that the options name.
 
     Raises:
         ConfigError: Settings that cannot work, alone or for these images.
@@ -125,16 +157,18 @@ def plan_study(
     """
     _check_alone(options)
     data = options.data
-    images = load_images(
-        data.dataset, data.data_root, data.image_size, data.limit, options.training.seed,
-        skip_unreadable=data.skip_unreadable, progress=progress,
-    )  # fmt: skip
+    if images is None:
+        images = load_images(
+            data.dataset, data.data_root, data.image_size, data.limit, options.training.seed,
+            skip_unreadable=data.skip_unreadable, progress=progress,
+        )  # fmt: skip
     options = options.fitted(images)
     space = _space(options, images)
     base = _base(options, space, images)
     budget = BUDGETS[options.training.preset]
     trials = _trials(options.search, space, budget)
-    seeds = options.confirm.confirm_seeds or budget.confirm_seeds
+    usual = budget.round_seeds if options.confirm.until_settled else budget.confirm_seeds
+    seeds = options.confirm.confirm_seeds or usual
     plan = StudyPlan(
         options=options,
         name=options.storage.name or images.name,
@@ -144,7 +178,7 @@ def plan_study(
         search=options.search.search,
         trials=trials,
         seeds=tuple(confirm_seeds(seeds, options.training.seed)),
-        rule=_rule(options, rule or budget.rule),
+        rule=rule or budget.rule,
         metrics=metrics,
     )
     for setting in space.grid():  # every combination is built once, so that none fails hours later
@@ -158,22 +192,94 @@ def _check_alone(options: StudyOptions) -> None:
         raise ConfigError(f"--methods is empty; allowed are {', '.join(METHODS)}")
     for method in search.methods:
         check_choice("--methods", method, METHODS)
-    if not 0 < confirm.margin < 1:
-        raise ConfigError(f"--margin is {confirm.margin}; it is a fraction of accuracy in (0, 1), for example 0.01")
+    _check_margin(confirm.margin)
     check_ratio(confirm.default_ratio, "--default-ratio")
-    for rival in confirm.rivals or ():
-        check_ratio(rival, "--rivals")
-    for option, value in (("--trials", search.trials), ("--confirm-seeds", confirm.confirm_seeds)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{option} is {value}; it must be at least 1")
+    for option, value, least in (
+        ("--trials", search.trials, 1), ("--confirm-seeds", confirm.confirm_seeds, 2), ("--look", confirm.look, 1),
+    ):  # fmt: skip
+        if value is not None and not least <= value <= MOST_TRIALS:
+            raise ConfigError(f"{option} is {value}; it must be a whole number from {least} to {MOST_TRIALS:,}")
+    if confirm.time_budget is not None:
+        parse_duration(confirm.time_budget)
+        if confirm.confirm_seeds is not None:
+            raise ConfigError("--confirm-seeds and --time-budget both set the number of seeds; leave one of them out")
+    if options.training.steps is not None and options.training.epochs is not None:
+        raise ConfigError("--steps and --epochs are both given; leave one of them out")
+    if search.search == "none" and search.trials is not None:
+        raise ConfigError("--trials has no effect with --search none, which explores nothing; leave it out")
+    _check_ladder("--ladder", confirm.ladder, confirm.default_ratio)
+    _check_ladder("--mae-ladder", confirm.mae_ladder, DEFAULT_RATIO["mae"])
     if search.search == "grid" and search.trials is not None:
         raise ConfigError("--trials has no effect with --search grid, which runs every combination once; leave it out")
     if options.training.seed < 0:
         raise ConfigError(f"--seed is {options.training.seed}; it must be 0 or above")
     if "mae" not in search.methods and (search.mae_ratios is not None or search.mask_units is not None):
         raise ConfigError("--mae-ratios and --mask-units have no effect without mae among --methods; leave them out")
-    if "pmae" not in search.methods and (tuple(search.basis) != ("pca",) or confirm.rivals):
-        raise ConfigError("--basis and --rivals have no effect without pmae among --methods; leave them out")
+    if "pmae" not in search.methods and (tuple(search.basis) != ("pca",) or confirm.ladder):
+        raise ConfigError("--basis and --ladder have no effect without pmae among --methods; leave them out")
+    if "mae" not in search.methods and confirm.mae_ladder:
+        raise ConfigError("--mae-ladder has no effect without mae among --methods; leave it out")
+
+
+def _check_margin(margin: float | str) -> None:
+    try:
+        Margin.parse(margin)
+    except StudyError as problem:
+        raise ConfigError(f"--{problem}") from None
+
+
+def _check_ladder(option: str, ladder: Sequence[float] | None, default: float) -> None:
+    if ladder is None:
+        return
+    for ratio in ladder:
+        check_ratio(ratio, option)
+    if len(set(ladder)) < 2:
+        raise ConfigError(f"{option} has {len(set(ladder))} ratio; a ladder needs at least 2 to compare")
+    if not any(abs(ratio - default) < 1e-9 for ratio in ladder):
+        listed = " ".join(f"{ratio:g}" for ratio in sorted({*ladder, default}))
+        raise ConfigError(
+            f"{option} lacks the default {default:g}, which every ratio is compared with; use {option} {listed}"
+        )
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``90s``, ``20m``, ``2h`` or ``1.5h``; a number alone is minutes.
+
+    Raises:
+        ConfigError: It is none of these, or not above 0.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(text).strip())
+    seconds = float(found[1]) * {"s": 1, "m": 60, "": 60, "h": 3600}[found[2]] if found else 0.0
+    if seconds <= 0:
+        raise ConfigError(f"--time-budget is {text!r}; give a time such as 90s, 20m or 2h")
+    return seconds
+
+
+def _ladder(options: StudyOptions, methods: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    confirm, search = options.confirm, options.search
+    asked = {"pmae": confirm.ladder, "mae": confirm.mae_ladder}
+    default = {"pmae": confirm.default_ratio, "mae": DEFAULT_RATIO["mae"]}
+    found = {}
+    for method in methods:
+        listed = search.mae_ratios if method == "mae" and search.mae_ratios is not None else search.ratios
+        usual = listed if listed is not None and len(listed) > 2 else DEFAULT_LADDER[method]
+        found[method] = tuple(sorted({*(asked[method] or usual), default[method]}))
+    return found
+
+
+def _check_distinct_rungs(space: Space, asked: Sequence[float] | None) -> None:
+    """Refuse rungs of MAE that were asked for and mask the same number of patches."""
+    if asked is None or "mae" not in space.methods:
+        return
+    for patches in space.patches["mae"]:
+        setting = Setting("mae", patches, DEFAULT_RATIO["mae"], space.strategies["mae"][0])
+        kept = [s.ratio for s in space.rungs(setting)]
+        lost = [f"{ratio:g}" for ratio in space.ladder["mae"] if ratio not in kept]
+        if lost:
+            raise ConfigError(
+                f"--mae-ladder {' '.join(f'{r:g}' for r in asked)}: with patch {patches.label} the ratios "
+                f"{', '.join(lost)} mask as many patches as another one; leave them out or use smaller --patch-sizes"
+            )
 
 
 def _space(options: StudyOptions, images: ImageSet) -> Space:
@@ -185,7 +291,8 @@ def _space(options: StudyOptions, images: ImageSet) -> Space:
     patches = {
         m: patch_settings(size, sizes, search.patch_strides, search.mask_units if m == "mae" else None) for m in methods
     }
-    return Space(
+    space = Space(
+        ladder=_ladder(options, methods),
         ratios={m: _ratios(search, m) for m in methods},
         patches=patches,
         strategies=strategies_of(methods, search.strategies),
@@ -193,6 +300,8 @@ def _space(options: StudyOptions, images: ImageSet) -> Space:
         default_ratio=options.confirm.default_ratio,
         image_size=size,
     )
+    _check_distinct_rungs(space, options.confirm.mae_ladder)
+    return space
 
 
 def _preset_patch_sizes(name: str, image_size: int) -> tuple[int, ...]:
@@ -230,6 +339,7 @@ def _base(options: StudyOptions, space: Space, images: ImageSet) -> PretrainConf
 
 def _overrides(training: TrainingOptions) -> dict[str, Any]:
     asked = {
+        "optim.steps": training.steps,
         "optim.epochs": training.epochs,
         "optim.batch_size": training.batch_size,
         "optim.base_learning_rate": training.learning_rate,
@@ -249,23 +359,28 @@ def _overrides(training: TrainingOptions) -> dict[str, Any]:
 def _trials(search: SearchOptions, space: Space, budget: Budget) -> int:
     if search.search == "grid":
         return len(space.grid())
+    if search.search == "none":
+        return 0
     if search.trials is not None:
         return search.trials
     return max(budget.trials, 2 * len(space.fixed()))
 
 
-def _rule(options: StudyOptions, rule: ConfirmRule) -> ConfirmRule:
-    return rule if options.confirm.rivals is None else replace(rule, rivals=options.confirm.rivals)
-
-
 def _warnings(plan: StudyPlan) -> list[str]:
     said = []
-    fixed = plan.space.fixed()
+    size = plan.images.image_size
+    fixed = plan.space.fixed() if plan.trials else []
     if plan.trials < len(fixed):
         left_out = ", ".join(s.label for s in fixed[plan.trials :])
         said.append(f"--trials {plan.trials} leaves no room for all fixed points; not explored: {left_out}")
     if len(plan.seeds) < 3:
-        said.append(f"--confirm-seeds {len(plan.seeds)} is too few for a verdict; 3 is the least, 5 or more are better")
+        said.append(f"--confirm-seeds {len(plan.seeds)} rarely settles a verdict; 5 or more are better")
+    small = [p.label for m in plan.space.methods for p in plan.space.patches[m] if tokens_of(size, p) < LEAST_TOKENS]
+    if small:
+        said.append(
+            f"patch {', '.join(dict.fromkeys(small))} leaves fewer than {LEAST_TOKENS} patches of a {size}-px image; "
+            "training may then add nothing to an untrained encoder"
+        )
     train = len(plan.images.indices("train"))
     dimensions = plan.images.image_size**2 * plan.images.channels
     if "pmae" in plan.space.methods and train <= dimensions:
@@ -274,7 +389,8 @@ def _warnings(plan: StudyPlan) -> list[str]:
             f"the {dimensions - train + 1} last components carry no variance and are never worth masking"
         )
     smallest = min(len(plan.images.indices(s)) for s in ("val", "test"))
-    if smallest * plan.options.confirm.margin < 1:
+    margin = Margin.parse(plan.options.confirm.margin).points
+    if margin is not None and smallest * margin < 1:
         said.append(
             f"one image is more than the margin: the smallest of val and test has {smallest} images, so accuracies "
             f"move in steps of {1 / max(smallest, 1):.3f}"
@@ -307,9 +423,12 @@ def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict
             "confirm": {"planned": None, "seeds": list(plan.seeds)},
         },
         "margin": plan.options.confirm.margin,
+        "alpha": plan.alpha,
+        "looks": {"seeds_per_round": len(plan.seeds), "rounds": plan.rounds} if plan.rounds > 1 else None,
+        "ladder": distinct_ladder(plan),
         "default_ratio": plan.options.confirm.default_ratio,
         "mae_default_ratio": DEFAULT_RATIO["mae"],
-        "epochs": plan.base.optim.epochs,
+        "epochs": plan.config(plan.space.grid()[0]).optim.epochs,
         "config": plan.base.to_dict(),
         "options": plan.options.to_dict(),
         "command": command,
@@ -318,6 +437,18 @@ def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict
         "resources": resources,
         "warnings": list(plan.warnings),
     }
+
+
+def distinct_ladder(plan: StudyPlan) -> dict[str, list[float]]:
+    """Nominal ratios by method that every confirmed patch setting has: what a complete verdict needs."""
+    found = {}
+    for method in plan.space.methods:
+        kept = [
+            {s.ratio for s in plan.space.rungs(Setting(method, p, 0.5, plan.space.strategies[method][0]))}
+            for p in plan.space.patches[method]
+        ]
+        found[method] = sorted(r for r in set.intersection(*kept) if r is not None)
+    return found
 
 
 def versions() -> dict[str, str]:

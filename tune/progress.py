@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import io
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -21,10 +22,13 @@ class Display:
 
     Args:
         quiet: Print only warnings and what :meth:`always` is given.
+        on_event: Called with each line instead of printing it.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    def __init__(self, quiet: bool = False, on_event: Callable[[str], None] | None = None) -> None:
+        width = None if on_event is None and sys.stdout.isatty() else PLAIN_WIDTH
+        file = None if on_event is None else _Lines(on_event)
+        self.console = Console(highlight=False, soft_wrap=True, width=width, file=file)
         self.quiet = quiet
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -118,10 +122,23 @@ class Display:
         self._bar.update(self._task, total=self._total, completed=self._done, description=escape(text))
 
 
+class _Lines(io.TextIOBase):
+    """A text stream that hands over whole lines."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self.on_line, self.rest = on_line, ""
+
+    def write(self, text: str) -> int:
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in lines:
+            self.on_line(line)
+        return len(text)
+
+
 def _outcome(row: Mapping[str, Any]) -> str:
     if row["status"] != "done":
         return f"{row['status']}: {row['error']}"
-    split = "test" if row["phase"] == "confirm" else "val"
+    split = "val" if row["phase"] == "explore" else "test"
     linear, knn = row[f"{split}_linear"], row[f"{split}_knn"]
     return f"{split}: linear {100 * linear:5.1f} %  k-NN {100 * knn:5.1f} %   {row['seconds']:5.1f} s"
 

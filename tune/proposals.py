@@ -18,7 +18,7 @@ from optuna.trial import Trial, TrialState
 
 from tune.space import Setting, Space
 
-STARTUP_TRIALS = 5  # random points (beside the fixed ones) before a model of the results is trusted
+STARTUP_TRIALS = 2  # results of a method, those of the fixed points included, before a model of them proposes
 
 
 class Proposals:

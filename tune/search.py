@@ -114,10 +114,11 @@ class StudySearch(OptunaSearch):
         self._numbers[ray_id] = number
 
     def _follow(self, ray_id: str) -> dict[str, Any] | str | None:
-        if not self._queue and not self.running:
-            self._queue.extend(s for s in self.follow_up() if not self._is_final(s.trial_id))
-            if not self._queue:
+        while not self._queue and not self.running:
+            specs = self.follow_up()
+            if not specs:
                 return Searcher.FINISHED
+            self._queue.extend(s for s in specs if not self._is_final(s.trial_id))
         return self._start(ray_id, self._queue.popleft()) if self._queue else self._wait()
 
     def stop_waiting(self) -> None:

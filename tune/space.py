@@ -32,6 +32,9 @@ from tune.repeats import distinct
 # Explored ratios where the user names none: PMAE's paper shows 0.1 to 0.5 and 0.9, MAE's best lies at 0.6 to 0.9.
 DEFAULT_RANGE = {"pmae": (0.05, 0.9), "mae": (0.3, 0.9)}
 DEFAULT_GRID = {"pmae": (0.1, 0.2, 0.3, 0.4, 0.5), "mae": (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)}
+# Rungs of the confirm phase; MAE's mask 4, 8, 12 and 14 of 16 patches.
+DEFAULT_LADDER = {"pmae": (0.05, 0.10, 0.20, 0.35, 0.55, 0.75, 0.90), "mae": (0.25, 0.50, 0.75, 0.875)}
+LEAST_TOKENS = 16  # patches of an image below which a setting is not tried unless it is asked for
 GRID_STEP = 0.1
 RATIO_DIGITS = 3  # a thousandth of a ratio is far below what seeds can tell apart, and reads well in tables
 FIRST_EXPLORE_SEED = 1_000_000  # confirm seeds lie below, so no confirmed seed can have been explored
@@ -150,6 +153,7 @@ class Space:
     bases: tuple[str, ...] = ("pca",)
     default_ratio: float = DEFAULT_RATIO["pmae"]
     image_size: int | None = None
+    ladder: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=lambda: dict(DEFAULT_LADDER))
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -181,6 +185,16 @@ class Space:
         if self.image_size is None:
             return list(dict.fromkeys(points))
         return distinct(points, self.image_size, self.fixed())
+
+    def rungs(self, setting: Setting) -> list[Setting]:
+        """``setting`` at every ratio of its method's ladder, the default among them; MAE's mask distinct counts."""
+        ratios = sorted({*self.ladder[setting.method], self.default_of(setting.method)})
+        default = dataclasses.replace(setting, ratio=self.default_of(setting.method))
+        return self.distinct([dataclasses.replace(setting, ratio=ratio) for ratio in ratios], [default])
+
+    def distinct(self, settings: Sequence[Setting], always: Sequence[Setting] = ()) -> list[Setting]:
+        """``settings`` without those of MAE that mask as many patches as another one."""
+        return list(settings) if self.image_size is None else distinct(settings, self.image_size, always)
 
     def bases_of(self, method: str) -> tuple[str, ...]:
         """The bases that a method is tried with; one for MAE, which has no use for them."""
@@ -255,18 +269,18 @@ def confirm_seeds(count: int, study_seed: int, first: int = 0) -> list[int]:
 
 
 def default_patch_sizes(image_size: int) -> tuple[int, ...]:
-    """Two patch sizes that divide the image: about 16 and about 64 patches, fewest first.
+    """The patch sizes that leave about 16 and about 64 patches, fewest first; one where only one fits.
 
-    Patches of one pixel are left out: they cost the most tokens, and a trial of them outlasts all others. Small images
-    get about 4 patches instead.
+    Fewer than 16 patches are not tried: an encoder of so few tokens learns little that a ratio could change. Patches
+    of one pixel are left out too: they cost the most.
     """
     fitting = [p for p in range(2, image_size // 2 + 1) if image_size % p == 0]
+    enough = [p for p in fitting if (image_size // p) ** 2 >= LEAST_TOKENS]
     if not fitting:
         raise ConfigError(f"no patch size divides a {image_size}-px image; give --image-size, for example 32")
-    sides = (2, 4) if image_size < 16 else (4, 8)
-    nearest = [min(fitting, key=lambda p, n=side: abs(image_size / p - n)) for side in sides]  # type: ignore[misc]
-    if nearest[0] == nearest[1] and 2 * nearest[0] in fitting:
-        nearest[0] *= 2
+    if not enough:
+        return (fitting[0],)
+    nearest = [min(enough, key=lambda p, n=side: abs(image_size / p - n)) for side in (4, 8)]  # type: ignore[misc]
     return tuple(dict.fromkeys(nearest))
 
 

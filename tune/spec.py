@@ -15,7 +15,10 @@ WAIT = "wait-"  # ids of trials that keep a process until there is something to 
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """What is to be trained: a resolved configuration and a seed."""
+    """What is to be trained: a resolved configuration and a seed.
+
+    ``control`` is ``untrained`` (the encoder as initialized) or ``pixels`` (no encoder): scored without training.
+    """
 
     trial_id: str
     phase: str
@@ -23,6 +26,7 @@ class TrialSpec:
     label: str
     config: PretrainConfig
     samples: bool = False
+    control: str | None = None
 
     @property
     def name(self) -> str:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PROGRAM = "tune/theory_study.py"
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of Kong et al.'s Table 1
 UNITS = 3  # sides of 1, 2 and 4 patches, where they fit
-RULE = ConfirmRule(leaders=len(RATIOS), rivals=(), every_patch_setting=True)
+RULE = ConfirmRule(refinements=0, every_patch_setting=True)
 RECONSTRUCTED = 512  # images; enough for means that differ between settings, and quick
 
 
@@ -43,7 +43,7 @@ class TheoryStudy(StudyOptions):
 
     question: ClassVar[str] = "What do masking ratio and mask unit do to the features?"
 
-    search: SearchOptions = field(default_factory=lambda: SearchOptions(methods=("mae",), ratios=RATIOS, search="grid"))
+    search: SearchOptions = field(default_factory=lambda: SearchOptions(methods=("mae",), ratios=RATIOS, search="none"))
     confirm: ConfirmOptions = field(default_factory=lambda: ConfirmOptions(confirm_seeds=3))
 
     def fitted(self, images: ImageSet) -> StudyOptions:

@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pmae.components import PrincipalComponents, cached_components
+from pmae.config import PretrainConfig
 from pmae.data import ImageSet, load_images
 from pmae.errors import DataError, DivergedError
 from pmae.trainer import PretrainResult, pretrain
+from tune.power import FOLDS_BELOW
 from tune.spec import TrialJob, TrialSpec
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ def run_trial(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch | None = None) -
         "error": error,
         "epochs": len(history),
         "train_loss": history[-1]["train_loss"] if history else None,
+        "objective": history[-1]["objective"] if history else None,
         "seconds": time.perf_counter() - clock,
         "started_at": started.isoformat(),
         "peak_memory_bytes": _peak_memory(),
@@ -101,6 +104,8 @@ def _train_and_score(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch) -> dict[
         spec.config.data.source, spec.config.data.root, spec.config.data.image_size, spec.config.data.limit,
         spec.config.data.seed, job.skip_unreadable,
     )  # fmt: skip
+    if spec.control is not None:
+        return _score_control(spec, images)
     components = shared_components(images, spec.config.masking.basis) if spec.config.masking.method == "pmae" else None
     result = _train(spec, job, images, components, on_epoch)
     scores = _score(spec, job, result, images)
@@ -112,6 +117,9 @@ def _train_and_score(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch) -> dict[
     steady = [h["images_per_second"] for h in epochs[1:] or epochs]  # the first epoch also warms caches up
     return {
         "achieved_ratio": sum(h["achieved_ratio"] for h in epochs) / len(epochs),
+        "achieved_sd": sum(h["achieved_sd"] for h in epochs) / len(epochs),
+        "training_problem": result.training_problem or "",
+        "precision": result.precision,
         "images_per_second": sorted(steady)[len(steady) // 2],
         "train_images": len(images.indices("train")),
         "history": epochs,
@@ -179,10 +187,41 @@ def _score(spec: TrialSpec, job: TrialJob, result: PretrainResult, images: Image
     return {**pools[spec.config.model.pool], "metrics": metrics}
 
 
-def _probe(spec: TrialSpec, features: Mapping[str, np.ndarray], images: ImageSet) -> dict[str, float | None]:
-    from pmae.probes import knn_probe, linear_probe
+def _score_control(spec: TrialSpec, images: ImageSet) -> dict[str, Any]:
+    """What the probes make of the encoder as initialized, or of raw pixels; nothing is trained."""
+    from pmae.probes import extract_pools, pixel_features, untrained_encoder
 
-    probe, test = spec.config.probe, spec.phase == "confirm"
+    splits = ("train", "val", "test")
+    scored = {"train_images": len(images.indices("train"))}
+    if spec.control == "pixels":
+        return {**_probe(spec, pixel_features(images, splits), images), **scored}
+    components = shared_components(images, spec.config.masking.basis) if spec.config.masking.method == "pmae" else None
+    encoder = untrained_encoder(spec.config, images, components, seed=spec.seed)
+    pools = {p: _probe(spec, pooled, images) for p, pooled in extract_pools(encoder, images, splits).items()}
+    return {**pools[spec.config.model.pool], "metrics": {"pools": pools}, **scored}
+
+
+def evaluation_of(config: PretrainConfig, images: ImageSet) -> str:
+    """``folds`` where the test split is small: accuracies of a few hundred images are mostly noise; else ``split``."""
+    if config.probe.protocol != "fast":
+        return "split"
+    return "folds" if len(images.indices("test")) < FOLDS_BELOW else "split"
+
+
+def _probe(spec: TrialSpec, features: Mapping[str, np.ndarray], images: ImageSet) -> dict[str, Any]:
+    from pmae.probes import crossval_linear_probe, knn_probe, linear_probe
+
+    probe, test = spec.config.probe, spec.phase != "explore"
+    if evaluation_of(spec.config, images) == "folds":
+        folds = crossval_linear_probe(features, images, seed=spec.seed, include_test=test)
+        knn = knn_probe(None, images, k=probe.knn_k, features=features, score_test=test)
+        return {
+            "val_linear": folds.val_accuracy,
+            "test_linear": folds.test_accuracy,
+            "val_knn": knn.val_accuracy,
+            "test_knn": knn.test_accuracy,
+            "evaluation": "folds",
+        }
     linear = linear_probe(None, images, probe.protocol, spec.seed, features=features, score_test=test)
     knn = knn_probe(None, images, k=probe.knn_k, features=features, score_test=test)
     return {
@@ -190,6 +229,7 @@ def _probe(spec: TrialSpec, features: Mapping[str, np.ndarray], images: ImageSet
         "test_linear": linear.test_accuracy,
         "val_knn": knn.val_accuracy,
         "test_knn": knn.test_accuracy,
+        "evaluation": "split",
     }
 
 
@@ -238,18 +278,23 @@ def _is_memory_error(problem: Exception) -> bool:
 def _columns(spec: TrialSpec, job: TrialJob) -> dict[str, Any]:
     config, masking, model = spec.config, spec.config.masking, spec.config.model
     pmae = masking.method == "pmae"
+    if spec.control is not None:
+        described: dict[str, Any] = {"method": spec.control}
+    else:
+        described = {
+            "method": masking.method,
+            "strategy": masking.strategy,
+            "ratio": masking.ratio,
+            "mask_unit": None if pmae else masking.mask_unit or model.patch_size,
+            "basis": masking.basis if pmae else None,
+        }
+    if spec.control != "pixels":
+        described |= {"patch_size": model.patch_size, "patch_stride": model.patch_stride, "pool": model.pool}
     return {
         "trial_id": spec.trial_id,
         "phase": spec.phase,
         "dataset": job.dataset,
-        "method": masking.method,
-        "strategy": masking.strategy,
-        "ratio": masking.ratio,
-        "patch_size": model.patch_size,
-        "patch_stride": model.patch_stride,
-        "mask_unit": None if pmae else masking.mask_unit or model.patch_size,
-        "basis": masking.basis if pmae else None,
-        "pool": model.pool,
+        **described,
         "seed": spec.seed,
         "config": config.to_dict(),
         "config_hash": config.hash(),
@@ -274,7 +319,7 @@ def device_name(gpu: bool) -> str:
 
 
 def _history_columns(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: record[k] for k in ("epoch", "train_loss", "learning_rate", "images_per_second")}
+    return {k: record[k] for k in ("epoch", "train_loss", "objective", "learning_rate", "images_per_second")}
 
 
 def _peak_memory() -> int:
