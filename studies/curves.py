@@ -118,7 +118,9 @@ class Panel:
         return f"{name} on {self.curve.setting.dataset}" + (f", {rest}" if rest else "")
 
 
-def make_panels(trials: pa.Table, rows: Sequence[dict[str, Any]], plan: Mapping[str, Any], most: int = 12) -> list[Panel]:
+def make_panels(
+    trials: pa.Table, rows: Sequence[dict[str, Any]], plan: Mapping[str, Any], most: int = 12
+) -> list[Panel]:
     """A panel per setting with confirmed trials (of all settings where there is none), at most ``most``.
 
     Args:

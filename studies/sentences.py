@@ -99,6 +99,11 @@ def ratio_list(ratios: Iterable[float]) -> str:
     return " and ".join(filter(None, (", ".join(numbers[:-1]), *numbers[-1:]))) + " %"
 
 
+def check_text(check: Mapping[str, Any]) -> str:
+    """A check in words: ``training beats the untrained encoder: by 15.2 points (at least 13.9)``."""
+    return ": ".join(filter(None, (check.get("name"), check.get("detail"))))
+
+
 def percent(fraction: float) -> str:
     """``20 %``, ``87.5 %``: whole where that is within 0.15 of it, since achieved ratios scatter by that much."""
     return f"{_in_percent(fraction)} %"

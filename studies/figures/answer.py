@@ -125,11 +125,13 @@ def _draw_margin(axes: Axes, panel: Panel) -> None:
         return
     best = max(rung.mean for rung in panel.curve.confirmed)
     axes.axhspan(best - panel.margin, best, color=GREEN, alpha=0.13, lw=0, zorder=0)
-    span = axes.get_ylim()[1] - axes.get_ylim()[0]
-    near = [rung.ratio for rung in panel.curve.confirmed if abs(rung.mean - best) < 0.1 * span]
-    right = max(near) < 1 - min(near)  # where the band is free
+    low, high = axes.get_ylim()
+    near = [rung.ratio for rung in panel.curve.confirmed if abs(rung.mean - best) < 0.15 * (high - low)]
+    right = max(near) <= 1 - min(near)  # where the band is free
+    room = 1 - max(near) if right else min(near)
+    text = f"within {points(panel.margin)} of the best mean" if room > 0.53 else f"margin {points(panel.margin)}"
     axes.annotate(
-        f"within {points(panel.margin)} of the best mean", (0.995 if right else 0.01, best - panel.margin / 2),
+        text, (0.995 if right else 0.01, best - panel.margin / 2),
         xycoords=("axes fraction", "data"), ha="right" if right else "left", va="center", fontsize=SMALL, color=GREEN,
     )  # fmt: skip
 

@@ -62,9 +62,9 @@ def _draw_block(axes: Axes, row: dict[str, Any], title: str) -> None:
         _number(axes, place, numbers)
     method = SHARE_OF.get(row["method"], "")
     _head(axes, title, f"masked share {method}".rstrip(), f"({confidence(row)} bounds)")
-    axes.set_xlabel("difference to the default (points)", labelpad=10)
+    axes.set_xlabel("difference to the default (points)", labelpad=11)
     for x, text, side in ((0, "← default better", "left"), (1, "default worse →", "right")):
-        axes.annotate(text, (x, 0), xycoords="axes fraction", xytext=(0, -12), textcoords="offset points", ha=side,
+        axes.annotate(text, (x, 0), xycoords="axes fraction", xytext=(0, -13.5), textcoords="offset points", ha=side,
                       va="top", fontsize=SMALL, color=MUTED)  # fmt: skip
 
 
@@ -88,7 +88,9 @@ def regret_figure(rows: Sequence[dict[str, Any]]) -> Figure:
         color = VERDICT_COLORS.get(word, MUTED)
         if is_number(row["ci_low"]) and is_number(row["ci_high"]):
             axes.plot([100 * row["ci_low"], 100 * row["ci_high"]], [place] * 2, color=color, lw=1.8)
-        (dot,) = axes.plot([100 * row["regret"]], [place], MARKERS.get(word, "D"), color=color, ms=4.5, mec=PAPER, mew=0.7)
+        (dot,) = axes.plot(
+            [100 * row["regret"]], [place], MARKERS.get(word, "D"), color=color, ms=4.5, mec=PAPER, mew=0.7
+        )
         add_tooltip(dot, f"{labels[place]}: regret {points(row['regret'])}, {word}")
         _number(axes, place, f"{in_points(row['regret'])}  ({interval(row['ci_low'], row['ci_high'])})  {word}")
     _head(axes, "Regret of the default", "", "points, bounds, verdict")
@@ -143,5 +145,3 @@ def _head(axes: Axes, title: str, left: str, right: str) -> None:
                       color=INK if weight == "bold" else MUTED)  # fmt: skip
     axes.annotate(right, (1.03, 1), xycoords="axes fraction", xytext=(0, 2), textcoords="offset points",
                   fontsize=SMALL, color=MUTED)  # fmt: skip
-
-

@@ -25,7 +25,9 @@ def strip_figure(strip: Strip, scale: float) -> Figure:
     figure = Figure(figsize=(left + side * count, top + side * len(PANELS)))
     for row, name in enumerate(PANELS):
         y = (len(PANELS) - 1 - row) * side
-        figure.text(0, (y + side / 2) / (top + side * len(PANELS)), strip.captions[row].replace(" ", "\n", 1), va="center")
+        figure.text(
+            0, (y + side / 2) / (top + side * len(PANELS)), strip.captions[row].replace(" ", "\n", 1), va="center"
+        )
         for column in range(count):
             axes = place_inches(figure, left + column * side, y, side * 0.96, side * 0.96)
             image = getattr(strip, name)[column]

@@ -61,5 +61,3 @@ def _draw(axes: Axes, curves: Sequence[LossCurve], color: str) -> None:
     axes.set_xlabel("epoch")
     axes.text(0, 1.02, "masked variance left unexplained", transform=axes.transAxes, fontsize=SMALL, color=MUTED,
               va="bottom")  # fmt: skip
-
-

@@ -14,6 +14,7 @@ from studies.records import Study
 from studies.sentences import (
     accuracy,
     best_set_sentence,
+    check_text,
     confidence,
     count,
     duration,
@@ -30,7 +31,14 @@ from studies.sentences import (
 
 MARKS = {True: ("passed", "✓"), False: ("failed", "✗"), None: ("not known", "?")}
 MORE_SEEDS = (0, 3, 5, 10, 20)
-RUNG_HEADINGS = ("masked", "test accuracy", "difference (points)", "bounds", "may be the best", "as default loses at most")
+RUNG_HEADINGS = (
+    "masked",
+    "test accuracy",
+    "difference (points)",
+    "bounds",
+    "may be the best",
+    "as default loses at most",
+)
 
 
 @dataclass(frozen=True)
@@ -78,10 +86,7 @@ def _card(row: dict[str, Any], rows: Sequence[dict[str, Any]], trials: pa.Table,
         loss=points(row["ci_high"]) if judged else None,
         loss_note=note,
         facts=tuple(_facts(row)),
-        checks=tuple(
-            Check(*MARKS[check.get("passed")], " ".join(filter(None, (check.get("name"), check.get("detail")))))
-            for check in row["checks"]
-        ),
+        checks=tuple(Check(*MARKS[check.get("passed")], check_text(check)) for check in row["checks"]),
         excluded=tuple(map(str, row["excluded"])),
         best_sentence=best_set_sentence(row) if row["rungs"] else "",
         rungs=tuple(map(_rung, row["rungs"])),

@@ -82,10 +82,17 @@ def make_charts(
         if len({row["dataset"] for row in judged}) > 1:
             headings = ("comparison", "regret (points)", "bounds", "verdict")
             numbers = [
-                (row_label(row, rows), in_points(row["regret"]), interval(row["ci_low"], row["ci_high"]), verdict_word(row))
+                (
+                    row_label(row, rows),
+                    in_points(row["regret"]),
+                    interval(row["ci_low"], row["ci_high"]),
+                    verdict_word(row),
+                )
                 for row in judged
             ]
-            charts.regret = chart("Regret", regret_figure(judged), "Regret of the default by data set", headings, numbers)
+            charts.regret = chart(
+                "Regret", regret_figure(judged), "Regret of the default by data set", headings, numbers
+            )
         losses = loss_curves(trials, history)
         for method, label in dict.fromkeys((curve.method, curve.label) for curve in losses):
             own = [curve for curve in losses if (curve.method, curve.label) == (method, label)]

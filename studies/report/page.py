@@ -90,7 +90,9 @@ def render_report(studies: Sequence[Study], refresh_seconds: float | None = None
         published=published_rows(),
         contrasts=contrast_rows(compared),
         measures=measure_table(measures(shown)),
-        methods=[methods_paragraph(study, [r for r in rows if r["study"] in (study.name, None, "")]) for study in studies],
+        methods=[
+            methods_paragraph(study, [r for r in rows if r["study"] in (study.name, None, "")]) for study in studies
+        ],
         bibtex=BIBTEX,
         galleries=galleries,
         runs=[how_it_was_run(study) for study in studies],

@@ -136,7 +136,9 @@ def _verdict_row(own: Sequence[dict[str, Any]], study: str, kind: str) -> dict[s
             "regret_high": worst, "train_loss": 0.3 + 0.4 * ratio, "is_default": i == place,
         })  # fmt: skip
     high, low = (max(0.0, *highs), max(0.0, *lows)) if seeds > 1 else (None, None)
-    word = "inconclusive" if high is None or low is None or low <= MARGIN <= high else "fails" if low > MARGIN else "holds"
+    word = (
+        "inconclusive" if high is None or low is None or low <= MARGIN <= high else "fails" if low > MARGIN else "holds"
+    )
     gain = float(means[best]) - CONTROLS["untrained"]
     return {
         "study": study, **{name: own[0][name] for name in ("dataset", "method", "strategy", "basis", "patch_size",
