@@ -1,7 +1,8 @@
 """The arrays behind a study's pictures (``samples.npz``): reading them, and turning them into displayable images.
 
-The file holds ``eigenimages`` (k, H, W, C), ``spectrum`` (K,) and, per encoder, ``original, visible, completed`` (uint8)
-and ``error`` (float32, completed minus original in levels over 255), each (n, H, W, C), prefixed as ``<label>/original``.
+The file holds ``eigenimages`` (k, H, W, C), ``spectrum`` (K,) and, per encoder, ``original, visible, completed``
+(uint8) and ``error`` (float32, completed minus original in levels over 255), each (n, H, W, C), prefixed as
+``<label>/original``.
 Files of earlier versions hold ``prediction`` and ``target`` instead of the last two.
 """
 

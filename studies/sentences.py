@@ -76,13 +76,13 @@ def confidence(row: Mapping[str, Any]) -> str:
 
 def margin_text(row: Mapping[str, Any]) -> str:
     """``1 point``, or ``1.6 points, 10 % of the training gain``."""
-    share = row.get("margin_share")
+    share: float | None = row.get("margin_share")
     text = points(row["margin"])
-    return f"{text}, {percent(share)} of the training gain" if is_number(share) else text
+    return text if share is None else f"{text}, {percent(share)} of the training gain"
 
 
 def best_set_sentence(row: Mapping[str, Any]) -> str:
-    """Which rungs may be the best one, for example ``Any of 5, 10 and 20 % may be the best ratio (95 % confidence)``."""
+    """Which rungs may be the best one: ``Each of 5, 10 and 20 % may be the best ratio (95 % confidence)``."""
     best = [rung["ratio"] for rung in row["rungs"] if rung["may_be_best"]]
     if not best:
         return "Too few paired seeds to tell which ratios may be the best."
@@ -90,7 +90,7 @@ def best_set_sentence(row: Mapping[str, Any]) -> str:
         return f"None of the {count(len(best), 'ratio')} can be ruled out as the best ({confidence(row)} confidence)."
     if len(best) == 1:
         return f"Only {ratio_list(best)} can be the best ratio ({confidence(row)} confidence)."
-    return f"Any of {ratio_list(best)} may be the best ratio ({confidence(row)} confidence); the others are ruled out."
+    return f"Each of {ratio_list(best)} may be the best ratio ({confidence(row)} confidence); the others are ruled out."
 
 
 def ratio_list(ratios: Iterable[float]) -> str:

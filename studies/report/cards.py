@@ -153,7 +153,7 @@ def _more_seeds(row: dict[str, Any], trials: pa.Table, plan: Mapping[str, Any]) 
         return []
     each = _seconds_per_trial(trials, row)
     at_once = max(int((plan.get("resources") or {}).get("max_concurrent") or 1), 1)
-    table = []
+    table: list[tuple[str, ...]] = []
     for more in MORE_SEEDS:
         shrink = (seeds / (seeds + more)) ** 0.5
         worst = max(0.0, *(middle + (high - middle) * shrink for middle, high in pairs))

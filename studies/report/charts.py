@@ -60,6 +60,8 @@ def make_charts(
 ) -> Charts:
     """Every chart that there is data for."""
     charts, number = Charts(), iter(range(10_000))
+    headings: tuple[str, ...]
+    numbers: list[tuple[str, ...]]
 
     def chart(title: str, figure: Figure, description: str, headings: Sequence[str], numbers: Any) -> Chart:
         wide = figure.get_size_inches()[0] > 4

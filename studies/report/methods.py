@@ -85,8 +85,8 @@ def _ladder(rows: Sequence[Mapping[str, Any]]) -> str:
         if row["ratios"] and row["seeds"]:
             patch = f", patch size {row['patch_size']}" if row["patch_size"] else ""
             parts.append(
-                f"{method_name(row['method'])} on {row['dataset']}{patch}: achieved masked shares of {ratio_list(ratios)}, "
-                f"{count(row['seeds'], 'seed')} each"
+                f"{method_name(row['method'])} on {row['dataset']}{patch}: achieved masked shares of "
+                f"{ratio_list(ratios)}, {count(row['seeds'], 'seed')} each"
             )
     if not parts:
         return ""
@@ -109,10 +109,10 @@ def _statistics(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     alpha = percent(row["alpha"] or 0.05)
     return (
-        f"Whether the default ratio is non-inferior to every other ratio was decided by an intersection-union test with "
-        f"variances moderated over rungs (one-sided level {alpha}, margin {margin_text(row)}, fixed beforehand); that it "
-        "is inferior, by a lower bound corrected for the number of ratios. A verdict required that training improves on "
-        "the untrained encoder by more than the margin."
+        f"Whether the default ratio is non-inferior to every other ratio was decided by an intersection-union test "
+        f"with variances moderated over rungs (one-sided level {alpha}, margin {margin_text(row)}, fixed beforehand); "
+        "that it is inferior, by a lower bound corrected for the number of ratios. A verdict required that training "
+        "improves on the untrained encoder by more than the margin."
     )
 
 
