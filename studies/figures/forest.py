@@ -138,9 +138,11 @@ def _number(axes: Axes, place: int, text: str) -> None:
 
 
 def _head(axes: Axes, title: str, left: str, right: str) -> None:
-    for x, y, text, weight in ((-1, 0.4, title, "bold"), (-1, 0.24, left, "normal")):
-        offset = (0.04 - axes.get_position().x0 * axes.get_figure(root=True).get_size_inches()[0]) * 72 * -x
-        axes.annotate(text, (0, 1), xycoords="axes fraction", xytext=(offset, y * 72 - 2), textcoords="offset points",
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    start = (0.04 - axes.get_position().x0 * figure.get_size_inches()[0]) * 72
+    for y, text, weight in ((0.4, title, "bold"), (0.24, left, "normal")):
+        axes.annotate(text, (0, 1), xycoords="axes fraction", xytext=(start, y * 72 - 2), textcoords="offset points",
                       fontsize=8 if weight == "bold" else SMALL, fontweight=weight,
                       color=INK if weight == "bold" else MUTED)  # fmt: skip
     axes.annotate(right, (1.03, 1), xycoords="axes fraction", xytext=(0, 2), textcoords="offset points",
