@@ -31,7 +31,7 @@ from studies.report.pictures import gallery
 from studies.report.run_facts import how_it_was_run, what_is_missing
 from studies.report.sections import contrast_rows, measure_table, own_answer, published_rows
 from studies.report.table import trial_table
-from studies.sentences import headline, judged_rows, question
+from studies.sentences import headline, judged_rows, question, verdict_word
 from studies.several import datasets_apart
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -71,8 +71,8 @@ def render_report(studies: Sequence[Study], refresh_seconds: float | None = None
     charts = make_charts(make_panels(shown, rows, studies[0].plan), rows, shown, history, galleries)
     own, compared = studies[0].plan.get("question"), contrasts(shown)
     cards = make_cards(rows, trials, studies)
-    words = {card.verdict for card in cards}
     overall = (verdict.get("overall") or {}).get("verdict") or "inconclusive"
+    withheld = any(row["kind"] == "default" and verdict_word(row) == "withheld" for row in rows)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -81,7 +81,7 @@ def render_report(studies: Sequence[Study], refresh_seconds: float | None = None
         title=", ".join(study.name for study in studies),
         question=own or question(studies[0].plan.get("default_ratio") or DEFAULT_RATIOS["pmae"]),
         headline=own_answer(compared, shape_sentences(shown)) if own else headline(verdict),
-        verdict=None if own or not cards else "withheld" if "withheld" in words else overall,
+        verdict=None if own or not cards else "withheld" if withheld else overall,
         cards=[] if own else cards,
         rung_headings=RUNG_HEADINGS,
         missing=what_is_missing(studies, trials, galleries),
