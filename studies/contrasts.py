@@ -1,12 +1,13 @@
 """Bases, masking strategies or mask units against each other, each at its own best ratio, over paired seeds.
 
-As in ``regret.py`` the best ratio is picked on one half of the seeds by validation accuracy and measured on the other
+The best ratio is picked on one half of the seeds by validation accuracy and measured on the other
 half by test accuracy, so that the value with more ratios to choose from gains nothing by chance. Verdicts on defaults
 are left to ``verdict.py``.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,14 +18,12 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import stdtrit
 
-from studies.comparisons import confirmed_rows
-from studies.curves import METHOD_NAMES, is_number
-from studies.regret import halves
+from studies.curves import METHOD_NAMES, Setting, is_number, rows_of
 
 COLUMNS = ("basis", "strategy", "mask_unit")
 REFERENCES = ("pca", "fixed", "random")  # what other bases and strategies are compared with; of mask units the smallest
 FIXED = ("dataset", "method", "strategy", "basis", "patch_size", "patch_stride", "mask_unit")
-LEAST_SEEDS = 2
+LEAST_SEEDS, MOST_SPLITS = 2, 200
 Cells = dict[float, dict[int, tuple[float, float]]]  # ratio -> seed -> accuracies on val and test
 
 
@@ -63,7 +62,7 @@ class Contrast:
 
 def contrasts(trials: pa.Table) -> list[Contrast]:
     """Every comparison that the confirmed trials allow: values of one column, everything else but the ratio equal."""
-    rows = [r for r in confirmed_rows(trials)[0] if r["status"] == "done" and _is_scored(r)] if trials.num_rows else []
+    rows = _scored_rows(trials)
     found = []
     for column in COLUMNS:
         groups: dict[tuple[Any, ...], dict[Any, Cells]] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
@@ -107,8 +106,31 @@ def _bounds(contrast: Contrast) -> str:
     return f"{100 * contrast.low:.1f} to {100 * contrast.high:.1f}"
 
 
-def _is_scored(row: dict[str, Any]) -> bool:
-    return is_number(row["val_linear"]) and is_number(row["test_linear"])
+def _scored_rows(trials: pa.Table) -> list[dict[str, Any]]:
+    """Confirmed trials that are done and scored on both splits; the last row of each trial counts."""
+    columns = (*Setting._fields, "study", "trial_id", "phase", "status", "ratio", "seed", "val_linear", "test_linear")
+    latest: dict[Any, dict[str, Any]] = {}
+    for number, row in enumerate(rows_of(trials, columns)):
+        scored = all(is_number(row[name]) for name in ("ratio", "val_linear", "test_linear"))
+        if scored and row["phase"] == "confirm" and row["status"] == "done":
+            row |= {"ratio": round(row["ratio"], 6), "patch_stride": row["patch_stride"] or row["patch_size"]}
+            named = row["trial_id"] is not None
+            latest[(row["study"], row["dataset"], row["trial_id"], row["seed"]) if named else number] = row
+    return list(latest.values())
+
+
+def _halves(seeds: int) -> np.ndarray:
+    """Splits of n seeds as booleans (S, n), True where a seed selects; each split comes both ways round.
+
+    All splits where there are at most ``MOST_SPLITS``, else as many random ones.
+    """
+    half = seeds // 2
+    if math.comb(seeds, half) <= MOST_SPLITS:
+        chosen = [[i in pick for i in range(seeds)] for pick in itertools.combinations(range(seeds), half)]
+        splits = np.array(chosen, dtype=bool)
+        return np.concatenate([splits, ~splits]) if seeds % 2 else splits
+    ranks = np.random.default_rng(0).random((MOST_SPLITS // 2, seeds)).argsort(axis=1)
+    return np.concatenate([ranks < half, ranks >= half])
 
 
 def _compare(dataset: str, method: str, column: str, values: dict[Any, Cells]) -> list[Contrast]:
@@ -116,7 +138,7 @@ def _compare(dataset: str, method: str, column: str, values: dict[Any, Cells]) -
     seeds = sorted(set.intersection(*(set(s) for ratios in cells.values() for s in ratios.values())))
     if len(seeds) < LEAST_SEEDS:
         return []
-    splits = halves(len(seeds))
+    splits = _halves(len(seeds))
     ordered = sorted(cells, key=lambda v: (v not in REFERENCES, v))
     picked = {value: _Picked.of(cells[value], seeds, splits) for value in ordered}
     reference = picked[ordered[0]]

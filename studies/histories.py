@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from studies.curves import Setting, rows_of, setting_labels
+from studies.curves import Setting, achieved, is_number, rows_of, setting_labels
 
 MOST_EPOCHS = 200
 
 
 @dataclass(frozen=True)
 class LossCurve:
-    """Mean training loss per epoch of the trials that share setting and ratio."""
+    """Mean training loss per epoch of the trials that share setting and (achieved) ratio."""
 
     method: str
     label: str
@@ -36,7 +36,10 @@ def loss_curves(trials: pa.Table, history: pa.Table, most: int = 40) -> list[Los
     chosen = confirmed if confirmed.num_rows else done
     if not chosen.num_rows or not history.num_rows:
         return []
-    rows = rows_of(chosen, ("study", "trial_id", "ratio", *Setting._fields))
+    columns = ("study", "trial_id", "ratio", "achieved_ratio", *Setting._fields)
+    rows = [row for row in rows_of(chosen, columns) if is_number(row["ratio"])]
+    if not rows:
+        return []
     keys = sorted({_key(row) for row in rows}, key=lambda key: (key[1] != "pmae", str(key)))
     keys = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, most).astype(int))]
     number = {key: i for i, key in enumerate(keys)}
@@ -49,11 +52,16 @@ def loss_curves(trials: pa.Table, history: pa.Table, most: int = 40) -> list[Los
         }
     )
     labels = setting_labels(Setting(*key[:-1]) for key in keys)
-    return _averaged(history, index, keys, labels)
+    ratios = [float(np.mean([achieved(row) for row, curve in picked if curve == i])) for i in range(len(keys))]
+    return _averaged(history, index, keys, labels, ratios)
 
 
 def _averaged(
-    history: pa.Table, index: pa.Table, keys: list[tuple[Any, ...]], labels: dict[Setting, str]
+    history: pa.Table,
+    index: pa.Table,
+    keys: list[tuple[Any, ...]],
+    labels: dict[Setting, str],
+    ratios: list[float],
 ) -> list[LossCurve]:
     joined = history.select(["study", "trial_id", "epoch", "train_loss"]).join(
         index, ["study", "trial_id"], join_type="inner"
@@ -70,9 +78,9 @@ def _averaged(
         kept = np.flatnonzero(finite)[:: max(1, -(-int(finite.sum()) // MOST_EPOCHS))]
         setting = Setting(*key[:-1])
         shown = tuple(map(int, epochs[kept])), tuple(map(float, losses[kept]))
-        curves.append(LossCurve(setting.method, labels[setting], float(key[-1]), int(counts.max()), *shown))
+        curves.append(LossCurve(setting.method, labels[setting], ratios[number], int(counts.max()), *shown))
     return curves
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return (*Setting.of(row), round(row["ratio"], 6))
+    return (*Setting.of(row), round(achieved(row) if row["method"] == "mae" else row["ratio"], 6))

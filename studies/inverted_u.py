@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from scipy.special import stdtr
 
+from studies.curves import ratio_curves
 from studies.errors import StudyError
 
 LEAST_TRIALS = 8
@@ -99,3 +101,19 @@ def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     error = float(np.sqrt((inverse @ meat @ inverse)[1, 1]))
     slope = float(coefficients[1])
     return slope, slope / error if error > 0 else float(np.sign(slope)) * np.inf, float(freedom)
+
+
+def shape_sentences(trials: pa.Table) -> list[str]:
+    """Whether accuracy over the ratio is an inverted U (Kong et al. 2023), per setting whose trials can be tested."""
+    sentences = []
+    for curve in ratio_curves(trials):
+        pairs = [(rung.ratio, score) for rung in curve.confirmed for score in rung.scores.values()]
+        try:
+            found = inverted_u(*zip(*pairs, strict=True)) if pairs else None
+        except StudyError:  # too few trials
+            continue
+        if found is not None:
+            word = "an inverted U" if found.p_value < 0.05 else "an inverted U is not shown"
+            where = f"{curve.label} on {curve.setting.dataset}"
+            sentences.append(f"{where}: {word} (two-lines test, p = {found.p_value:.2g}).")
+    return sentences

@@ -54,7 +54,7 @@ def measures(trials: pa.Table, *, nested: bool = True) -> list[MeasureRow]:
     for row in rows_of(trials, (*Setting._fields, "ratio", "phase", "status", "metrics", *accuracies)):
         split = "test" if row["phase"] == "confirm" else "val"
         numbers = dict(_numbers(_read(row["metrics"]), split, nested)) if row["status"] == "done" else {}
-        if numbers:
+        if numbers and row["ratio"] is not None:
             scores = dict(_accuracies(row, split))
             groups[Setting.of(row), round(row["ratio"], 6)][split].append(scores | numbers)
     order = in_order({setting for setting, _ in groups})
@@ -69,8 +69,11 @@ def measures(trials: pa.Table, *, nested: bool = True) -> list[MeasureRow]:
 
 
 def measure_names(rows: list[MeasureRow]) -> list[str]:
-    """Every name that occurs, accuracies first and what was nested last."""
-    return sorted(dict.fromkeys(name for row in rows for name in row.values), key=lambda name: "." in name)
+    """Every name that occurs, accuracies first and what was nested last; a column that repeats another is left out."""
+    columns: dict[tuple[float | None, ...], str] = {}
+    for name in dict.fromkeys(name for row in rows for name in row.values):
+        columns.setdefault(tuple(row.values.get(name) for row in rows), name)
+    return sorted(columns.values(), key=lambda name: "." in name)
 
 
 def is_accuracy(name: str) -> bool:

@@ -1,45 +1,18 @@
-"""Colours and markers of figures and report alike, so that a method looks the same everywhere.
+"""Colors of figures and page, so that a method or a verdict looks the same everywhere.
 
-The colours are those of Okabe & Ito (2008), which survive colour blindness; markers tell apart what colour cannot.
+They are those of Okabe & Ito (2008), which survive color blindness. In the page each becomes a CSS variable
+(``VARIABLES``), which has another value in dark mode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
-
-from studies.curves import Setting
-
-BLUE, SKY, GREEN, PURPLE = "#0072B2", "#56B4E9", "#009E73", "#CC79A7"
-VERMILLION, ORANGE, INK, GREY = "#D55E00", "#E69F00", "#1a1a1a", "#8a8a8a"
-METHOD_COLOURS = {"pmae": (BLUE, SKY, GREEN, PURPLE), "mae": (VERMILLION, ORANGE, PURPLE, INK)}
-VERDICT_COLOURS = {"holds": GREEN, "fails": VERMILLION, "inconclusive": GREY}
-# Marker names of matplotlib and of Plotly: shape tells settings apart where colour cannot.
-MARKERS = (
-    ("o", "circle"),
-    ("s", "square"),
-    ("^", "triangle-up"),
-    ("D", "diamond"),
-    ("v", "triangle-down"),
-    ("P", "cross"),
-)
-
-
-class SeriesStyle(NamedTuple):
-    """Colour (hex) and marker (matplotlib's, Plotly's) of one setting."""
-
-    colour: str
-    marker: str
-    plotly_marker: str
-
-
-def series_styles(settings: Iterable[Setting]) -> dict[Setting, SeriesStyle]:
-    """A style per setting: the method's colours in order of patch size, shared by all data sets."""
-    styles: dict[Setting, SeriesStyle] = {}
-    ranks: dict[str, dict[Setting, int]] = {}
-    for setting in settings:
-        seen = ranks.setdefault(setting.method, {})
-        rank = seen.setdefault(setting._replace(dataset=""), len(seen))
-        colours = METHOD_COLOURS.get(setting.method, METHOD_COLOURS["pmae"])
-        styles[setting] = SeriesStyle(colours[rank % len(colours)], *MARKERS[rank % len(MARKERS)])
-    return styles
+BLUE, VERMILLION, GREEN, ORANGE = "#0072b2", "#d55e00", "#007a5a", "#b07800"
+INK, MUTED, GRID, PAPER = "#1b1e23", "#5d6570", "#e6e9ee", "#ffffff"
+METHOD_COLORS = {"pmae": BLUE, "mae": VERMILLION}
+VERDICT_COLORS = {
+    "holds": GREEN, "fails": VERMILLION, "inconclusive": MUTED, "uninformative": ORANGE, "withheld": ORANGE,
+}  # fmt: skip
+VARIABLES = {
+    BLUE: "--pmae", VERMILLION: "--mae", GREEN: "--holds", ORANGE: "--uninformative",
+    INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper",
+}  # fmt: skip

@@ -12,8 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 
 class CurvePoint(NamedTuple):
     """One point of a published curve of accuracy over the masking ratio.
@@ -61,24 +59,6 @@ def published_curves() -> tuple[CurvePoint, ...]:
 def published_results() -> tuple[Result, ...]:
     """Every published table cell: linear, MLP, k-NN and fine-tuned accuracies."""
     return tuple(Result(**row) for row in _read("probe_results.csv"))
-
-
-def published_trials() -> pa.Table:
-    """The curves of PMAE (loss on components) and MAE as a table of trials that ``verdict.judge`` takes.
-
-    Every point is one confirmed trial with seed 0. The papers tune and score on the same split, so its accuracy stands
-    for both. ImageNet's MAE curve is the MAE paper's alone.
-    """
-    rows = []
-    for dataset, method in dict.fromkeys((p.dataset, p.method) for p in published_curves()):
-        if method not in ("pmae", "mae"):
-            continue
-        for point in published_curve(dataset, method):
-            shared = {n: getattr(point, n) for n in ("dataset", "method", "ratio", "patch_size")}
-            done = {"study": "published", "trial_id": f"{dataset}-{method}-{point.ratio:g}", "phase": "confirm"}
-            scores = {"status": "done", "seed": 0, "val_linear": point.accuracy, "test_linear": point.accuracy}
-            rows.append(shared | done | scores)
-    return pa.Table.from_pylist(rows)
 
 
 def published_curve(dataset: str, method: str, probe: str = "linear") -> tuple[CurvePoint, ...]:

@@ -1,13 +1,40 @@
-"""A verdict in words: the question, one sentence per row, one headline, for report, terminal and figures."""
+"""Numbers and verdicts in words, for report, figures and terminal: every accuracy, ratio and bound is formatted here.
+
+One vocabulary: *regret* (best rung minus default), *loses at most* (its upper bound), *margin*, *seeds*, *masked*.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from studies.curves import METHOD_NAMES, Setting, setting_labels
+from studies.curves import METHOD_NAMES, SHARE_OF, Setting, is_number, setting_labels
 
-SHARE_OF = {"pmae": "of the variance", "mae": "of the patches"}
+KINDS = ("default", "mae_default")
+ROW_FIELDS = (
+    "study", *Setting._fields, "kind", "default_ratio", "default_achieved", "best_ratio", "regret", "ci_low", "ci_high",
+    "margin", "margin_share", "alpha", "verdict", "seeds", "seeds_needed", "reason", "training_gain",
+    "training_gain_low", "untrained", "pixels", "evaluation",
+)  # fmt: skip
+ROW_LISTS = ("ratios", "excluded", "checks", "rungs")
+RUNG_FIELDS = (
+    "ratio", "achieved_sd", "nominal_ratio", "seeds", "accuracy", "difference", "low", "high", "may_be_best",
+    "regret_high", "train_loss", "is_default",
+)  # fmt: skip
+NO_ANSWER = "No answer yet: no default was confirmed next to other ratios with at least two paired seeds."
+
+
+def judged_rows(verdict: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The verdict's rows on defaults with every field of schema version 2; what an older one lacks is None or empty."""
+    rows = []
+    for row in verdict.get("rows") or []:
+        if row.get("kind", "default") not in KINDS:
+            continue
+        full = {**dict.fromkeys(ROW_FIELDS), **{name: [] for name in ROW_LISTS}, **row}
+        full["rungs"] = [{**dict.fromkeys(RUNG_FIELDS), **rung} for rung in full["rungs"] or []]
+        full["verdict"] = full["verdict"] or "inconclusive"
+        rows.append(full)
+    return rows
 
 
 def question(default_ratio: float) -> str:
@@ -16,74 +43,113 @@ def question(default_ratio: float) -> str:
 
 
 def headline(verdict: Mapping[str, Any]) -> str:
-    """The answer in one sentence with its bounds; what is lacking where there is none yet."""
-    judged = [row for row in verdict["rows"] if row.get("kind") == "default" and row.get("regret") is not None]
-    if len(judged) == 1:
-        return row_sentence(judged[0])
-    overall = verdict.get("overall") or {}
-    answer = str(verdict.get("answer") or "No answer yet: the study has no confirmed trials to judge.")
-    if overall.get("iqm") is None:
-        return answer
-    typical = (
-        f"{points(overall['iqm'])} (90 % interval {in_points(overall['iqm_low'])} to {in_points(overall['iqm_high'])})"
-    )
-    return f"{answer.removesuffix('.')}; typically (interquartile mean) it costs {typical}."
+    """The answer, as the judge worded it."""
+    return str(verdict.get("answer") or NO_ANSWER)
 
 
-def row_sentence(row: Mapping[str, Any]) -> str:
-    """What one row of a verdict says, for example:
-
-    On digits (PMAE, patch 2), masking 20 % of the variance costs 0.3 points against the best ratio (95 % bounds -0.4
-    to 1.1, margin 1): inconclusive; about 6 more seeds would settle it.
-    """
-    what = f"masking {percent(row['default_ratio'])} {SHARE_OF.get(str(row['method']), '')}".rstrip()
-    where = f"On {row['dataset']} ({setting_labels([Setting.of(dict(row))])[Setting.of(dict(row))]})"
-    if row.get("regret") is None:
-        reason = row.get("reason") or "confirmed trials with at least two paired seeds are missing"
-        return f"{where}, what {what} costs is not known yet: {reason}."
-    cost = f"costs {points(row['regret'])} against the best ratio"
-    if round(100 * row["regret"], 1) <= 0:
-        cost = "costs nothing against the best other ratio"
-        if round(100 * row["regret"], 1) < 0:
-            cost = f"gains {points(-row['regret'])} over the best other ratio"
-    return f"{where}, {what} {cost} ({bounds(row)}): {_outcome(row)}."
+def verdict_word(row: Mapping[str, Any]) -> str:
+    """The row's verdict; ``withheld`` where a check failed and the judge still named an outcome."""
+    failed = any(check.get("passed") is False for check in row.get("checks") or [])
+    word = str(row.get("verdict") or "inconclusive")
+    return "withheld" if failed and word in ("holds", "fails") else word
 
 
-def bounds(row: Mapping[str, Any]) -> str:
-    """``95 % bounds -0.4 to 1.1, margin 1``, in points of accuracy; a study that was looked at often has wider ones."""
-    if row.get("ci_low") is None or row.get("ci_high") is None:
-        return "no bounds yet"
-    margin = "" if row.get("margin") is None else f", margin {100 * row['margin']:g}"
-    return f"{level(row)} bounds {in_points(row['ci_low'])} to {in_points(row['ci_high'])}{margin}"
+def row_label(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) -> str:
+    """``PMAE on digits, patch 2``; what tells ``row`` apart from the other ``rows`` is named."""
+    setting = Setting.of(row)
+    name, _, rest = setting_labels([*map(Setting.of, rows), setting])[setting].partition(", ")
+    return f"{name} on {setting.dataset}" + (f", {rest}" if rest else "")
 
 
-def level(row: Mapping[str, Any]) -> str:
-    """``95 %``: of each bound."""
+def loses(row: Mapping[str, Any]) -> str:
+    """What the default loses, for example ``loses at most 1.8 points (95 % confidence, margin 1 point)``."""
+    if not is_number(row.get("ci_high")):
+        return f"cannot be judged yet: {row.get('reason') or 'too few paired seeds'}"
+    margin = "" if not is_number(row.get("margin")) else f", margin {margin_text(row)}"
+    return f"loses at most {points(row['ci_high'])} ({confidence(row)} confidence{margin})"
+
+
+def confidence(row: Mapping[str, Any]) -> str:
+    """``95 %``: the level of each bound; a study judged after every round has a higher one."""
     return percent(1 - (row.get("alpha") or 0.05))
 
 
-def row_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A short name per row of a verdict: ``digits: PMAE, patch 2, 20 %``."""
-    settings = [Setting.of(dict(row)) for row in rows]
-    labels = setting_labels(settings)
-    return [f"{s.dataset}: {labels[s]}, {percent(row['default_ratio'])}" for s, row in zip(settings, rows, strict=True)]
+def margin_text(row: Mapping[str, Any]) -> str:
+    """``1 point``, or ``1.6 points, 10 % of the training gain``."""
+    share: float | None = row.get("margin_share")
+    text = points(row["margin"])
+    return text if share is None else f"{text}, {percent(share)} of the training gain"
+
+
+def best_set_sentence(row: Mapping[str, Any]) -> str:
+    """Which rungs may be the best one: ``Each of 5, 10 and 20 % may be the best ratio (95 % confidence)``."""
+    best = [rung["ratio"] for rung in row["rungs"] if rung["may_be_best"]]
+    if not best:
+        return "Too few paired seeds to tell which ratios may be the best."
+    if len(best) == len(row["rungs"]):
+        return f"None of the {count(len(best), 'ratio')} can be ruled out as the best ({confidence(row)} confidence)."
+    if len(best) == 1:
+        return f"Only {ratio_list(best)} can be the best ratio ({confidence(row)} confidence)."
+    return f"Each of {ratio_list(best)} may be the best ratio ({confidence(row)} confidence); the others are ruled out."
+
+
+def ratio_list(ratios: Iterable[float]) -> str:
+    """``5, 10 and 35 %``."""
+    numbers = [_in_percent(ratio) for ratio in ratios]
+    return " and ".join(filter(None, (", ".join(numbers[:-1]), *numbers[-1:]))) + " %"
+
+
+def check_text(check: Mapping[str, Any]) -> str:
+    """A check in words: ``training beats the untrained encoder: by 15.2 points (at least 13.9)``."""
+    return ": ".join(filter(None, (check.get("name"), check.get("detail"))))
 
 
 def percent(fraction: float) -> str:
-    """``20 %``."""
-    return f"{100 * fraction:.3g} %"
+    """``20 %``, ``87.5 %``: whole where that is within 0.15 of it, since achieved ratios scatter by that much."""
+    return f"{_in_percent(fraction)} %"
 
 
-def in_points(fraction: float) -> str:
-    """``0.3``: points of accuracy with one decimal."""
-    value = f"{100 * fraction:.1f}"
-    return "0.0" if value == "-0.0" else value
+def _in_percent(fraction: float) -> str:
+    value = 100 * fraction
+    return f"{value:.0f}" if abs(value - round(value)) < 0.15 and value >= 1 else f"{value:.3g}"
+
+
+def accuracy(fraction: float | None) -> str:
+    """``75.9 %``; empty where there is none."""
+    return f"{100 * fraction:.1f} %" if fraction is not None and is_number(fraction) else ""
+
+
+def in_points(fraction: float | None, signed: bool = False) -> str:
+    """``0.3``: points of accuracy with one decimal, without a sign on zero; empty where there is none."""
+    if fraction is None or not is_number(fraction):
+        return ""
+    value = round(100 * fraction, 1) + 0.0
+    return f"{value:+.1f}" if signed and value else f"{value:.1f}"
 
 
 def points(fraction: float) -> str:
-    """``0.3 points``."""
-    value = in_points(fraction)
-    return f"{value} point" if value == "1.0" else f"{value} points"
+    """``0.3 points``, ``1 point``, ``2 points``."""
+    value = in_points(fraction).removesuffix(".0")
+    return f"{value} point" if value == "1" else f"{value} points"
+
+
+def interval(low: float | None, high: float | None, signed: bool = False) -> str:
+    """``-0.4 to 1.1``, in points of accuracy; empty where a bound is missing."""
+    ends = in_points(low, signed), in_points(high, signed)
+    return " to ".join(ends) if all(ends) else ""
+
+
+def count(number: int, noun: str) -> str:
+    """``1 seed``, ``5 seeds``, ``1,295 images``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3 h 5 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def method_name(method: str) -> str:
@@ -91,13 +157,6 @@ def method_name(method: str) -> str:
     return METHOD_NAMES.get(method, method)
 
 
-def _outcome(row: Mapping[str, Any]) -> str:
-    verdict = row.get("verdict")
-    if verdict == "holds":
-        return "it holds up"
-    if verdict == "fails":
-        return "it does not hold up"
-    needed = row.get("seeds_needed")
-    if needed:
-        return f"inconclusive; about {needed} more seed{'s' * (needed != 1)} would settle it"
-    return f"inconclusive ({row['reason']})" if row.get("reason") else "inconclusive"
+def share_of(method: str) -> str:
+    """``of the variance`` or ``of the patches``."""
+    return SHARE_OF.get(method, "")

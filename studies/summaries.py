@@ -28,7 +28,7 @@ def study_row(study: Study) -> dict[str, Any]:
         "planned": planned_trials(study),
         "done": counts["done"],
         "lost": sum(counts[status] for status in LOST),
-        "best_val_linear": pc.max(study.trials["val_linear"]).as_py(),
+        "best_val_linear": pc.max(study.trials.filter(pc.is_valid(study.trials["ratio"]))["val_linear"]).as_py(),
         "verdict": overall.get("verdict"),
         "updated": last_change(study),
         "folder": str(study.folder),
@@ -52,7 +52,8 @@ def confirmed_rows(curves: Sequence[RatioCurve]) -> list[dict[str, Any]]:
     return [
         {
             **curve.setting._asdict(),
-            "ratio": point.ratio,
+            "ratio": point.nominal,
+            "achieved_ratio": point.ratio,
             "seeds": point.seeds,
             "test_linear": point.mean,
             "deviation": point.deviation,

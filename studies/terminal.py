@@ -13,10 +13,26 @@ from rich.table import Table
 from rich.text import Text
 
 from studies.curves import METHOD_NAMES, Setting, setting_labels
-from studies.sentences import headline, percent, row_sentence
+from studies.sentences import (
+    accuracy,
+    best_set_sentence,
+    check_text,
+    confidence,
+    headline,
+    in_points,
+    interval,
+    judged_rows,
+    loses,
+    percent,
+    row_label,
+    verdict_word,
+)
 
 WIDTH_WITHOUT_TERMINAL = 160
-VERDICT_STYLES = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
+VERDICT_STYLES = {
+    "holds": "green", "fails": "red", "inconclusive": "yellow", "uninformative": "yellow", "withheld": "red",
+}  # fmt: skip
+CHECK_MARKS = {True: "passed", False: "FAILED", None: "not known"}
 
 
 def make_console() -> Console:
@@ -63,20 +79,32 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
 
 
 def print_verdict(console: Console, verdict: Mapping[str, Any]) -> None:
-    """The answer, a line per default and comparison, and what to know about it."""
+    """The answer, then per comparison its outcome, a table of its ratios (at most 80 columns) and its checks.
+
+    Args:
+        console: Where to print.
+        verdict: The content of ``verdict.json``.
+    """
+    rows = judged_rows(verdict)
     console.print(Text(plain(headline(verdict)), style="bold"))
-    if verdict["rows"]:
-        console.print(_verdict_table(verdict["rows"]))
-    for row in verdict["rows"]:
-        if row.get("kind") == "default":
-            console.print(plain(f"- {row_sentence(row)}"))
-    for warning in verdict.get("warnings", []):
-        console.print(plain(f"! {warning}"), style="yellow")
-
-
-def accuracy(value: float | None) -> str:
-    """``90.31 %``; empty where there is none."""
-    return "" if value is None else f"{100 * value:.2f} %"
+    for row in rows:
+        console.print()
+        word = verdict_word(row)
+        heading = Text(plain(f"{row_label(row, rows)}: "), style="bold")
+        heading.append(plain(word), style=VERDICT_STYLES.get(word, ""))
+        console.print(heading)
+        console.print(plain(f"The default {percent(row['default_ratio'])} {loses(row)}."))
+        if row["rungs"]:
+            console.print(_rung_table(row))
+            console.print(plain(best_set_sentence(row)))
+        for check in row["checks"]:
+            console.print(plain(f"{CHECK_MARKS[check.get('passed')]}: {check_text(check)}"))
+        for sentence in row["excluded"]:
+            console.print(plain(f"left out: {sentence}"))
+        if row["reason"] and row["ci_high"] is not None:
+            console.print(plain(row["reason"]))
+    for warning in verdict.get("warnings") or []:
+        console.print(plain(f"warning: {warning}"), style="yellow")
 
 
 def verdict_text(verdict: str | None) -> Text:
@@ -88,9 +116,9 @@ def _confirmed_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = _table(("setting", ">masked", ">seeds", ">test accuracy", ">s.d. (points)"), "Confirmed (test split)")
     labels = setting_labels(Setting.of(dict(row)) for row in rows)
     for row in rows:
-        spread = "" if row["deviation"] is None else f"{100 * row['deviation']:.2f}"
+        spread = in_points(row["deviation"])
         setting = plain(labels[Setting.of(dict(row))])
-        table.add_row(setting, percent(row["ratio"]), str(row["seeds"]), accuracy(row["test_linear"]), spread)
+        table.add_row(setting, percent(row["achieved_ratio"]), str(row["seeds"]), accuracy(row["test_linear"]), spread)
     return table
 
 
@@ -111,35 +139,16 @@ def _lost_table(rows: Sequence[Mapping[str, Any]], most: int = 10) -> Table:
     return table
 
 
-def _verdict_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    columns = (
-        "data set",
-        "setting",
-        ">default",
-        ">best",
-        ">regret",
-        ">bounds",
-        ">margin",
-        "verdict",
-        ">seeds",
-        ">more",
-    )
-    table = _table(columns, "Regret in points of accuracy")
-    labels = setting_labels(Setting.of(dict(row)) for row in rows)
-    for row in rows:
-        known = row.get("regret") is not None
-        bounds = f"{100 * row['ci_low']:.2f} to {100 * row['ci_high']:.2f}" if known else ""
+def _rung_table(row: Mapping[str, Any]) -> Table:
+    table = _table((">masked", ">accuracy", ">difference", f">{confidence(row)} bounds", "may be best", ">seeds"))
+    for rung in row["rungs"]:
         table.add_row(
-            plain(row["dataset"]),
-            plain(labels[Setting.of(dict(row))]),
-            percent(row["default_ratio"]),
-            "" if row.get("best_ratio") is None else percent(row["best_ratio"]),
-            f"{100 * row['regret']:.2f}" if known else "",
-            bounds,
-            f"{100 * row['margin']:g}",
-            verdict_text(row["verdict"]),
-            plain(row.get("seeds")),
-            plain(row.get("seeds_needed")),
+            percent(rung["ratio"]),
+            accuracy(rung["accuracy"]),
+            "default" if rung["is_default"] else in_points(rung["difference"], True),
+            interval(rung["low"], rung["high"], True),
+            {True: "yes", False: "no"}.get(rung["may_be_best"], ""),
+            plain(rung["seeds"]),
         )
     return table
 

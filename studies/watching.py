@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -17,9 +18,9 @@ from rich.text import Text
 from studies.errors import StudyError
 from studies.judged import is_stale
 from studies.records import Study, read_study
-from studies.sentences import percent
+from studies.sentences import accuracy, method_name, percent
 from studies.summaries import LOST, planned_trials
-from studies.terminal import accuracy, plain
+from studies.terminal import plain
 
 NEWEST = 8
 
@@ -55,7 +56,7 @@ def watch(path: Path, console: Console, *, every: float, once: bool = False) -> 
 
 
 def progress_line(study: Study) -> str:
-    """``digits-quick: 20 of 104 trials ended (1 failed), best so far 90.31 % (pmae, 20 %, patch 2)``."""
+    """``digits-quick: 20 of 104 trials ended (1 failed), best so far 90.3 % (PMAE, 20 %, patch 2, seed 1)``."""
     counts = Counter(study.trials["status"].to_pylist())
     lost = ", ".join(f"{counts[status]} {status}" for status in LOST if counts[status])
     planned = planned_trials(study)
@@ -88,11 +89,17 @@ def picture(study: Study) -> Group:
 
 
 def _setting_of(row: dict[str, Any]) -> str:
-    return plain(f"{row['method']}, {percent(row['ratio'])}, patch {row['patch_size']}, seed {row['seed']}")
+    parts = [method_name(row["method"])]
+    if row["ratio"] is not None:
+        parts.append(percent(row["ratio"]))
+    if row["patch_size"] is not None:
+        parts.append(f"patch {row['patch_size']}")
+    return plain(", ".join([*parts, f"seed {row['seed']}"]))
 
 
 def _best(study: Study) -> dict[str, Any] | None:
-    ordered = study.trials.sort_by([("val_linear", "descending")]).slice(0, 1).to_pylist()
+    trained = study.trials.filter(pc.is_valid(study.trials["ratio"]))  # a control is not the best trial
+    ordered = trained.sort_by([("val_linear", "descending")]).slice(0, 1).to_pylist()
     return ordered[0] if ordered and ordered[0]["val_linear"] is not None else None
 
 

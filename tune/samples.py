@@ -9,7 +9,7 @@ import torch
 
 from pmae.components import PrincipalComponents
 from pmae.data import ImageSet
-from pmae.mask_source import MaskSource
+from pmae.reconstruction import LEVELS, reconstruct
 from pmae.trainer import PretrainResult
 from tune.spec import TrialSpec
 
@@ -28,35 +28,35 @@ def write_strip(folder: str | Path, spec: TrialSpec, result: PretrainResult, ima
 
 
 def strip(result: PretrainResult, images: ImageSet, count: int = IMAGES) -> dict[str, np.ndarray]:
-    """``original, visible, prediction, target`` of the first ``count`` validation images, each (n, H, W, C).
+    """``original, visible, completed`` (uint8) and ``error`` (float32) of ``count`` validation images of as many
+    classes as there are, each (n, H, W, C).
 
-    uint8 is a picture; float32 is a signed deviation in grey levels over 255. For PMAE prediction and target are the
-    masked components of the predicted and of the original image; for MAE the prediction is set into the visible
-    patches and the target is what they leave out.
+    The error is the completed image minus the original, in levels over 255. MAE's masked patches are gray in
+    ``visible``.
     """
-    model = result.model.eval()
-    device = next(model.parameters()).device
-    mean, std = (s.to(device) for s in result.statistics)
-    pixels = torch.from_numpy(np.array(images.images[images.indices("val")[:count]])).to(device)
-    x = (pixels.permute(0, 3, 1, 2).float() - mean) / std
-    masks, ratios = (torch.Generator(d).manual_seed(result.seed) for d in (device, "cpu"))
-    spectrum = None if model.projection is None else model.projection.spectrum
-    mask, _ = MaskSource(result.config, spectrum).draw(len(x), masks, ratios)
-    with torch.inference_mode():
-        output = model(x, mask)
-    if model.projection is None:
-        hidden = output.visible == 0
-        prediction = _picture(torch.where(hidden, output.prediction, x), mean, std)
-        target = _picture(torch.where(hidden, x, torch.zeros_like(x)), mean, std)
-    else:
-        parts = (model.projection.target(i.flatten(1), mask).view_as(x) for i in (output.prediction, x))
-        prediction, target = (_channels_last(part * std / 255).float().numpy() for part in parts)
+    chosen = _one_per_class(images, count)
+    pixels = torch.from_numpy(np.array(images.images[chosen]))
+    rebuilt = reconstruct(result.model, pixels, result.statistics, result.config, result.seed)
+    visible, completed = (_levels(part) for part in (rebuilt.visible, rebuilt.completed))
+    error = (rebuilt.completed - rebuilt.original) / LEVELS
     return {
-        "original": pixels.cpu().numpy(),
-        "visible": _picture(output.visible, mean, std),
-        "prediction": prediction,
-        "target": target,
+        "original": pixels.numpy(),
+        "visible": visible,
+        "completed": completed,
+        "error": _channels_last(error).float().numpy(),
     }
+
+
+def _one_per_class(images: ImageSet, count: int) -> np.ndarray:
+    """Indices of ``count`` validation images: the first of every class, then the second, and so on."""
+    rows = np.asarray(images.indices("val"))
+    labels = np.asarray(images.labels)[rows]
+    rank = np.zeros(len(rows), dtype=int)
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        rank[own] = np.arange(len(own))
+    chosen: np.ndarray = rows[np.lexsort((labels, rank))[:count]]
+    return chosen
 
 
 def merge_samples(folder: Path, components: PrincipalComponents | None) -> None:
@@ -75,8 +75,9 @@ def merge_samples(folder: Path, components: PrincipalComponents | None) -> None:
         write_file(folder / "samples.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
 
 
-def _picture(x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> np.ndarray:
-    return _channels_last((x * std + mean).round().clamp(0, 255)).to(torch.uint8).numpy()
+def _levels(x: torch.Tensor) -> np.ndarray:
+    picture: np.ndarray = _channels_last(x.round().clamp(0, LEVELS)).to(torch.uint8).numpy()
+    return picture
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A study's figures as PNG files, made for papers and slides. Interactive plots are the report's own."""
+"""A study's figures for papers and slides, and the SVG that the page shows."""
 
 from studies.figures.draw import draw_figures
 

@@ -1,8 +1,7 @@
-"""Draw whatever figures a study folder has the data for; each figure's making is in a module beside this one."""
+"""Draw whatever figures a study folder has the data for, as PNG, SVG and PDF at column widths (89 and 183 mm)."""
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,30 +9,31 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from studies.curves import DEFAULT_MARGIN, DEFAULT_RATIOS, ratio_curves
+from studies.curves import Panel, make_panels
+from studies.figures.answer import answer_figure, answer_panel
+from studies.figures.forest import can_draw, forest_figure, regret_figure
 from studies.figures.pictures import eigenimage_figure, spectrum_figure, strip_figure
-from studies.figures.ratio import ratio_figure
 from studies.figures.style import paper_style
+from studies.figures.svg import FORMATS, as_bytes
 from studies.figures.training import training_figure
-from studies.figures.verdicts import forest_figure, plateau_figure
 from studies.files import write_file
 from studies.histories import loss_curves
 from studies.judged import current_verdict
-from studies.plateaus import plateaus
 from studies.records import Study, read_study
-from studies.samples import Samples, read_samples
-from studies.sentences import row_labels
+from studies.samples import Samples, error_scale, read_samples
+from studies.sentences import judged_rows
 
 
 def draw_figures(study_folder: Path | str) -> list[Path]:
     """Draw a study's figures into its ``figures`` folder; what it has no data for is left out.
 
     Returns:
-        The PNG files written: ``ratio_curve``, ``regret``, ``plateau``, ``training_curves``, ``spectrum``,
-        ``eigenimages`` and a ``reconstruction`` per encoder sampled.
+        The files written, each in the formats of ``svg.FORMATS``: ``answer`` (accuracy over the ratio, all panels) and
+        one ``answer_<data set>_<method>`` per panel, ``differences``, ``regret`` (of several comparisons),
+        ``training_curves``, ``spectrum``, ``eigenimages`` and a ``reconstruction`` per encoder sampled.
 
     Raises:
-        StudyError: the folder holds no study, or a file of it is damaged.
+        StudyError: the folder holds no study, or a file of it is corrupted.
     """
     study = read_study(study_folder)
     folder = study.folder / "figures"
@@ -41,24 +41,25 @@ def draw_figures(study_folder: Path | str) -> list[Path]:
     written = []
     with paper_style():
         for name, draw in _wanted(study):
-            path = folder / f"{name}.png"
-            write_file(path, _as_png(draw()))
-            written.append(path)
+            figure = draw()
+            for kind in FORMATS:
+                written.append(folder / f"{name}.{kind}")
+                write_file(written[-1], as_bytes(figure, kind))
     return written
 
 
 def _wanted(study: Study) -> Iterator[tuple[str, Callable[[], Figure]]]:
-    given = {"pmae": study.plan.get("default_ratio"), "mae": study.plan.get("mae_default_ratio")}
-    defaults = DEFAULT_RATIOS | {method: ratio for method, ratio in given.items() if ratio is not None}
-    curves = ratio_curves(study.trials)
-    fitted = plateaus(study.trials, study.plan.get("margin") or DEFAULT_MARGIN)
-    if curves:
-        yield "ratio_curve", lambda: ratio_figure(curves, defaults, {p.setting: p.fit for p in fitted})
-    verdict = current_verdict([study])
-    if any(row.get("regret") is not None for row in verdict["rows"]):
-        yield "regret", lambda: forest_figure(verdict["rows"], row_labels(verdict["rows"]))
-    if fitted:
-        yield "plateau", lambda: plateau_figure(fitted, defaults)
+    rows = judged_rows(current_verdict([study]))
+    panels = make_panels(study.trials, rows, study.plan)
+    if panels:
+        yield "answer", lambda: answer_figure(panels)
+    if len(panels) > 1:
+        for panel in panels:
+            yield f"answer_{_file_name(_panel_name(panel))}", partial(answer_panel, panel)
+    if any(map(can_draw, rows)):
+        yield "differences", lambda: forest_figure(rows)
+    if sum(row["regret"] is not None for row in rows) > 1:
+        yield "regret", lambda: regret_figure(rows)
     losses = loss_curves(study.trials, study.history)
     if losses:
         yield "training_curves", lambda: training_figure(losses)
@@ -71,12 +72,14 @@ def _of_samples(samples: Samples) -> Iterator[tuple[str, Callable[[], Figure]]]:
         yield "spectrum", lambda: spectrum_figure(spectrum)
     if eigenimages is not None:
         yield "eigenimages", lambda: eigenimage_figure(eigenimages, spectrum)
+    scale = error_scale(samples.strips)
     for strip in samples.strips:
-        suffix = re.sub(r"[^a-z0-9.]+", "_", strip.label.lower()).strip("_.")
-        yield "_".join(filter(None, ("reconstruction", suffix))), partial(strip_figure, strip)
+        yield "_".join(filter(None, ("reconstruction", _file_name(strip.label)))), partial(strip_figure, strip, scale)
 
 
-def _as_png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
-    return buffer.getvalue()
+def _panel_name(panel: Panel) -> str:
+    return f"{panel.curve.setting.dataset} {panel.curve.label}"
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "_", text.lower()).strip("_.")

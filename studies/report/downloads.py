@@ -14,8 +14,8 @@ import pyarrow.csv
 import pyarrow.feather
 
 # Beyond this a page is no longer something to pass on; the tables lie beside it in the study's folder.
-MOST_BYTES = 6_000_000
-PLAIN_CSV_BYTES = 1_000_000
+MOST_BYTES = 4_000_000
+PLAIN_CSV_BYTES = 150_000
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Put a report together: one HTML file with its styles, script, plots, tables and pictures inside.
 
-Plots go through Plotly: it is a dependency of Optuna's plots anyway, its Python package carries the script that a
-page without network needs (Altair's does not: it needs a compiled converter on top), and hover, zoom and picture
-export come with it. That costs 4.8 MB a page. A content-security policy in the page forbids every network request.
+Charts are inline SVG that follows light and dark mode through CSS variables; the only script is the table of trials.
+A content-security policy in the page forbids every network request.
 """
 
 from __future__ import annotations
@@ -16,28 +15,23 @@ from typing import Any
 import jinja2
 import pyarrow as pa
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from studies.contrasts import contrasts
-from studies.curves import DEFAULT_RATIOS
+from studies.curves import DEFAULT_RATIOS, make_panels
 from studies.files import write_file
+from studies.inverted_u import shape_sentences
 from studies.judged import current_verdict
 from studies.measures import measures
 from studies.records import Study, read_studies
+from studies.report.cards import RUNG_HEADINGS, make_cards
+from studies.report.charts import make_charts
 from studies.report.downloads import downloads
-from studies.report.panels import make_panels
+from studies.report.methods import BIBTEX, methods_paragraph
 from studies.report.pictures import gallery
 from studies.report.run_facts import how_it_was_run, what_is_missing
-from studies.report.sections import (
-    aggregate_rows,
-    contrast_rows,
-    measure_table,
-    own_answer,
-    published_rows,
-    verdict_rows,
-)
+from studies.report.sections import contrast_rows, measure_table, own_answer, published_rows
 from studies.report.table import trial_table
-from studies.sentences import headline, question
+from studies.sentences import headline, judged_rows, question, verdict_word
 from studies.several import datasets_apart
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -72,11 +66,13 @@ def render_report(studies: Sequence[Study], refresh_seconds: float | None = None
     trials = pa.concat_tables([study.trials for study in studies])
     history = pa.concat_tables([study.history for study in studies])
     verdict = current_verdict(studies)
-    shown, rows = datasets_apart(trials, verdict["rows"])
-    verdict_shown = {**verdict, "rows": rows}
+    shown, rows = datasets_apart(trials, judged_rows(verdict))
     galleries = [gallery(study) for study in studies]
-    panels = make_panels(studies, shown, history, verdict_shown, galleries)
+    charts = make_charts(make_panels(shown, rows, studies[0].plan), rows, shown, history, galleries)
     own, compared = studies[0].plan.get("question"), contrasts(shown)
+    cards = make_cards(rows, trials, studies)
+    overall = (verdict.get("overall") or {}).get("verdict") or "inconclusive"
+    withheld = any(row["kind"] == "default" and verdict_word(row) == "withheld" for row in rows)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -84,15 +80,20 @@ def render_report(studies: Sequence[Study], refresh_seconds: float | None = None
     return environment.get_template("report.html").render(
         title=", ".join(study.name for study in studies),
         question=own or question(studies[0].plan.get("default_ratio") or DEFAULT_RATIOS["pmae"]),
-        headline=own_answer(compared, panels.fitted) if own else headline(verdict_shown),
+        headline=own_answer(compared, shape_sentences(shown)) if own else headline(verdict),
+        verdict=None if own or not cards else "withheld" if withheld else overall,
+        cards=[] if own else cards,
+        rung_headings=RUNG_HEADINGS,
         missing=what_is_missing(studies, trials, galleries),
         warnings=verdict.get("warnings", []),
-        panels=panels,
-        verdict_rows=verdict_rows(verdict_shown),
-        aggregates=aggregate_rows(verdict),
+        charts=charts,
         published=published_rows(),
         contrasts=contrast_rows(compared),
         measures=measure_table(measures(shown)),
+        methods=[
+            methods_paragraph(study, [r for r in rows if r["study"] in (study.name, None, "")]) for study in studies
+        ],
+        bibtex=BIBTEX,
         galleries=galleries,
         runs=[how_it_was_run(study) for study in studies],
         downloads=downloads(trials, history, verdict, [study.plan for study in studies]),
@@ -101,8 +102,6 @@ def render_report(studies: Sequence[Study], refresh_seconds: float | None = None
         written=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         style=_asset("report.css"),
         script=_asset("report.js"),
-        plotly=Markup(get_plotlyjs()) if panels.plots else "",
-        plots_json=_as_json(panels.plots),
         table_json=_as_json(trial_table(trials)),
     )
 

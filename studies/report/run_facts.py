@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from studies.records import Study
 from studies.report.pictures import Gallery
-from studies.sentences import points
+from studies.sentences import duration, points
 
 RESOURCES = {
     "concurrent": "trials at once", "max_concurrent": "trials at once", "threads": "threads per worker",
@@ -70,7 +70,7 @@ def how_it_was_run(study: Study) -> Run:
         **{f"phase {name}": _phase_text(phase) for name, phase in (plan.get("phases") or {}).items()},
         "epochs per trial": plan.get("epochs"),
         "margin": None if margin is None else f"{points(margin)} of accuracy, fixed beforehand",
-        "trial time in all": None if seconds is None else _duration(seconds),
+        "trial time in all": None if seconds is None else duration(seconds),
         "device": plan.get("device") or _distinct(study, "device"),
         "resources": _compact(_named(plan.get("resources"))),
         "code version": plan.get("code_version") or _distinct(study, "code_version"),
@@ -130,9 +130,3 @@ def _short(name: str, value: Any) -> str:
 
 def _pretty(values: Any) -> str | None:
     return json.dumps(values, indent=2, ensure_ascii=False, default=str) if values else None
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

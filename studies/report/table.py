@@ -31,17 +31,19 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "phase": ("phase", "text"),
     "seed": ("seed", "number"),
     "status": ("status", "text"),
-    "val_linear": ("linear, val.", "percent"),
-    "test_linear": ("linear, test", "percent"),
-    "val_knn": ("k-NN, val.", "percent"),
-    "test_knn": ("k-NN, test", "percent"),
+    "val_linear": ("linear (val.)", "percent"),
+    "test_linear": ("linear (test)", "percent"),
+    "val_knn": ("k-NN (val.)", "percent"),
+    "test_knn": ("k-NN (test)", "percent"),
     "train_loss": ("loss", "number"),
+    "evaluation": ("evaluation", "text"),
+    "precision": ("precision", "text"),
     "seconds": ("time (s)", "number"),
     "images_per_second": ("images/s", "number"),
 }
 FILTERS = ("study", "dataset", "method", "phase", "status")
 # Shown only where it differs between trials, or from the column that it usually repeats.
-RARE = ("study", "dataset", "basis", "strategy", "patch_stride", "mask_unit")
+RARE = ("study", "dataset", "basis", "strategy", "patch_stride", "mask_unit", "evaluation", "precision")
 
 
 def trial_table(trials: pa.Table) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def trial_table(trials: pa.Table) -> dict[str, Any]:
         configuration and its remaining details), ``base`` (dotted settings) and ``configs`` (what each
         configuration has different from ``base``; None marks a setting it lacks).
     """
-    extra = ("trial_id", "error", "config", "config_hash", "started_at", "device", "metrics")
+    extra = ("trial_id", "error", "config", "config_hash", "started_at", "device", "metrics", "training_problem")
     rows = rows_of(trials, (*COLUMNS, *extra))
     keys = [key for key in COLUMNS if _is_shown(key, rows)]
     texts = [row["config"] or "" for row in rows]
@@ -91,11 +93,17 @@ def _configurations(texts: list[str], counts: Counter[str]) -> tuple[dict[str, A
 
 
 def _read_config(text: str) -> dict[str, Any]:
+    values = _read_mapping(text)
+    return flatten(values) if values or not text else {"config": text}
+
+
+def _read_mapping(text: str | None) -> Mapping[str, Any]:
+    """JSON of another program may be anything."""
     try:
         values = json.loads(text) if text else {}
     except ValueError:
-        return {"config": text}
-    return flatten(values) if isinstance(values, Mapping) else {"config": text}
+        return {}
+    return values if isinstance(values, Mapping) else {}
 
 
 def _is_shown(key: str, rows: list[dict[str, Any]]) -> bool:
@@ -128,6 +136,7 @@ def _details(row: dict[str, Any]) -> dict[str, Any]:
         "started": row["started_at"] and row["started_at"].isoformat(timespec="seconds"),
         "device": row["device"],
         "configuration hash": row["config_hash"],
-        "other measures": row["metrics"],
+        "training problem": row["training_problem"],
     }
-    return {name: value for name, value in details.items() if value}
+    measured = flatten(_read_mapping(row["metrics"]))
+    return {name: value for name, value in details.items() if value} | measured

@@ -1,44 +1,8 @@
-// What the report does in the browser: plots that follow light, dark and paper, and the table of trials.
+// What the report does in the browser: the table of trials, and downloads. Charts are static SVG.
 "use strict";
 (function () {
-  const plots = JSON.parse(document.getElementById("plots-data").textContent);
   const table = JSON.parse(document.getElementById("table-data").textContent);
   const PAGE_ROWS = 25;
-  const LIGHT = { "@ink": "#1b1e23", "@muted": "#5d6570", "@grid": "#e6e9ee" };
-
-  // ---- plots -------------------------------------------------------------------------------------------------
-  function schemeColours() {
-    const style = getComputedStyle(document.documentElement);
-    const read = (name) => style.getPropertyValue(name).trim();
-    return { "@ink": read("--ink"), "@muted": read("--muted"), "@grid": read("--grid"), "@paper": read("--raised") };
-  }
-
-  function coloured(value, colours) {
-    if (typeof value === "string") return colours[value] || value;
-    if (Array.isArray(value)) return value.map((item) => coloured(item, colours));
-    if (value && typeof value === "object") {
-      return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, coloured(item, colours)]));
-    }
-    return value;
-  }
-
-  function drawPlots(colours) {
-    const isDark = colours !== LIGHT && matchMedia("(prefers-color-scheme: dark)").matches; // pale dots would vanish
-    for (const [id, plot] of Object.entries(plots)) {
-      const { data, layout } = coloured(plot, colours);
-      if (isDark) data.forEach((trace) => { if (trace.opacity) trace.opacity = Math.min(1, 1.8 * trace.opacity); });
-      if (matchMedia("(pointer: coarse)").matches) layout.dragmode = false; // a finger on a plot scrolls the page
-      Plotly.react(id, data, layout, { responsive: true, displayModeBar: false });
-    }
-  }
-
-  function startPlots() {
-    if (!Object.keys(plots).length) return;
-    drawPlots(schemeColours());
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawPlots(schemeColours()));
-    window.addEventListener("beforeprint", () => drawPlots(LIGHT));
-    window.addEventListener("afterprint", () => drawPlots(schemeColours()));
-  }
 
   // ---- table of trials ---------------------------------------------------------------------------------------
   const state = { sort: -1, falling: false, page: 0, text: "", chosen: {}, open: new Set(), shown: [] };
@@ -206,7 +170,6 @@
     }));
   }
 
-  startPlots();
   startTable();
   startDownloads();
 })();

@@ -12,9 +12,15 @@ import numpy as np
 
 from studies.records import StudyWriter
 
-PEAK = {"pmae": 0.25, "mae": 0.6}
-RATIOS = {"pmae": (0.1, 0.2, 0.3, 0.5), "mae": (0.5, 0.75, 0.9)}
-EPOCHS = 12
+LADDERS = {"pmae": (0.05, 0.1, 0.2, 0.35, 0.55, 0.75, 0.9), "mae": (0.25, 0.5, 0.75, 0.875)}
+DEFAULTS = {"pmae": 0.2, "mae": 0.75}
+# Test accuracies over the ratio and of the untrained encoder as measured on digits, patch 2 (VALIDITY.md).
+TRUTH = {
+    "pmae": ((0.05, 0.1, 0.2, 0.35, 0.55, 0.75, 0.9), (0.756, 0.751, 0.759, 0.753, 0.706, 0.679, 0.671)),
+    "mae": ((0.25, 0.5, 0.75, 0.875), (0.637, 0.671, 0.669, 0.651)),
+}
+CONTROLS = {"untrained": 0.596, "pixels": 0.958}
+MARGIN, EPOCHS, NOISE, LUCK = 0.01, 25, 0.006, 0.01
 
 
 def make_study(
@@ -23,48 +29,148 @@ def make_study(
     *,
     dataset: str = "digits",
     patch_sizes: Sequence[int] = (2, 4),
-    seeds: int = 4,
+    seeds: int = 5,
     explored: int = 12,
     losses: bool = True,
     samples: bool = True,
     planned: int | None = None,
+    judged: bool = False,
+    noise: float = NOISE,
 ) -> Path:
-    """A study of both methods: ``explored`` trials per method and patch size, then every ratio with ``seeds`` seeds.
+    """A study of both methods: ``explored`` trials per method and patch size, a ladder at the first patch size with
+    ``seeds`` seeds, and controls.
 
-    ``losses`` adds a failed, a diverged, a pruned and an interrupted trial; ``samples`` the pictures' arrays.
+    ``losses`` adds a failed, a diverged, a pruned and an interrupted trial; ``samples`` the pictures' arrays;
+    ``judged`` a ``verdict.json``.
     """
     folder = storage / name
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [*_explore(dataset, patch_sizes, explored), *_confirm(dataset, patch_sizes, seeds)]
-    rows += _losses(dataset, patch_sizes[0]) if losses else []
+    patch_size = patch_sizes[0]
+    confirmed = [
+        trial(dataset, "confirm", method, ratio, patch_size, seed, noise=noise)
+        for method, ladder in LADDERS.items()
+        for ratio in ladder
+        for seed in range(100, 100 + seeds)
+    ]
+    controls = [control(dataset, method, patch_size, seed) for method in CONTROLS for seed in range(100, 100 + seeds)]
+    rows = [*_explore(dataset, patch_sizes, explored), *confirmed, *controls]
+    rows += _losses(dataset, patch_size) if losses else []
     writer = StudyWriter(folder, name)
     writer.add_trials(rows)
-    writer.add_history(epoch for row in rows for epoch in _history(row))
+    writer.add_history(epoch for row in rows if row["ratio"] for epoch in _history(row))
     writer.close()
     (folder / "study.json").write_text(json.dumps(_plan(name, dataset, patch_sizes, explored, seeds, planned)))
     if samples:
         np.savez(folder / "samples.npz", **_samples())
+    if judged:
+        (folder / "verdict.json").write_text(json.dumps(verdict_of(confirmed, name)))
     return folder
 
 
 def accuracy(method: str, ratio: float, patch_size: int) -> float:
-    """The truth behind the trials: an inverted U over the ratio, a little lower for larger patches."""
-    top = {"pmae": 0.93, "mae": 0.90}[method] - 0.01 * math.log2(patch_size)
-    return top - 0.35 * (ratio - PEAK[method]) ** 2 * (1 + 0.2 * patch_size)
+    """The truth behind the trials, a little lower for larger patches."""
+    return float(np.interp(ratio, *TRUTH[method])) - 0.01 * math.log2(patch_size / 2)
+
+
+def control(dataset: str, method: str, patch_size: int, seed: int) -> dict[str, Any]:
+    """A control's row; raw pixels have neither patches nor weights."""
+    noise = np.random.default_rng([seed, method == "pixels"]).normal(0, 0.004)
+    row = trial(dataset, "confirm", "pmae", 0.2, patch_size, seed)
+    for name in ("ratio", "achieved_ratio", "achieved_sd", "strategy", "basis", "train_loss", "images_per_second"):
+        row[name] = None
+    value = CONTROLS[method] + noise
+    row |= {"method": method, "phase": "control", "trial_id": f"control-{method}-s{seed}", "epochs": 0}
+    row |= {"val_linear": value, "test_linear": value, "val_knn": value, "test_knn": value, "seconds": 0.6}
+    return row | ({"patch_size": None, "patch_stride": None} if method == "pixels" else {})
+
+
+def verdict_of(confirmed: Sequence[dict[str, Any]], study: str) -> dict[str, Any]:
+    """A verdict in the shape of schema version 2, by plain paired t bounds: enough to show, not to believe."""
+    rows = []
+    for method, kind in (("pmae", "default"), ("mae", "mae_default")):
+        own = [row for row in confirmed if row["method"] == method]
+        if own:
+            rows.append(_verdict_row(own, study, kind))
+    worst = max((row["ci_high"] for row in rows if row["ci_high"] is not None), default=None)
+    main = next((row for row in rows if row["kind"] == "default"), None)
+    answer = "No answer yet: no default was confirmed next to other ratios with at least two paired seeds."
+    if main is not None and main["regret"] is not None:
+        compared = ", ".join(f"{100 * ratio:.3g}" for ratio in main["ratios"][:-1])
+        answer = (
+            f"Masking 20 % {'holds up' if main['verdict'] == 'holds' else 'is not settled'} on {main['dataset']} "
+            f"(patch {main['patch_size']}): against {compared} and {100 * main['ratios'][-1]:.3g} % it loses at most "
+            f"{100 * main['ci_high']:.1f} points (95 % confidence, {main['seeds']} paired seeds). Training adds "
+            f"{100 * main['training_gain']:.1f} points to an untrained encoder."
+        )
+    return {
+        "schema_version": 2, "answer": answer, "alpha": 0.05, "rows": rows, "warnings": [],
+        "overall": {
+            "verdict": main["verdict"] if main else "inconclusive", "margin": MARGIN, "comparisons": len(rows),
+            "datasets": 1, "fails_on": [], "largest_ci_high": worst,
+        },
+    }  # fmt: skip
+
+
+def _verdict_row(own: Sequence[dict[str, Any]], study: str, kind: str) -> dict[str, Any]:
+    from scipy.special import stdtrit
+
+    method, ratios = own[0]["method"], sorted({row["ratio"] for row in own})
+    cells = np.array([[r["test_linear"] for r in own if r["ratio"] == ratio] for ratio in ratios])
+    seeds, place = cells.shape[1], ratios.index(DEFAULTS[method])
+    achieved = [float(np.mean([r["achieved_ratio"] for r in own if r["ratio"] == ratio])) for ratio in ratios]
+    means, best = cells.mean(axis=1), int(cells.mean(axis=1).argmax())
+    reach = float(stdtrit(max(seeds - 1, 1), 0.95)) / math.sqrt(seeds)
+    rungs, highs, lows = [], [], []
+    for i, ratio in enumerate(ratios):
+        difference = cells[i] - cells[place]
+        half = reach * difference.std(ddof=1) if seeds > 1 else None
+        middle = float(difference.mean())
+        low, high = (None, None) if i == place or half is None else (middle - half, middle + half)
+        lows, highs = [*lows, low or 0.0], [*highs, high or 0.0]
+        to_best = cells[best] - cells[i]
+        worst = float(to_best.mean() + (reach * to_best.std(ddof=1) if seeds > 1 else 0))
+        rungs.append({
+            "ratio": achieved[i], "achieved_sd": 0.01, "nominal_ratio": ratio, "seeds": seeds, "accuracy": means[i],
+            "difference": None if i == place else middle, "low": low, "high": high,
+            "may_be_best": bool(to_best.mean() - (reach * to_best.std(ddof=1) if seeds > 1 else 0) <= 0),
+            "regret_high": worst, "train_loss": 0.3 + 0.4 * ratio, "is_default": i == place,
+        })  # fmt: skip
+    high, low = (max(0.0, *highs), max(0.0, *lows)) if seeds > 1 else (None, None)
+    word = (
+        "inconclusive" if high is None or low is None or low <= MARGIN <= high else "fails" if low > MARGIN else "holds"
+    )
+    gain = float(means[best]) - CONTROLS["untrained"]
+    return {
+        "study": study, **{name: own[0][name] for name in ("dataset", "method", "strategy", "basis", "patch_size",
+        "patch_stride", "mask_unit")}, "kind": kind, "default_ratio": DEFAULTS[method],
+        "default_achieved": achieved[place], "ratios": [r for i, r in enumerate(achieved) if i != place],
+        "best_ratio": achieved[best], "regret": float(means[best] - means[place]) if seeds > 1 else None,
+        "ci_low": low, "ci_high": high, "margin": MARGIN, "margin_share": None, "alpha": 0.05, "verdict": word,
+        "seeds": seeds, "seeds_needed": 6 if word == "inconclusive" else None,
+        "reason": None if seeds > 1 else "1 paired seed; at least 2 are needed", "training_gain": gain,
+        "training_gain_low": gain - 0.013, **CONTROLS, "evaluation": "folds", "excluded": [],
+        "checks": [
+            {"name": "training beats the untrained encoder", "passed": True,
+             "detail": f"by {100 * gain:.1f} points (at least {100 * gain - 1.3:.1f})"},
+            {"name": "loss below predicting the mean", "passed": True, "detail": "largest final loss 0.66"},
+            {"name": "all rungs complete", "passed": True, "detail": f"{len(ratios)} rungs with {seeds} seeds"},
+        ],
+        "rungs": rungs,
+    }  # fmt: skip
 
 
 def trial(
-    dataset: str, phase: str, method: str, ratio: float, patch_size: int, seed: int, **more: Any
+    dataset: str, phase: str, method: str, ratio: float, patch_size: int, seed: int, noise: float = NOISE, **more: Any
 ) -> dict[str, Any]:
     """One finished trial's row."""
-    noise = np.random.default_rng([seed, patch_size, round(1000 * ratio), method == "mae", phase == "confirm"])
-    paired = np.random.default_rng([seed, 99]).normal(0, 0.01)  # a seed is lucky or not at every ratio alike
+    draw = np.random.default_rng([seed, patch_size, round(1000 * ratio), method == "mae", phase == "confirm"])
+    paired = np.random.default_rng([seed, 99]).normal(0, LUCK)  # a seed is lucky or not at every ratio alike
     value = accuracy(method, ratio, patch_size) + paired
     config = {
         "data": {"source": dataset, "seed": 0},
         "masking": {"method": method, "ratio": ratio},
-        "model": {"patch_size": patch_size, "width": 64, "depth": 4},
-        "optim": {"epochs": EPOCHS, "batch_size": 128},
+        "model": {"patch_size": patch_size, "width": 64, "depth": 2, "decoder_width": 64, "decoder_depth": 1},
+        "optim": {"epochs": EPOCHS, "batch_size": 128, "base_learning_rate": 4e-3},
     }
     row = {
         "trial_id": f"{phase}-{method}-{ratio:.4f}-p{patch_size}-s{seed}",
@@ -74,18 +180,23 @@ def trial(
         "strategy": "fixed" if method == "pmae" else "random",
         "basis": "pca" if method == "pmae" else None,
         "ratio": ratio,
-        "achieved_ratio": ratio + noise.normal(0, 0.002),
+        "achieved_ratio": ratio + (draw.normal(0, 0.002) if method == "pmae" else 0.0),
+        "achieved_sd": 0.01,
         "patch_size": patch_size,
         "patch_stride": patch_size,
         "mask_unit": patch_size if method == "mae" else None,
         "seed": seed,
         "status": "done",
         "epochs": EPOCHS,
-        "val_linear": value + noise.normal(0, 0.006),
-        "val_knn": value - 0.03 + noise.normal(0, 0.006),
-        "train_loss": 0.2 + 0.5 * ratio,
-        "images_per_second": 2400.0 + noise.normal(0, 60),
-        "seconds": 7.5 + noise.normal(0, 0.3),
+        "val_linear": value + draw.normal(0, noise),
+        "val_knn": value - 0.03 + draw.normal(0, noise),
+        "evaluation": "folds" if phase == "confirm" else "split",
+        "train_loss": 0.3 + 0.4 * ratio,
+        "objective": 0.4 + 0.5 * ratio,
+        "training_problem": "",
+        "precision": "fp32",
+        "images_per_second": 2400.0 + draw.normal(0, 60),
+        "seconds": 7.5 + draw.normal(0, 0.3),
         "started_at": f"2026-03-01T10:{seed % 60:02d}:00+00:00",
         "config": config,
         "config_hash": f"{abs(hash((method, ratio, patch_size))):016x}"[:16],
@@ -96,27 +207,19 @@ def trial(
         "train_images": 1257,
     }
     if phase == "confirm":
-        row["test_linear"] = value - 0.005 + noise.normal(0, 0.006)
+        row["test_linear"] = value + draw.normal(0, noise)
         row["test_knn"] = row["val_knn"] - 0.005
     return row | more
 
 
 def _explore(dataset: str, patch_sizes: Sequence[int], count: int) -> Iterator[dict[str, Any]]:
     draw = np.random.default_rng(7)
-    for method in PEAK:
+    for method in LADDERS:
         for patch_size in patch_sizes:
             fixed = [0.2 if method == "pmae" else 0.75]
-            low, high = (0.05, 0.6) if method == "pmae" else (0.4, 0.95)
+            low, high = (0.05, 0.9) if method == "pmae" else (0.25, 0.9)
             for ratio in [*fixed, *draw.uniform(low, high, max(count - 1, 0))][:count]:
                 yield trial(dataset, "explore", method, float(ratio), patch_size, 1)
-
-
-def _confirm(dataset: str, patch_sizes: Sequence[int], seeds: int) -> Iterator[dict[str, Any]]:
-    for method, ratios in RATIOS.items():
-        for patch_size in patch_sizes:
-            for ratio in ratios:
-                for seed in range(100, 100 + seeds):
-                    yield trial(dataset, "confirm", method, ratio, patch_size, seed)
 
 
 def _losses(dataset: str, patch_size: int) -> list[dict[str, Any]]:
@@ -139,12 +242,10 @@ def _history(row: dict[str, Any]) -> list[dict[str, Any]]:
             "trial_id": row["trial_id"],
             "seed": row["seed"],
             "epoch": epoch,
-            "train_loss": 0.2 + 0.5 * row["ratio"] + math.exp(-epoch / 4) + 0.01 * math.sin(row["seed"] + epoch),
+            "train_loss": 0.3 + 0.4 * row["ratio"] + 0.7 * math.exp(-epoch / 5) + 0.01 * math.sin(row["seed"] + epoch),
+            "objective": 0.4 + math.exp(-epoch / 5),
             "learning_rate": 1e-3 * min(1, (epoch + 1) / 2) * math.cos(epoch / EPOCHS * math.pi / 2),
             "images_per_second": row["images_per_second"],
-            "val_linear": row["val_linear"] - 0.3 * math.exp(-epoch / 3)
-            if epoch % 4 == 3 and row["val_linear"]
-            else None,
         }
         for epoch in range(row["epochs"])
     ]
@@ -153,10 +254,10 @@ def _history(row: dict[str, Any]) -> list[dict[str, Any]]:
 def _plan(
     name: str, dataset: str, patch_sizes: Sequence[int], explored: int, seeds: int, planned: int | None
 ) -> dict[str, Any]:
-    settings = len(PEAK) * len(patch_sizes)
-    confirm = seeds * len(patch_sizes) * sum(map(len, RATIOS.values()))
+    settings = len(LADDERS) * len(patch_sizes)
+    confirm = seeds * sum(map(len, LADDERS.values()))
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "name": name,
         "created_at": "2026-03-01T09:58:00+00:00",
         "dataset": {
@@ -164,17 +265,27 @@ def _plan(
             "image_size": 8, "channels": 1, "classes": 10,
         },
         "methods": ["pmae", "mae"],
-        "space": {"ratio": {"pmae": [0.05, 0.6], "mae": [0.4, 0.95]}, "patch_size": list(patch_sizes)},
+        "space": {"ratio": {"pmae": [0.05, 0.9], "mae": [0.25, 0.9]}, "patch_size": list(patch_sizes)},
         "search": "tpe",
         "phases": {
             "explore": {"planned": planned or explored * settings + 4, "seeds": [1]},
             "confirm": {"planned": confirm, "seeds": list(range(100, 100 + seeds))},
+            "control": {"planned": len(CONTROLS) * seeds, "seeds": list(range(100, 100 + seeds))},
         },
-        "margin": 0.01,
+        "ladder": {method: list(ladder) for method, ladder in LADDERS.items()},
+        "looks": None,
+        "margin": MARGIN,
         "default_ratio": 0.2,
         "mae_default_ratio": 0.75,
         "epochs": EPOCHS,
-        "config": {"data": {"source": dataset, "seed": 0}, "optim": {"epochs": EPOCHS, "batch_size": 128}},
+        "config": {
+            "data": {"source": dataset, "seed": 0, "crop_scale": [0.6, 1.0], "flip": False},
+            "masking": {"method": "pmae", "strategy": "expected", "per": "image", "loss": "components"},
+            "model": {"width": 64, "depth": 2, "decoder_width": 64, "decoder_depth": 1},
+            "optim": {"epochs": EPOCHS, "batch_size": 128, "base_learning_rate": 4e-3, "warmup_epochs": 2.5,
+                      "weight_decay": 0.05, "betas": [0.9, 0.95]},
+            "probe": {"protocol": "fast"},
+        },
         "command": f"python tune/masking_ratio_study.py --dataset {dataset} --patch-sizes 2 4",
         "versions": {"python": "3.11.7", "torch": "2.13.0", "ray": "2.60.0", "optuna": "5.0.0"},
         "code_version": "0.1.0",
@@ -192,18 +303,15 @@ def _samples() -> dict[str, np.ndarray]:
     mean = pixels.mean(0)
     _, values, rows = np.linalg.svd(pixels - mean, full_matrices=False)
     share = values**2 / (values**2).sum()
-    chosen = pixels[[0, 11, 22, 33]]
+    chosen = pixels[[0, 11, 22, 33, 44, 55]]
     hidden = np.zeros(64, bool)
     order = draw.permutation(64)
     hidden[order[: np.searchsorted(share[order].cumsum(), 0.2)]] = True
     target = (chosen - mean) @ rows[hidden].T @ rows[hidden]
-    as_images = {
-        "original": chosen,
-        "visible": chosen - target,
-        "prediction": target + draw.normal(0, 0.04, target.shape),
-        "target": target,
-    }
-    arrays = {name: np.float32(value).reshape(4, 8, 8, 1) for name, value in as_images.items()}
-    for name in ("original", "visible"):
-        arrays[name] = np.uint8(np.clip(255 * arrays[name], 0, 255))
-    return arrays | {"eigenimages": np.float32(rows[:16]).reshape(16, 8, 8, 1), "spectrum": share}
+    strips = {}
+    for label, spread in (("pmae r=0.20 p=2", 0.04), ("mae r=0.75 p=2", 0.12)):
+        completed = np.clip(chosen + draw.normal(0, spread, target.shape), 0, 1)
+        parts = {"original": chosen, "visible": np.clip(chosen - target, 0, 1), "completed": completed}
+        strips |= {f"{label}/{name}": np.uint8(255 * v).reshape(-1, 8, 8, 1) for name, v in parts.items()}
+        strips[f"{label}/error"] = np.float32(completed - chosen).reshape(-1, 8, 8, 1)
+    return strips | {"eigenimages": np.float32(rows[:16]).reshape(16, 8, 8, 1), "spectrum": share}

@@ -57,7 +57,7 @@ def test_the_table_shows_accuracies_in_per_cent_and_others_as_they_are():
     trials = pa.Table.from_pylist([row("confirm", 0.5, 1, scores(0.6))])
     headings, (cells,) = measure_table(measures(trials))
     shown = dict(zip(headings, cells, strict=True))
-    assert (shown["linear (%)"], shown["ssim"], shown["corruptions.jpeg (%)"]) == ("51.00", "0.6", "30.00")
+    assert (shown["linear (%)"], shown["ssim"], shown["corruptions.jpeg (%)"]) == ("51.0", "0.6", "30.0")
     assert is_accuracy("corrupted_linear") and not is_accuracy("psnr")
     assert measure_table([]) is None and measures(trials.slice(0, 0)) == []
 

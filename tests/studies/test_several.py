@@ -68,7 +68,7 @@ def test_a_study_that_was_looked_at_often_keeps_its_corrected_level(twins: list[
     assert again["alpha"] == 0.015 and {row["alpha"] for row in again["rows"]} == {0.015}
     assert again["rows"][0]["ci_high"] == before["rows"][0]["ci_high"]
     assert current_verdict(read_studies([own, twins[0]]))["alpha"] == 0.015
-    assert "98.5 % bounds" in write_report(own, tmp_path / "page.html").read_text()
+    assert "98.5 % confidence" in write_report(own, tmp_path / "page.html").read_text()
 
 
 def test_studies_planned_with_other_margins_are_named(tmp_path: Path) -> None:
