@@ -60,11 +60,7 @@ def _is_current(study: Study) -> bool:
     """Whether ``verdict.json`` is there, has this version's fields and is newer than the table."""
     from studies.verdict import VERDICT_VERSION
 
-    return (
-        study.verdict is not None
-        and study.verdict.get("schema_version") == VERDICT_VERSION
-        and not is_stale(study)
-    )
+    return study.verdict is not None and study.verdict.get("schema_version") == VERDICT_VERSION and not is_stale(study)
 
 
 def is_stale(study: Study) -> bool:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from studies.errors import StudyError
+from studies.sentences import points
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,3 @@ class Margin:
         if self.share is not None:
             return f"{100 * self.share:g} % of what training gains"
         return points(self.points or 0.0)
-
-
-def points(fraction: float) -> str:
-    """``0.3 points``, ``1 point``."""
-    text = f"{100 * fraction:.1f}"
-    text = {"-0.0": "0.0", "1.0": "1"}.get(text, text)
-    return f"{text} point" if text == "1" else f"{text} points"

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import digamma, ndtr, ndtri, polygamma, stdtrit
+from scipy.special import ndtr, ndtri, polygamma, stdtrit
 
 MIN_SEEDS = 2
 MAX_SEEDS = 1_000
@@ -211,6 +211,3 @@ def _prior_freedom(variances: np.ndarray, freedom: float) -> float:
     if excess >= float(polygamma(1, 1e-2)):
         return 2e-2
     return 2 * float(brentq(lambda x: float(polygamma(1, x)) - excess, 1e-2, 1e5))
-
-
-

@@ -24,9 +24,10 @@ import pyarrow as pa
 
 from studies.comparisons import SAME_SHARE, Comparison, Rung, collect, confirmed_rows
 from studies.errors import StudyError
-from studies.margin import Margin, points
+from studies.margin import Margin
 from studies.records import Study
 from studies.regret import MIN_SEEDS, Contrast, contrast, estimate_noise, seeds_needed
+from studies.sentences import percent, points, ratio_list
 from studies.sequential import level_for_look
 from studies.several import named_apart
 
@@ -175,7 +176,7 @@ def _judge_comparison(comparison: Comparison, ratio: float, rules: _Rules) -> di
         }
     unpaired = [k for k in others if k not in paired]
     for k in unpaired:
-        excluded.append(f"ratio {_share(comparison.rungs[k].achieved)} shares too few seeds with the default")
+        excluded.append(f"ratio {percent(comparison.rungs[k].achieved)} shares too few seeds with the default")
     row |= _numbers(comparison, measured, rules, ratio)
     checks = _checks(comparison, measured, row, not (missing or unpaired), rules)
     verdict, reason = _decide(measured, row, checks, rules)
@@ -204,7 +205,7 @@ def _excluded(
             missing.append(planned)
     for k in _twins(comparison.rungs, ratio):
         rung = comparison.rungs[k]
-        excluded.append(f"ratio {rung.arm.ratio:g} masks the same {_share(rung.achieved)} as another rung")
+        excluded.append(f"ratio {rung.arm.ratio:g} masks the same {percent(rung.achieved)} as another rung")
     return excluded, missing
 
 
@@ -280,9 +281,7 @@ def _rung_rows(comparison: Comparison, measured: _Measured, rules: _Rules) -> li
     for place, k in enumerate(columns):
         rung, difference = comparison.rungs[k], measured.differences.get(k)
         # The same bounds with this rung in the default's place: may it be the best, and what would it lose?
-        rivals = [
-            contrast(chosen, noise, {other: 1.0, place: -1.0}) for other in range(len(columns)) if other != place
-        ]
+        rivals = [contrast(chosen, noise, {other: 1.0, place: -1.0}) for other in range(len(columns)) if other != place]
         rivals = [c for c in rivals if c.usable]
         rows.append(
             {
@@ -331,12 +330,12 @@ def _checks(
         learned = {
             "passed": min(known) < 1,
             "detail": f"final losses are {min(known):.2g} to {worst:.2g} of that of predicting the mean"
-            + (f"; trouble at {_listed([r.achieved for r in problems])}" if problems else ""),
+            + (f"; trouble at {ratio_list([r.achieved for r in problems])}" if problems else ""),
         }
     constant = [k for k, c in measured.differences.items() if c.constant]
     varied = {
         "passed": not constant,
-        "detail": f"{_listed([comparison.rungs[k].achieved for k in constant])} differ from the default by the same "
+        "detail": f"{ratio_list([comparison.rungs[k].achieved for k in constant])} differ from the default by the same "
         "amount for every seed: copied rows?"
         if constant
         else "differences vary over seeds",
@@ -489,7 +488,7 @@ def row_answer(row: Mapping[str, Any], margin: str) -> str:
     where = f"on {row['dataset']}{patch}"
     if row["ci_high"] is None:
         return f"No answer yet for {name} {where}: {row['reason']}."
-    against = f"against {_listed(row['ratios'])} it loses at most {points(row['ci_high'])}"
+    against = f"against {ratio_list(row['ratios'])} it loses at most {points(row['ci_high'])}"
     basis = f"({100 * (1 - row['alpha']):.3g} % confidence, {row['seeds']} paired seeds)"
     gain = ""
     if row["training_gain"] is not None:
@@ -498,29 +497,13 @@ def row_answer(row: Mapping[str, Any], margin: str) -> str:
         return f"{name[0].upper()}{name[1:]} holds up {where}: {against} {basis}.{gain}"
     if row["verdict"] == "fails":
         return (
-            f"{name[0].upper()}{name[1:]} does not hold up {where}: masking {_share(row['best_ratio'])} is better by "
+            f"{name[0].upper()}{name[1:]} does not hold up {where}: masking {percent(row['best_ratio'])} is better by "
             f"{points(row['regret'])}, and the best ratio by at least {points(row['ci_low'])} {basis}.{gain}"
         )
     if row["verdict"] == "uninformative":
         return f"The study {where} cannot judge {name}: {row['reason']}."
     reason = f"; {row['reason']}" if row["reason"] else ""
     return f"It is open whether {name} holds up within {margin} {where}: {against} {basis}{reason}.{gain}"
-
-
-def _share(fraction: float) -> str:
-    return f"{_percent(fraction)} %"
-
-
-def _percent(fraction: float) -> str:
-    """``20`` or ``87.5``: whole per cent where the ratio is that to within the spread of masks."""
-    value = 100 * fraction
-    return f"{value:.0f}" if abs(value - round(value)) < 0.3 else f"{value:.1f}"
-
-
-def _listed(ratios: Sequence[float]) -> str:
-    """``5, 10 and 35 %``."""
-    parts = [_percent(ratio) for ratio in ratios]
-    return (f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)) + " %"
 
 
 def _plan_of(trials: Any) -> Mapping[str, Any]:

@@ -70,9 +70,7 @@ def _candidates(space: Space, method: str, explored: Mapping[Setting, float], ev
     default = space.default_of(method)
     everything = [
         Setting(method, patches, None if strategy == "sampled" else default, strategy, basis)
-        for patches, strategy, basis in product(
-            space.patches[method], space.strategies[method], space.bases_of(method)
-        )
+        for patches, strategy, basis in product(space.patches[method], space.strategies[method], space.bases_of(method))
     ]
     if every:
         return everything

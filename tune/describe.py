@@ -147,7 +147,7 @@ def _confirm(plan: StudyPlan) -> str:
 
 
 def _training(plan: StudyPlan) -> str:
-    config: PretrainConfig = plan.base
+    config: PretrainConfig = plan.config(plan.space.grid()[0])
     model, optim = config.model, config.optim
     encoder = model.encoder or f"{model.width} wide, {model.depth} blocks"
     decoder = f"{model.decoder_width} wide, {model.decoder_depth} block{'s' * (model.decoder_depth > 1)}"

@@ -26,8 +26,8 @@ from tune.plan import StudyPlan
 from tune.progress import Display
 from tune.proposals import Proposals
 from tune.resources import Placement
-from tune.session import OUTER_RESOURCES
 from tune.schedule import next_round
+from tune.session import OUTER_RESOURCES
 from tune.space import Setting
 from tune.spec import TrialJob, TrialSpec
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from studies.records import StudyWriter
     from tune.mirror import Mirror
     from tune.plan import StudyPlan
     from tune.progress import Display
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from tune.spec import TrialJob
     from tune.storage import Storage
 
+# Options that the command to try next sets anew.
+NOT_REPEATED = ("--name", "--confirm-seeds", "--look", "--time-budget", "--seed")
 FINISHED, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -205,7 +206,7 @@ class Launch:
 
         from tune.folder import without_options
 
-        return shlex.join(without_options(shlex.split(self._command()), ("--name", "--confirm-seeds", "--look", "--time-budget", "--seed")))
+        return shlex.join(without_options(shlex.split(self._command()), NOT_REPEATED))
 
     def _resume_command(self) -> str:
         from tune.folder import command_line

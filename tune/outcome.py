@@ -9,17 +9,15 @@ from typing import Any
 from rich.table import Table
 
 from pmae.components import cached_components
-from studies.curves import Setting, setting_labels
 from studies.files import write_json
 from studies.records import read_study
+from studies.terminal import print_verdict
 from tune.plan import ALPHA, StudyPlan
 from tune.progress import Display
 from tune.samples import merge_samples
 
 
-def finish(
-    folder: Path, plan: StudyPlan, display: Display, *, complete: bool, resume: str, more: str
-) -> None:
+def finish(folder: Path, plan: StudyPlan, display: Display, *, complete: bool, resume: str, more: str) -> None:
     """Write verdict and report from the study's table, whole or not, and print them.
 
     Args:
@@ -31,7 +29,7 @@ def finish(
     components = cached_components(plan.images, plan.space.bases[0])[0] if "pmae" in plan.space.methods else None
     merge_samples(folder, components)
     verdict = write_verdict(folder)
-    _print_verdict(verdict, display)
+    print_verdict(display.console, verdict)
     trials = read_study(folder).trials
     print_comparisons(trials, display)
     _print_failures(trials, display)
@@ -67,36 +65,6 @@ def write_pages(folder: Path, display: Display) -> bool:
         display.warn(f"no report: {type(problem).__name__}: {problem}; try python -m studies report {folder}")
         return False
     return True
-
-
-def _print_verdict(verdict: dict[str, Any], display: Display) -> None:
-    table = Table(title="Costs are points of accuracy against the best ratio", title_justify="left", title_style="")
-    for name in ("data", "setting", "default", "best", "costs", "95 % bounds", "verdict", "seeds"):
-        table.add_column(name, justify="right" if name in ("default", "best", "costs", "seeds") else "left")
-    settings = [Setting.of(row) for row in verdict["rows"]]
-    labels = setting_labels(settings)
-    for setting, row in zip(settings, verdict["rows"], strict=True):
-        table.add_row(*_cells(labels[setting], row))
-    display.console.print()
-    if verdict["rows"]:
-        display.console.print(table)
-    display.always(verdict["answer"])
-    for warning in verdict.get("warnings", ()):
-        display.warn(warning)
-
-
-def _cells(label: str, row: dict[str, Any]) -> list[str]:
-    def points(value: float | None) -> str:
-        return "" if value is None else f"{100 * value:.1f}"
-
-    def ratio(value: float | None) -> str:
-        return "" if value is None else f"{100 * value:.0f} %"
-
-    bounds = "" if row["ci_low"] is None else f"{points(row['ci_low'])} to {points(row['ci_high'])}"
-    return [
-        str(row["dataset"]), label, ratio(row["default_ratio"]),
-        ratio(row["best_ratio"]), points(row["regret"]), bounds, str(row["verdict"]), str(row["seeds"]),
-    ]  # fmt: skip
 
 
 def print_comparisons(trials: Any, display: Display) -> None:

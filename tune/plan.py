@@ -17,10 +17,10 @@ from typing import Any
 from pmae.config import DEFAULT_RATIO, METHODS, PretrainConfig, check_choice, check_ratio, preset
 from pmae.data import ImageSet, load_images
 from pmae.errors import ConfigError, DataError
-from tune.confirm import ConfirmRule
-from tune.options import SearchOptions, StudyOptions, TrainingOptions
 from studies.errors import StudyError
 from studies.margin import Margin
+from tune.confirm import ConfirmRule
+from tune.options import SearchOptions, StudyOptions, TrainingOptions
 from tune.space import (
     DEFAULT_GRID,
     DEFAULT_LADDER,
