@@ -262,7 +262,7 @@ def _ladder(options: StudyOptions, methods: Sequence[str]) -> dict[str, tuple[fl
     found = {}
     for method in methods:
         listed = search.mae_ratios if method == "mae" and search.mae_ratios is not None else search.ratios
-        usual = listed if listed is not None and len(listed) > 2 else DEFAULT_LADDER[method]
+        usual = listed if listed is not None and len(listed) != 2 else DEFAULT_LADDER[method]
         found[method] = tuple(sorted({*(asked[method] or usual), default[method]}))
     return found
 

@@ -184,7 +184,11 @@ def _score(spec: TrialSpec, job: TrialJob, result: PretrainResult, images: Image
         module, _, function = job.metrics.partition(":")
         measured = Measured(result, images, spec, features[spec.config.model.pool])
         metrics |= getattr(importlib.import_module(module), function)(measured)
-    return {**pools[spec.config.model.pool], "metrics": metrics}
+    return {
+        **pools[spec.config.model.pool],
+        "metrics": metrics,
+        "evaluation": evaluation_of(spec.config, images),
+    }
 
 
 def _score_control(spec: TrialSpec, images: ImageSet) -> dict[str, Any]:
@@ -192,7 +196,7 @@ def _score_control(spec: TrialSpec, images: ImageSet) -> dict[str, Any]:
     from pmae.probes import extract_pools, pixel_features, untrained_encoder
 
     splits = ("train", "val", "test")
-    scored = {"train_images": len(images.indices("train"))}
+    scored = {"train_images": len(images.indices("train")), "evaluation": evaluation_of(spec.config, images)}
     if spec.control == "pixels":
         return {**_probe(spec, pixel_features(images, splits), images), **scored}
     components = shared_components(images, spec.config.masking.basis) if spec.config.masking.method == "pmae" else None
@@ -208,7 +212,7 @@ def evaluation_of(config: PretrainConfig, images: ImageSet) -> str:
     return "folds" if len(images.indices("test")) < FOLDS_BELOW else "split"
 
 
-def _probe(spec: TrialSpec, features: Mapping[str, np.ndarray], images: ImageSet) -> dict[str, Any]:
+def _probe(spec: TrialSpec, features: Mapping[str, np.ndarray], images: ImageSet) -> dict[str, float | None]:
     from pmae.probes import crossval_linear_probe, knn_probe, linear_probe
 
     probe, test = spec.config.probe, spec.phase != "explore"
@@ -220,7 +224,6 @@ def _probe(spec: TrialSpec, features: Mapping[str, np.ndarray], images: ImageSet
             "test_linear": folds.test_accuracy,
             "val_knn": knn.val_accuracy,
             "test_knn": knn.test_accuracy,
-            "evaluation": "folds",
         }
     linear = linear_probe(None, images, probe.protocol, spec.seed, features=features, score_test=test)
     knn = knn_probe(None, images, k=probe.knn_k, features=features, score_test=test)
@@ -229,7 +232,6 @@ def _probe(spec: TrialSpec, features: Mapping[str, np.ndarray], images: ImageSet
         "test_linear": linear.test_accuracy,
         "val_knn": knn.val_accuracy,
         "test_knn": knn.test_accuracy,
-        "evaluation": "split",
     }
 
 

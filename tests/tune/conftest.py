@@ -18,11 +18,14 @@ import pytest
 from studies.records import read_study
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tune" / "masking_ratio_study.py"
-SMALL = ("--limit", "100", "--trials", "4", "--epochs", "2", "--confirm-seeds", "2", "--patch-sizes", "4")
-# Two trials that last long enough to be hit in the middle, and write 20 checkpoints each.
+SMALL = (
+    *("--limit", "100", "--trials", "4", "--epochs", "2", "--confirm-seeds", "2", "--patch-sizes", "4"),
+    *("--ladder", "0.1", "0.2", "0.5", "--mae-ladder", "0.5", "0.75", "--batch-size", "128"),
+)
+# A few trials that last long enough to be hit in the middle, and write 20 checkpoints each.
 LONG = (
-    *("--limit", "100", "--methods", "pmae", "--trials", "1", "--confirm-seeds", "1", "--patch-sizes", "4"),
-    *("--epochs", "400", "--quiet"),
+    *("--limit", "100", "--methods", "pmae", "--trials", "1", "--confirm-seeds", "2", "--patch-sizes", "4"),
+    *("--ladder", "0.1", "0.2", "--batch-size", "128", "--epochs", "200", "--quiet"),
 )
 SECRET = "Kq7-not-to-be-seen"
 

@@ -26,13 +26,17 @@ def test_a_study_ends_with_tables_verdict_and_report(undisturbed):
     rows = study.trials.to_pylist()
     explored = [r for r in rows if r["phase"] == "explore"]
     confirmed = [r for r in rows if r["phase"] == "confirm"]
+    controls = [r for r in rows if r["phase"] == "control"]
+    assert {(r["method"], r["seed"]) for r in controls} == {(m, s) for m in ("untrained", "pixels") for s in (1, 2)}
+    assert all(r["test_linear"] is not None and r["ratio"] is None for r in controls)
     assert len(explored) == 4 and all(r["status"] == "done" for r in rows)
     assert all(r["test_linear"] is None and r["test_knn"] is None for r in explored)
     assert all(r["test_linear"] is not None for r in confirmed)
     assert {r["seed"] for r in confirmed} == {1, 2} and not {r["seed"] for r in explored} & {1, 2}
     per_setting = Counter((r["method"], r["ratio"]) for r in confirmed)
     assert set(per_setting.values()) == {2} and {("pmae", 0.2), ("mae", 0.75)} <= set(per_setting)
-    assert study.history.num_rows == 2 * len(rows)
+    assert study.history.num_rows == 2 * (len(explored) + len(confirmed))
+    assert {r["evaluation"] for r in rows} == {"folds"} and {r["precision"] for r in confirmed} == {"fp32"}
     assert json.loads(rows[0]["config"])["optim"]["epochs"] == 2
     wanted = {"study.json", "verdict.json", "report.html", "samples.npz", "figures"}
     assert wanted <= {p.name for p in folder.iterdir()}

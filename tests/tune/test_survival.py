@@ -200,7 +200,7 @@ def test_a_full_disk_stops_the_study_and_loses_nothing(undisturbed_long, small_d
 
 @pytest.mark.slow
 def test_a_trial_that_takes_too_long_is_recorded(tmp_path, start_study):
-    one = ("--methods", "pmae", "--trials", "1", "--confirm-seeds", "1")
+    one = ("--methods", "pmae", "--trials", "1", "--ladder", "0.1", "0.2")
     study = start_study(tmp_path / "runs", *SMALL, *one, "--epochs", "100000", "--trial-timeout", "4")
     study.ends_well()
     (row,) = read_study(study.folder).trials.to_pylist()
@@ -209,7 +209,7 @@ def test_a_trial_that_takes_too_long_is_recorded(tmp_path, start_study):
 
 @pytest.mark.slow
 def test_a_trial_that_diverges_is_recorded(tmp_path, start_study):
-    one = ("--methods", "pmae", "--trials", "1", "--confirm-seeds", "1")
+    one = ("--methods", "pmae", "--trials", "1", "--ladder", "0.1", "0.2")
     study = start_study(tmp_path / "runs", *SMALL, *one, "--learning-rate", "1e30")
     study.ends_well()
     (row,) = read_study(study.folder).trials.to_pylist()
