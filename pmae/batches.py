@@ -17,6 +17,7 @@ from torch import Tensor
 from pmae.augment import augment
 from pmae.config import DataConfig
 from pmae.errors import DataError
+from pmae.moments import floor_std
 
 RESIDENT_SHARE = 0.25  # images move to a GPU once when they take at most this share of its free memory
 BLOCK = 4096
@@ -39,7 +40,7 @@ class PixelStatistics(NamedTuple):
 
 
 def pixel_statistics(images: np.ndarray, indices: np.ndarray) -> PixelStatistics:
-    """Exact per-pixel statistics of uint8 images (N, H, W, C) at ``indices``; a constant pixel gets std 1."""
+    """Exact per-pixel statistics of uint8 images (N, H, W, C) at ``indices``; standard deviations have a floor."""
     total = np.zeros(images.shape[1:], np.int64)
     squares = np.zeros(images.shape[1:], np.int64)
     for start in range(0, len(indices), BLOCK):
@@ -49,8 +50,8 @@ def pixel_statistics(images: np.ndarray, indices: np.ndarray) -> PixelStatistics
     mean = total / len(indices)
     # Integers until the last step: the difference of the two large terms loses nothing.
     variance = (squares * len(indices) - total * total) / len(indices) ** 2
-    std = np.sqrt(np.where(variance > 0, variance, 1.0))
-    return PixelStatistics(*(torch.from_numpy(a.transpose(2, 0, 1).astype(np.float32)) for a in (mean, std)))
+    std = floor_std(torch.from_numpy(variance.transpose(2, 0, 1)))
+    return PixelStatistics(torch.from_numpy(mean.transpose(2, 0, 1).astype(np.float32)), std.float())
 
 
 def stream(device: torch.device | str, *parts: Any) -> torch.Generator:

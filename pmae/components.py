@@ -27,7 +27,7 @@ from pmae.moments import Device, MeanAndStd, PixelMoments, Shape, TrainingImages
 _ARRAYS = ("mean", "std", "components", "explained_variance_ratio")
 
 # Part of the cache's key: raised when the same images would give other components.
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 # Above this many pixel values the full covariance is neither held nor decomposed.
 MAX_FULL_SIZE = 12_288
 LOW_RANK = 1024
@@ -39,12 +39,13 @@ Array = TypeVar("Array", npt.NDArray[Any], torch.Tensor)
 class PrincipalComponents:
     """An orthonormal basis of standardised images, by falling variance.
 
-    A pixel is standardised by its mean and population standard deviation over the training images; an image is
+    A pixel is standardised by its mean and population standard deviation over the training images; the deviation has
+    a floor (:func:`pmae.moments.floor_std`). An image is
     flattened to D = C·H·W in that order. With K < D components (large images) what they leave of an image, the
     residual, counts as one more entry of a mask: see :attr:`spectrum`.
 
     Attributes:
-        mean, std: (D,) float32 in the units of the images (uint8: 0 to 255); a constant pixel has std 1.
+        mean, std: (D,) float32 in the units of the images (uint8: 0 to 255).
         components: (D, K) float32 orthonormal columns V.
         explained_variance_ratio: (K,) float64 shares of the variance, falling; they sum to 1 when K = D.
         shape: (C, H, W).

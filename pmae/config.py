@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 from pmae.errors import ConfigError, did_you_mean
 
 Method = Literal["pmae", "mae"]
-ComponentStrategy = Literal["fixed", "sampled", "tvb", "bvt"]
+ComponentStrategy = Literal["expected", "fixed", "sampled", "tvb", "bvt", "released"]
 PatchStrategy = Literal["random", "block", "grid"]
 Basis = Literal["pca", "dct", "wavelet", "rotation", "pixel"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -30,6 +30,7 @@ COMPONENT_STRATEGIES: tuple[str, ...] = get_args(ComponentStrategy)
 PATCH_STRATEGIES: tuple[str, ...] = get_args(PatchStrategy)
 BASES: tuple[str, ...] = get_args(Basis)
 DEFAULT_RATIO = {"pmae": 0.20, "mae": 0.75}
+DEFAULT_EPOCHS = 100
 MIN_TOKENS = 4
 
 ENCODER_PRESETS: dict[str, tuple[int, int, int]] = {  # width, depth, heads
@@ -85,8 +86,9 @@ class MaskingConfig:
             patches (``mae``, default 0.75).
         ratio_range: (low, high): the ratio is drawn uniformly instead, per image (``pmae``, strategy
             ``sampled``) or per batch (``mae``).
-        strategy: ``pmae``: ``fixed``, ``sampled``, ``tvb`` (targets are the components of lowest variance) or
-            ``bvt`` (of highest); ``mae``: ``random``, ``block`` or ``grid``. None is the method's first.
+        strategy: ``pmae``: ``expected`` (the mean masked share equals the ratio), ``fixed`` (nearest share),
+            ``sampled``, ``tvb`` (targets are the components of lowest variance), ``bvt`` (of highest) or
+            ``released`` (the paper's code); ``mae``: ``random``, ``block`` or ``grid``. None is the method's first.
         per: One mask per ``image`` or one per ``batch``.
         loss: ``components`` (PMAE Eq. 3.1) or ``pixels`` (Eq. A.1); ``pmae`` only.
         basis: Orthonormal basis whose coordinates are masked; ``pmae`` only.
@@ -251,9 +253,12 @@ class OptimConfig:
     """AdamW, linear warm-up, cosine to 0 (PMAE paper's recipe; it trains 800 epochs).
 
     Attributes:
-        epochs: Passes over the training split.
+        epochs: Passes over the training split; None is 100, or what ``steps`` asks for. It stays None until
+            :meth:`PretrainConfig.resolve` knows the number of training images.
+        steps: Optimizer steps, instead of ``epochs``: the number of whole epochs, at least one, that is nearest to
+            it for the images and the batch size that are used.
         batch_size: Images per step over all workers; a smaller data set is one batch.
-        base_learning_rate: Rate at batch 256; the rate used is this times ``batch_size`` / 256.
+        base_learning_rate: Rate at batch 256; the peak rate is this times the images that a batch really holds / 256.
         warmup_epochs: Epochs of linear warm-up; None is a twentieth of ``epochs``.
         weight_decay: AdamW's decay of the weight matrices (biases, norms and embeddings are left alone).
         betas: AdamW's moment decays.
@@ -264,7 +269,8 @@ class OptimConfig:
             torch's modes.
     """
 
-    epochs: int = 100
+    epochs: int | None = None
+    steps: int | None = None
     batch_size: int = 512
     base_learning_rate: float = 1.5e-4
     warmup_epochs: float | None = None
@@ -275,11 +281,15 @@ class OptimConfig:
     compile: Compile = "auto"
 
     def __post_init__(self) -> None:
-        _check_int("epochs", self.epochs, 1)
+        _check_int("epochs", self.epochs, 1, optional=True)
+        _check_int("steps", self.steps, 1, optional=True)
         _check_int("batch_size", self.batch_size, 1)
-        _set(self, "warmup_epochs", self.epochs / 20 if self.warmup_epochs is None else self.warmup_epochs)
-        assert self.warmup_epochs is not None
-        if not 0 <= self.warmup_epochs <= self.epochs:
+        if self.steps is None and self.epochs is None:
+            _set(self, "epochs", DEFAULT_EPOCHS)
+        if self.warmup_epochs is None and self.epochs is not None:
+            _set(self, "warmup_epochs", self.epochs / 20)
+        most = math.inf if self.epochs is None else self.epochs
+        if self.warmup_epochs is not None and not 0 <= self.warmup_epochs <= most:
             raise ConfigError(
                 f"warmup_epochs is {self.warmup_epochs}; it must lie between 0 and epochs ({self.epochs}); "
                 "lower it or leave it out"
@@ -297,8 +307,21 @@ class OptimConfig:
 
     @property
     def learning_rate(self) -> float:
-        """Peak rate: the base rate scaled by ``batch_size`` / 256."""
+        """Peak rate of full batches: the base rate scaled by ``batch_size`` / 256."""
         return self.base_learning_rate * self.batch_size / 256
+
+    def resolve(self, train_images: int) -> OptimConfig:
+        """With ``epochs`` worked out from ``steps`` for ``train_images`` images; unchanged where steps is None."""
+        if self.steps is None:
+            return self
+        steps_per_epoch = max(1, train_images // min(self.batch_size, max(1, train_images)))
+        epochs = max(1, round(self.steps / steps_per_epoch))
+        if epochs == self.epochs:
+            return self
+        # A warm-up that was derived from other epochs is derived again.
+        derived = self.epochs is not None and self.warmup_epochs == self.epochs / 20
+        warmup = None if self.warmup_epochs is None or derived else min(self.warmup_epochs, epochs)
+        return dataclasses.replace(self, epochs=epochs, warmup_epochs=warmup)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,8 +387,12 @@ class PretrainConfig:
                 f"at least {MIN_TOKENS} are needed, so take {image_size // 2} or less"
             )
 
-    def resolve(self, image_size: int, channels: int) -> PretrainConfig:
-        """The same settings for images of ``image_size`` px and ``channels``; raises where they contradict."""
+    def resolve(self, image_size: int, channels: int, train_images: int | None = None) -> PretrainConfig:
+        """The same settings for images of ``image_size`` px and ``channels``; raises where they contradict.
+
+        With ``train_images``, the number of images that are trained on, ``optim.steps`` becomes ``optim.epochs``.
+        Resolving again for the same images changes nothing.
+        """
         for name, value in (("image_size", image_size), ("channels", channels)):
             wanted = getattr(self.model, name)
             if wanted not in (None, value):
@@ -373,10 +400,17 @@ class PretrainConfig:
                     f"model.{name} is {wanted}, but the images have {value}; leave it out or convert them"
                 )
         model = dataclasses.replace(self.model, image_size=image_size, channels=channels)
-        return dataclasses.replace(self, model=model)
+        optim = self.optim if train_images is None else self.optim.resolve(train_images)
+        return dataclasses.replace(self, model=model, optim=optim)
 
     def with_values(self, values: Mapping[str, Any]) -> PretrainConfig:
-        """A copy with dotted names replaced, for example ``{"masking.ratio": 0.3, "model.patch_size": 2}``."""
+        """A copy with dotted names replaced, for example ``{"masking.ratio": 0.3, "model.patch_size": 2}``.
+
+        A value that a setting already has changes nothing. Otherwise settings that were derived from the changed one
+        are derived again: epochs replace steps and steps replace epochs.
+        """
+        if values.get("optim.epochs") is not None and values.get("optim.steps") is not None:
+            raise ConfigError("optim.epochs and optim.steps are both given; leave one of them out")
         nested = self.to_dict()
         for dotted, value in values.items():
             section, _, name = dotted.partition(".")
@@ -385,8 +419,9 @@ class PretrainConfig:
                 raise ConfigError(
                     f"{dotted!r} is no setting{did_you_mean(dotted, names)}; settings are {', '.join(names)}"
                 )
-            nested[section][name] = value
-            _drop_derived(nested, dotted, values)
+            previous, nested[section][name] = nested[section][name], value
+            if _as_json(value) != previous:
+                _drop_derived(nested, dotted, previous, values)
         return type(self).from_dict(nested)
 
     def to_dict(self) -> dict[str, Any]:
@@ -408,16 +443,20 @@ class PretrainConfig:
 _DERIVED: dict[str, tuple[str, ...]] = {
     "model.patch_size": ("patch_stride",),
     "model.encoder": ("width", "depth", "heads"),
-    "optim.epochs": ("warmup_epochs",),
+    "optim.epochs": ("warmup_epochs", "steps"),
+    "optim.steps": ("warmup_epochs", "epochs"),
     "masking.method": ("ratio", "strategy", "ratio_range", "loss", "basis", "mask_unit", "normalise_target"),
     "masking.strategy": ("ratio_range",),
     "masking.ratio_range": ("ratio",),
 }
 
 
-def _drop_derived(nested: dict[str, Any], changed: str, given: Mapping[str, Any]) -> None:
-    section = changed.partition(".")[0]
-    for name in _DERIVED.get(changed, ()):
+def _drop_derived(nested: dict[str, Any], changed: str, previous: Any, given: Mapping[str, Any]) -> None:
+    section, _, name = changed.partition(".")
+    derived = _DERIVED.get(changed, ())
+    if changed == "masking.strategy" and "sampled" in (previous, nested[section][name]):
+        derived += ("ratio",)  # a sampled ratio is the middle of its range
+    for name in derived:
         if f"{section}.{name}" not in given:
             nested[section].pop(name, None)
 
@@ -431,6 +470,8 @@ def preset(name: str, source: str = "digits", method: str = "pmae") -> PretrainC
     check_choice("preset", name, get_args(Preset))
     masking = MaskingConfig(method=method)  # type: ignore[arg-type]
     if name == "paper":
+        if method == "pmae":
+            masking = MaskingConfig(strategy="fixed")  # the paper's rule
         return PretrainConfig(
             data=DataConfig(source=source, crop_scale=(0.2, 1.0), flip=True),
             masking=masking,
@@ -445,20 +486,14 @@ def preset(name: str, source: str = "digits", method: str = "pmae") -> PretrainC
             ),
             probe=ProbeConfig(protocol="paper"),
         )
-    # Digits are not cropped or mirrored: mirrored ones are other signs, and their border pixels hardly vary, so that a
-    # stroke which a crop moves there is hundreds of standard deviations from the mean.
-    digits = source == "digits"
     return PretrainConfig(
-        data=DataConfig(source=source, crop_scale=(1.0, 1.0) if digits else (0.4, 1.0), flip=not digits),
+        data=DataConfig(source=source, crop_scale=(1.0, 1.0), flip=False),
         masking=masking,
         model=ModelConfig(
             patch_size=4, width=64, depth=2, heads=4, decoder_width=64, decoder_depth=1,
             decoder_heads=4, pool="mean",
         ),
-        optim=OptimConfig(
-            epochs=14 if digits else 5, batch_size=128,
-            base_learning_rate=4e-3 if digits else 2e-3, warmup_epochs=2 if digits else 1,
-        ),
+        optim=OptimConfig(steps=450, batch_size=32, base_learning_rate=1.6e-2),
     )  # fmt: skip
 
 
@@ -519,6 +554,10 @@ def _build(kind: type[T], values: Any, where: str) -> T:
             )
     # JSON has no tuples: lists come back as the tuples that the fields are.
     return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _set(config: Any, name: str, value: Any) -> None:

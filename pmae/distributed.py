@@ -87,7 +87,7 @@ class PMAETrainer:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         self.images = as_images(images)
         shape = self.images.images.shape
-        self.config = config.resolve(int(shape[1]), int(shape[3]))
+        self.config = config.resolve(int(shape[1]), int(shape[3]), len(self.images.indices("train")))
         self.components, self.seed = components, seed
         self.use_gpu = _checked_gpu(use_gpu)
         _check_workers(num_workers, cpus_per_worker, self.use_gpu)

@@ -33,7 +33,8 @@ class MaskSource:
             ratio_generator: On the CPU, for a patch ratio drawn per batch (its size must be known without a wait).
 
         Returns:
-            mask (b, E) or (b, N) bool, and the mean achieved ratio (scalar tensor): of variance, or of pixels.
+            mask (b, E) or (b, N) bool, and the achieved ratio of each mask drawn, (batch,) or (1,) float64: the masked
+            share of the variance, or of the pixels.
         """
         draws = 1 if self.masking.per == "batch" else batch
         if self.spectrum is not None:
@@ -47,8 +48,7 @@ class MaskSource:
     def _components(self, spectrum: Tensor, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         assert self.masking.strategy is not None and self.masking.ratio is not None
         ratio = self.masking.ratio_range or self.masking.ratio
-        mask, achieved = draw_component_mask(spectrum, ratio, draws, generator, self.masking.strategy)
-        return mask, achieved.mean()
+        return draw_component_mask(spectrum, ratio, draws, generator, self.masking.strategy)
 
     def _patches(
         self, draws: int, generator: torch.Generator, ratio_generator: torch.Generator
@@ -68,6 +68,6 @@ class MaskSource:
         else:
             mask = draw_patch_mask((side, side), ratio, draws, generator, self.masking.strategy)
         if self.model.patch_stride == self.model.patch_size:
-            return mask, mask[0].double().mean()
+            return mask, mask.double().mean(1)
         hidden = pixel_coverage(mask, side, self.model.patch_size, self.model.patch_stride, self.model.image_size)
-        return mask, hidden.double().mean()
+        return mask, hidden.flatten(1).double().mean(1)

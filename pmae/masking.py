@@ -19,6 +19,8 @@ from pmae.errors import ConfigError
 
 # Sides of a masked block: one at most about three times the other (Bao et al. 2022, BEiT).
 BLOCK_ASPECT = 0.3
+# A component with a smaller share of the variance counts as none of it: masking it alone hides nothing.
+NEGLIGIBLE_SHARE = 1e-6
 
 
 def draw_component_mask(
@@ -28,23 +30,35 @@ def draw_component_mask(
     generator: torch.Generator,
     strategy: str = "fixed",
 ) -> tuple[Tensor, Tensor]:
-    """Mask components until their summed variance is as near to ``ratio`` as it gets (Bizeul et al. 2025, step 2).
+    """Mask components that hold ``ratio`` of the variance (Bizeul et al. 2025, step 2).
 
-    Components are put in an order (``fixed``, ``sampled``: a random permutation for each image; ``tvb``: lowest
-    variance first; ``bvt``: highest first) and a prefix of it is masked: of all prefixes that leave at least one
-    component on either side the one whose share is nearest to the ratio. ``tvb`` and ``bvt`` draw nothing at random.
+    Components are put in an order (``tvb``: lowest variance first; ``bvt``: highest first; otherwise a random
+    permutation for each image) and a prefix of it is masked. At least one component is masked and at least one is
+    visible. The strategies differ in where the prefix ends:
+
+    * ``expected``: at the component k where the cumulative share crosses the ratio, S_{k-1} <= ratio < S_k. It is
+      included with the probability that makes the expected share equal to the ratio. Where the shorter prefix is
+      empty, the smallest component alone takes its place; where the longer prefix is everything, everything but the
+      smallest component does. The mean is therefore exact for p_min <= ratio <= 1 - p_min, where p_min is the share
+      of the smallest component that holds a non-negligible share of the variance (above 1e-6).
+    * ``fixed``, ``tvb``, ``bvt``: where the share is nearest to the ratio. A component that holds more than twice
+      the ratio is then masked only where it comes first.
+    * ``sampled``: as ``fixed``, with a ratio drawn for each image.
+    * ``released``: one component before the nearest prefix, as the paper's released code does. The achieved share
+      is below the ratio. The released code masks nothing when the first component alone is nearest to the ratio,
+      which makes the loss NaN; here that component is masked.
 
     Args:
-        explained_variance_ratio: (E,) shares of the variance, at least 2, none negative. What they sum to counts
-            as 1. Entries are checked on the CPU only: elsewhere looking at them would stall the device.
+        explained_variance_ratio: (E,) shares of the variance, at least 2, none negative. They are divided by their
+            sum. Entries are validated on the CPU only: elsewhere reading them would stall the device.
         ratio: Masked share of the variance in (0, 1); for ``sampled`` a pair (low, high) from which each image
             draws its own, uniformly.
         batch_size: Number B of masks.
         generator: On the device of ``explained_variance_ratio``.
-        strategy: ``fixed``, ``sampled``, ``tvb`` or ``bvt``.
+        strategy: ``expected``, ``fixed``, ``sampled``, ``tvb``, ``bvt`` or ``released``.
 
     Returns:
-        mask (B, E) bool, and the achieved ratio (B,) float64: the masked share of the variance.
+        mask (B, E) bool, True = masked, and the achieved ratio (B,) float64: the masked share of the variance.
     """
     check_choice("strategy", strategy, COMPONENT_STRATEGIES)
     low, high = _ratio_bounds(ratio, strategy)
@@ -59,11 +73,49 @@ def draw_component_mask(
     else:
         order = torch.rand(batch_size, entries, device=device, generator=generator).argsort(dim=1, stable=True)
     shares = variances[order].cumsum(1) / variances.sum()
-    # The last prefix is everything, which would leave nothing to see.
-    last = (shares[:, :-1] - wanted).abs().argmin(1, keepdim=True)
+    if strategy == "expected":
+        uniform = torch.rand(batch_size, 1, dtype=torch.float64, device=device, generator=generator)
+        return _expected_prefix(variances / variances.sum(), order, shares, wanted, uniform)
+    if strategy == "released":
+        last = ((shares - wanted).abs().argmin(1, keepdim=True) - 1).clamp_min(0)
+    else:
+        # The last prefix is everything, which would leave nothing visible.
+        last = (shares[:, :-1] - wanted).abs().argmin(1, keepdim=True)
     masked = torch.arange(entries, device=device) <= last
     mask = torch.zeros_like(masked).scatter_(1, order, masked)
     return mask, shares.gather(1, last).squeeze(1)
+
+
+def _expected_prefix(
+    p: Tensor, order: Tensor, shares: Tensor, wanted: Tensor, uniform: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The ``expected`` strategy: a random choice between two masks whose shares enclose the ratio.
+
+    Args:
+        p: (E,) shares of the variance in the spectrum's order, summing to 1.
+        order: (B, E) permutations.
+        shares: (B, E) cumulative shares along ``order``.
+        wanted, uniform: (B, 1) ratio, and random numbers in [0, 1).
+    """
+    entries = p.numel()
+    # At least two components are candidates for the smallest one, also where all variance is in one component.
+    smallest = p.masked_fill(p < p.topk(2).values[1].clamp(max=NEGLIGIBLE_SHARE), math.inf).argmin()
+    alone = (torch.arange(entries, device=p.device) == smallest).expand_as(order)
+    length = (shares <= wanted).sum(1, keepdim=True).clamp_max(entries - 1)
+    position = order.argsort(dim=1)
+    low_share = torch.where(length > 0, shares.gather(1, (length - 1).clamp_min(0)), 0.0)
+    high_share = shares.gather(1, length)
+    is_empty, is_everything = low_share < NEGLIGIBLE_SHARE, high_share > 1 - NEGLIGIBLE_SHARE
+    low_mask = torch.where(is_empty, alone, position < length)
+    high_mask = torch.where(is_everything, ~alone, position <= length)
+    low_share = torch.where(is_empty, p[smallest], low_share)
+    high_share = torch.where(is_everything, 1 - p[smallest], high_share)
+    # Where both shares are equal, the prefix is preferred to its stand-in, so that no component is favored.
+    gap = high_share - low_share
+    tie = torch.where(is_empty, 1.0, 0.0)
+    chance = torch.where(gap > 0, ((wanted - low_share) / gap).clamp(0, 1), tie)
+    include = uniform < chance
+    return torch.where(include, high_mask, low_mask), torch.where(include, high_share, low_share).squeeze(1)
 
 
 def draw_patch_mask(

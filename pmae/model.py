@@ -35,14 +35,22 @@ class MaskedOutput(NamedTuple):
     """What one forward gives.
 
     Attributes:
-        loss: Scalar, mean squared error on what was masked.
+        loss: Scalar, mean squared error on what was masked: the mean over images of each image's own mean.
         prediction: The decoder's image (B, C, H, W), standardised pixels (patch-normalised ones where the target is).
         visible: What the encoder was shown (B, C, H, W); masked pixels of MAE are 0.
+        squared_error: Scalar, sum over the batch of the squared errors on what was masked.
+        squared_target: Scalar, sum over the batch of the squares of the target there, without gradient.
+            squared_error / squared_target is the share of the masked variance that is left unexplained; predicting 0,
+            the mean, gives exactly 1.
+        masked_values: Scalar, number of masked coordinates or pixel values in the batch.
     """
 
     loss: Tensor
     prediction: Tensor
     visible: Tensor
+    squared_error: Tensor
+    squared_target: Tensor
+    masked_values: Tensor
 
 
 class MaskedAutoencoder(nn.Module):
@@ -112,10 +120,13 @@ class MaskedAutoencoder(nn.Module):
         shown = projection.visible(flat, mask).view_as(images)
         prediction = self._decode(self.decoder_embed(self.encoder.forward_features(shown))).to(images.dtype)
         if self.loss == "components":
-            loss = projection.masked_error(prediction.flatten(1) - flat, mask).mean()
+            error, count = projection.masked_squares(prediction.flatten(1) - flat, mask)
         else:
-            loss = (prediction.flatten(1) - projection.target(flat, mask)).square().mean()
-        return MaskedOutput(loss, prediction, shown)
+            error = (prediction.flatten(1) - projection.target(flat, mask)).square().sum(1)
+            count = torch.full_like(error, flat.shape[1])
+        # The visible and the masked part add up to the image, so the target needs no further matrix product.
+        target = (images - shown).square().sum().detach()
+        return MaskedOutput((error / count).mean(), prediction, shown, error.sum(), target, count.sum())
 
     def _mask_patches(self, images: Tensor, mask: Tensor, visible_tokens: int | None) -> MaskedOutput:
         keep = visible_tokens if visible_tokens is not None else int((~mask[0]).sum())
@@ -132,7 +143,9 @@ class MaskedAutoencoder(nn.Module):
         # A mean per image: where patches overlap, images differ in masked pixels and may even have none.
         error = torch.where(masked, (prediction - target).square(), 0.0).flatten(1).sum(1)
         count = masked.flatten(1).sum(1).clamp(min=1) * images.shape[1]
-        return MaskedOutput((error / count).mean(), prediction, images.masked_fill(masked, 0.0))
+        squares = torch.where(masked, target, 0.0).square().sum().detach()
+        shown = images.masked_fill(masked, 0.0)
+        return MaskedOutput((error / count).mean(), prediction, shown, error.sum(), squares, count.sum())
 
     def _encode_visible(self, images: Tensor, keep: Tensor) -> Tensor:
         """Tokens (B, 1 + visible, W) of the patches whose numbers are in ``keep`` (B, visible), class token first."""

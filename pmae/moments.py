@@ -28,6 +28,9 @@ Shape = tuple[int, int, int]  # (C, H, W)
 # every integer: the block's product is exact, in TF32 as well, and float64 adds the blocks up without rounding.
 BLOCK_ROWS = 1024
 UINT8_SHIFT = 128.0
+# A pixel's standard deviation is at least this share of the root mean square over all pixels. Without it a crop that
+# moves a stroke into an almost constant border produces values of hundreds of standard deviations.
+STD_FLOOR = 0.25
 # The matrix is symmetric: with 12 stripes 13/24 of the products are computed instead of all.
 STRIPES = 12
 
@@ -84,7 +87,7 @@ class PixelMoments:
             self.products[start:end, start:] += other.products[start:end, start:].to(self.device)
 
     def mean_and_std(self) -> MeanAndStd:
-        """(D,) mean and population standard deviation in the images' units; a constant pixel gets std 1."""
+        """(D,) mean and population standard deviation in the images' units, floored by :func:`floor_std`."""
         self._check_count()
         return _mean_and_std(self.count, self.sums, self.products.diagonal(), self.shift)
 
@@ -92,7 +95,7 @@ class PixelMoments:
         """(D, D) covariance of the standardised pixels, both triangles; a constant pixel's row is zero."""
         self._check_count()
         variance = _variance(self.count, self.sums, self.products.diagonal())
-        weight = torch.where(variance > 0, variance.rsqrt(), 0.0) / self.count
+        weight = torch.where(variance > 0, floor_std(variance).reciprocal(), 0.0) / self.count
         result = torch.empty_like(self.products)
         for start, end in _stripes(len(self.sums)):
             # Striped, so that no third matrix of this size is made on the way. For uint8 all is whole numbers
@@ -220,9 +223,18 @@ def _variance(count: int, sums: Tensor, squares: Tensor) -> Tensor:
 
 
 def _mean_and_std(count: int, sums: Tensor, squares: Tensor, shift: float) -> MeanAndStd:
-    variance = _variance(count, sums, squares)
-    std = torch.where(variance > 0, variance.sqrt(), 1.0)
+    std = floor_std(_variance(count, sums, squares))
     return (sums / count + shift).cpu().numpy(), std.cpu().numpy()
+
+
+def floor_std(variance: Tensor) -> Tensor:
+    """Standard deviations that pixels are divided by, from their variances (any shape, float64).
+
+    Each is at least ``STD_FLOOR`` of the root mean square over all pixels, constant pixels included. All are 1 where
+    every pixel is constant.
+    """
+    floor = STD_FLOOR * variance.mean().sqrt()
+    return torch.where(floor > 0, torch.maximum(variance.sqrt(), floor), 1.0)
 
 
 def _stripes(size: int) -> list[tuple[int, int]]:

@@ -71,13 +71,19 @@ class ComponentProjection(nn.Module):
         Returns:
             (B,) float32, one mean for each image. A masked residual counts as its D - K coordinates.
         """
+        error, count = self.masked_squares(difference, mask)
+        return error / count
+
+    def masked_squares(self, difference: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of squares over the masked coordinates and their number |m|, (B,) float32 each; see `masked_error`."""
         self._check(mask)
         size, rank = self.basis.shape
         with _full_precision(difference):
             difference = self._flat(difference)
             if _is_one_mask(mask) and _may_pick_columns(difference) and not self.has_residual:
                 chosen = self.basis[:, mask[0]]
-                return (difference @ chosen).square().mean(1)
+                error = (difference @ chosen).square().sum(1)
+                return error, torch.full_like(error, chosen.shape[1])
             z = difference @ self.basis
             masked = mask[:, :rank].to(z.dtype)
             error, count = (z.square() * masked).sum(1), masked.sum(1)
@@ -87,7 +93,7 @@ class ComponentProjection(nn.Module):
                 masked_rest = mask[:, -1].to(z.dtype)
                 error = error + masked_rest * rest.square().sum(1)
                 count = count + masked_rest * (size - rank)
-            return error / count
+            return error, count.expand_as(error)
 
     def _part(self, x: Tensor, mask: Tensor, masked: bool) -> Tensor:
         """V diag(kept) Vᵀ x, and the residual where its entry is kept; kept is the mask or its opposite."""

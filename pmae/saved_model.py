@@ -62,6 +62,7 @@ def save_model(result: PretrainResult, folder: str | os.PathLike[str], *, images
         "data": None if images is None else describe_images(images),
         "sha256": {MODEL_WEIGHTS: checksum},
         "history": result.history,
+        "precision": result.precision,
     }
     write_json(folder / MODEL_DESCRIPTION, description)
     return folder
@@ -90,5 +91,11 @@ def load_model(folder: str | os.PathLike[str]) -> PretrainResult:
         raise DataError(f"{folder / MODEL_DESCRIPTION} does not describe the weights beside it: {error}") from None
     pixels = PixelStatistics(statistics["mean"], statistics["std"])
     return PretrainResult(
-        model.on(torch.device("cpu")).eval(), description["history"], config, pixels, components, description["seed"]
+        model.on(torch.device("cpu")).eval(),
+        description["history"],
+        config,
+        pixels,
+        components,
+        description["seed"],
+        description.get("precision", "fp32"),
     )

@@ -220,7 +220,7 @@ def trial_memory(config: PretrainConfig, image_bytes: int) -> float:
 def trial_seconds(config: PretrainConfig, train_images: int, placement: Placement) -> float:
     """Rough duration of a trial, to tell minutes from hours before anything was measured."""
     optim = config.optim
-    steps = optim.epochs * max(1, train_images // optim.batch_size)
+    steps = (optim.epochs or 1) * max(1, train_images // optim.batch_size)
     flops = 3 * steps * min(optim.batch_size, train_images) * forward_flops(config)
     speed = FLOPS_PER_GPU * placement.gpus if placement.gpus else FLOPS_PER_CORE * placement.threads * placement.workers
     blocks = (config.model.depth or 12) + config.model.decoder_depth

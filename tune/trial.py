@@ -123,7 +123,7 @@ def _train(
     spec: TrialSpec, job: TrialJob, images: ImageSet, components: PrincipalComponents | None, on_epoch: OnEpoch
 ) -> PretrainResult:
     folder = job.checkpoints(spec.trial_id)
-    every = max(1, spec.config.optim.epochs // 20)
+    every = max(1, (spec.config.optim.epochs or 1) // 20)
     if job.workers > 1:
         from pmae.distributed import PMAETrainer
         from tune.gauges import SharedTrialGauges

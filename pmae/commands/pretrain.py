@@ -30,14 +30,15 @@ def run(options: PretrainOptions) -> None:
     checkpoints = out / CHECKPOINTS
     _check_folder(out, checkpoints, options.resume)
     images = load_dataset(options.data, options.printing)
-    config = config.resolve(images.image_size, images.channels)
-    masking, model = config.masking, config.model
+    config = config.resolve(images.image_size, images.channels, len(images.indices("train")))
+    masking, model, epochs = config.masking, config.model, config.optim.epochs
+    assert epochs is not None
     say(
         options.printing,
         f"{masking.method} on {images.name} ({len(images.indices('train')):,} training images of "
-        f"{images.image_size} px): ratio {masking.ratio:g}, patch {model.patch_size}, {config.optim.epochs} epochs",
+        f"{images.image_size} px): ratio {masking.ratio:g}, patch {model.patch_size}, {epochs} epochs",
     )
-    lines = EpochLines(config.optim.epochs, options.printing.quiet)
+    lines = EpochLines(epochs, options.printing.quiet)
     try:
         result = pretrain(
             config,
@@ -45,7 +46,7 @@ def run(options: PretrainOptions) -> None:
             seed=options.training.seed,
             on_epoch=lambda record, model: lines(record),
             checkpoint_dir=checkpoints,
-            checkpoint_every=max(1, config.optim.epochs // SAVES),
+            checkpoint_every=max(1, epochs // SAVES),
             resume_from=checkpoints if options.resume else None,
             device=options.machine.device,
         )
@@ -55,9 +56,18 @@ def run(options: PretrainOptions) -> None:
     save_model(result, out, images=images)
     shutil.rmtree(checkpoints, ignore_errors=True)
     last = result.history[-1]
+    if result.training_problem is not None:
+        say(options.printing, f"warning: {result.training_problem}")
     print_result(
         options.printing,
-        {"folder": str(out), "config": result.config.to_dict(), "seed": result.seed, "history": result.history},
+        {
+            "folder": str(out),
+            "config": result.config.to_dict(),
+            "seed": result.seed,
+            "history": result.history,
+            "training_problem": result.training_problem,
+            "precision": result.precision,
+        },
         [
             ("final training loss", f"{last['train_loss']:.4f}"),
             ("achieved ratio", f"{last['achieved_ratio']:.3f}"),
