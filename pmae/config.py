@@ -470,6 +470,8 @@ def preset(name: str, source: str = "digits", method: str = "pmae") -> PretrainC
     check_choice("preset", name, get_args(Preset))
     masking = MaskingConfig(method=method)  # type: ignore[arg-type]
     if name == "paper":
+        if method == "pmae":
+            masking = MaskingConfig(strategy="fixed")  # the paper's rule
         return PretrainConfig(
             data=DataConfig(source=source, crop_scale=(0.2, 1.0), flip=True),
             masking=masking,

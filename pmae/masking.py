@@ -42,7 +42,7 @@ def draw_component_mask(
       smallest component does. The mean is therefore exact for p_min <= ratio <= 1 - p_min, where p_min is the share
       of the smallest component that holds a non-negligible share of the variance (above 1e-6).
     * ``fixed``, ``tvb``, ``bvt``: where the share is nearest to the ratio. A component that holds more than twice
-      the ratio is then never masked.
+      the ratio is then masked only where it comes first.
     * ``sampled``: as ``fixed``, with a ratio drawn for each image.
     * ``released``: one component before the nearest prefix, as the paper's released code does. The achieved share
       is below the ratio. The released code masks nothing when the first component alone is nearest to the ratio,

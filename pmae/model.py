@@ -39,8 +39,9 @@ class MaskedOutput(NamedTuple):
         prediction: The decoder's image (B, C, H, W), standardised pixels (patch-normalised ones where the target is).
         visible: What the encoder was shown (B, C, H, W); masked pixels of MAE are 0.
         squared_error: Scalar, sum over the batch of the squared errors on what was masked.
-        squared_target: Scalar, sum over the batch of the squares of the target there, without gradient. Error / target
-            is the share of the masked variance that is left unexplained; predicting 0, the mean, gives exactly 1.
+        squared_target: Scalar, sum over the batch of the squares of the target there, without gradient.
+            squared_error / squared_target is the share of the masked variance that is left unexplained; predicting 0,
+            the mean, gives exactly 1.
         masked_values: Scalar, number of masked coordinates or pixel values in the batch.
     """
 

@@ -20,7 +20,7 @@ from pmae.components import PrincipalComponents, cached_components
 from pmae.data.imageset import ImageSet
 from pmae.decomposition import symmetric_eigen
 from pmae.errors import ConfigError, DataError
-from pmae.moments import PixelMoments
+from pmae.moments import STD_FLOOR, PixelMoments
 
 DIGITS = (load_digits().images * 15.9375).astype(np.uint8)[..., None]
 
@@ -44,8 +44,7 @@ def image_set(images: np.ndarray, train: int | None = None) -> ImageSet:
 def standardised(images: np.ndarray) -> np.ndarray:
     """(N, D) float64 in C, H, W order, the plain way."""
     x = images.transpose(0, 3, 1, 2).reshape(len(images), -1).astype(np.float64)
-    std = x.std(0)
-    return (x - x.mean(0)) / np.where(std > 0, std, 1)
+    return (x - x.mean(0)) / np.maximum(x.std(0), STD_FLOOR * np.sqrt(x.var(0).mean()))
 
 
 @pytest.mark.parametrize("images", [DIGITS, colour_images()], ids=["digits", "colour"])
@@ -122,13 +121,15 @@ def test_float_images_are_fitted_in_their_own_units():
     np.testing.assert_allclose(scaled.explained_variance_ratio, ours.explained_variance_ratio, atol=1e-12)
 
 
-def test_a_constant_pixel_keeps_std_1_and_carries_nothing():
+def test_a_constant_pixel_gets_the_floor_and_carries_nothing():
     images = colour_images()
     images[:, 0, 0, :] = 0
     images[:, 5, 5, 1] = 200
     ours = PrincipalComponents.fit(images)
-    constant = np.flatnonzero(images.transpose(0, 3, 1, 2).reshape(len(images), -1).std(0) == 0)
-    assert len(constant) == 4 and (ours.std[constant] == 1).all()
+    pixels = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    constant = np.flatnonzero(pixels.std(0) == 0)
+    assert len(constant) == 4
+    np.testing.assert_allclose(ours.std[constant], STD_FLOOR * np.sqrt(pixels.var(0).mean()), rtol=1e-6)
     assert (ours.explained_variance_ratio == 0).sum() == 4
     assert np.abs(ours.components[constant, : 108 - 4]).max() < 1e-6
     assert np.array_equal(ours.to_images(ours.standardise(images)), images)

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
+from pmae import masking as masking_module
 from pmae.config import COMPONENT_STRATEGIES, PATCH_STRATEGIES
 from pmae.errors import ConfigError
 from pmae.masking import draw_component_mask, draw_patch_mask, expand_mask_units, pixel_coverage
 
-RATIO = {"fixed": 0.2, "sampled": (0.1, 0.9), "tvb": 0.2, "bvt": 0.2}
+RATIO = {s: (0.1, 0.9) if s == "sampled" else 0.2 for s in COMPONENT_STRATEGIES}
 
 spectra = st.lists(st.floats(0, 1), min_size=2, max_size=40).filter(lambda p: sum(p) > 1e-6)
 ratios = st.floats(0.01, 0.99)
@@ -95,6 +96,94 @@ def test_one_dominant_component_is_masked_at_times():
     mask, achieved = draw_component_mask(spectrum, 0.2, 2000, seeded())
     assert mask[:, 0].any() and not mask[:, 0].all()
     assert (achieved - 0.2).abs().max() <= 0.27 / 2 + 1e-6
+
+
+# Drawn before the strategy `expected` was added.
+FIXED_MASKS = [[0, 1, 0, 0, 0, 1, 1, 0], [1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 1, 0, 0, 1, 1, 0]]
+FIXED_SHARES = [0.297854, 0.367937, 0.236531]
+SPECTRA = {
+    "digits": None,
+    "dominant": [0.46] + [0.54 / 40] * 40,
+    "dominant, steep": [0.46, 0.3, *(0.24 * 0.5**k for k in range(1, 15))],
+    "two": [0.9, 0.1],
+    "two, one empty": [1.0, 0.0],
+    "rank-deficient": [0.5, 0.25, 0.25, 0.0, 0.0, 0.0, 1e-12],
+    "uniform": [0.1] * 10,
+}
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("ratio", [0.05, 0.2, 0.5, 0.9])
+def test_the_expected_share_is_the_ratio(name, ratio):
+    spectrum = digits_spectrum() if name == "digits" else torch.tensor(SPECTRA[name], dtype=torch.float64)
+    p = spectrum / spectrum.sum()
+    held = p[p > 1e-6]
+    smallest = float(held.min()) if len(held) > 1 else 0.0
+    if not smallest <= ratio <= 1 - smallest:
+        pytest.skip("no mixture of masks has this mean")
+    draws = 20_000
+    mask, achieved = draw_component_mask(spectrum, ratio, draws, seeded(3), "expected")
+    error = achieved.std().item() / draws**0.5
+    assert abs(achieved.mean().item() - ratio) <= 4.5 * error + 1e-9
+    torch.testing.assert_close(achieved, (mask * p).sum(1), atol=1e-9, rtol=0)
+    if name not in ("two, one empty",):
+        # Shares of 0 or 1 would leave nothing to predict or nothing to see.
+        assert achieved.min() > 1e-7 and achieved.max() < 1 - 1e-7
+
+
+@settings(max_examples=60, deadline=None)
+@given(spectra, ratios, st.integers(0, 2**31))
+def test_the_expected_mask_is_one_of_the_two_prefixes_around_the_ratio(spectrum, ratio, seed):
+    p = torch.tensor(spectrum, dtype=torch.float64)
+    p = p / p.sum()
+    mask, achieved = draw_component_mask(p, ratio, 4, seeded(seed), "expected")
+    orders = torch.rand(4, len(p), generator=seeded(seed)).argsort(dim=1, stable=True).tolist()
+    for order, row, share in zip(orders, mask.tolist(), achieved.tolist(), strict=True):
+        sums = np.cumsum([float(p[i]) for i in order])
+        below, above = max([s for s in sums if s <= ratio], default=0.0), min(s for s in sums if s > ratio - 1e-12)
+        if below > 1e-6 and above < 1 - 1e-6:
+            assert all(row[i] for i in order[: sum(row)]), "masked components are a prefix of the permutation"
+            assert share == pytest.approx(below, abs=1e-9) or share == pytest.approx(above, abs=1e-9)
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.2, 0.5, 0.9])
+def test_a_dominant_component_is_masked_at_times_and_visible_at_times(ratio):
+    spectrum = torch.tensor(SPECTRA["dominant"])
+    frequency = draw_component_mask(spectrum, ratio, 5000, seeded(), "expected")[0].float().mean(0)
+    assert frequency.min() > 0 and frequency.max() < 1
+    if ratio == 0.2:  # the nearest prefix masks it only where it comes first
+        fixed = draw_component_mask(spectrum, ratio, 5000, seeded(), "fixed")[0][:, 0].float().mean()
+        assert fixed < 0.04 and frequency[0] > 2 * fixed
+
+
+def test_the_released_codes_rule_masks_one_component_less_but_never_none():
+    spectrum = digits_spectrum()
+    fixed, _ = draw_component_mask(spectrum, 0.2, 2000, seeded(), "fixed")
+    released, achieved = draw_component_mask(spectrum, 0.2, 2000, seeded(), "released")
+    assert ((released & ~fixed).sum(1) == 0).all()
+    assert torch.equal(released.sum(1), (fixed.sum(1) - 1).clamp(min=1))
+    assert 0.1 < achieved.mean() < 0.18
+
+
+def test_the_nearest_prefix_draws_the_masks_that_it_always_drew():
+    mask, achieved = draw_component_mask(1 / torch.arange(1, 9.0), 0.3, 3, seeded(5))
+    assert mask.int().tolist() == FIXED_MASKS
+    assert achieved.tolist() == pytest.approx(FIXED_SHARES)
+
+
+@pytest.mark.slow
+def test_drawing_compiles_without_a_graph_break():
+    order = torch.rand(4, 64).argsort(dim=1)
+    p = digits_spectrum()
+    p = torch.cat([p, torch.zeros(64 - len(p))])
+    shares, wanted, uniform = p[order].cumsum(1), torch.full((4, 1), 0.2, dtype=torch.float64), torch.rand(4, 1)
+    compiled = torch.compile(masking_module._expected_prefix, fullgraph=True)
+    for one, other in zip(
+        compiled(p, order, shares, wanted, uniform),
+        masking_module._expected_prefix(p, order, shares, wanted, uniform),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
 
 
 def test_every_component_is_as_likely_as_another():

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
 from pmae import moments as moments_module
+from pmae.augment import augment
+from pmae.batches import pixel_statistics
 from pmae.errors import DataError
-from pmae.moments import PixelMoments, TrainingImages
+from pmae.moments import STD_FLOOR, PixelMoments, TrainingImages
 
 SHAPE = (3, 5, 5)
 
@@ -63,20 +67,41 @@ def test_the_correlation_is_numpys(kind):
     np.testing.assert_allclose(rows, (x - x.mean(0)) / x.std(0), atol=1e-5)
 
 
-def test_a_pixel_that_differs_in_one_image_is_not_constant():
+def test_almost_constant_pixels_are_divided_by_a_floor():
     images = np.zeros((20_000, 2, 2, 1), np.uint8)
     images[7, 1, 1, 0] = 1
     images[:, 0, 0, 0] = np.arange(20_000) % 256
     mean, std = TrainingImages.of(images).moments().mean_and_std()
-    assert std[3] == pytest.approx(np.sqrt((1 - 1 / 20_000) / 20_000)) and mean[3] == pytest.approx(1 / 20_000)
-    assert (std[1:3] == 1).all()
+    floor = STD_FLOOR * images[:, 0, 0, 0].std() / 2  # of the root mean square over four pixels, one of which varies
+    np.testing.assert_allclose(std, [images[:, 0, 0, 0].std(), floor, floor, floor], rtol=1e-6)
+    assert mean[3] == pytest.approx(1 / 20_000)
+    correlation = TrainingImages.of(images).moments().correlation()
+    assert correlation[0, 0] == pytest.approx(1) and not correlation[1:3].any()
+    assert correlation[3, 3] == pytest.approx((1 - 1 / 20_000) / 20_000 / floor**2)
 
 
 def test_constant_floats_are_constant_despite_rounding():
     images = np.full((5000, 2, 2, 1), 0.1)
+    assert (TrainingImages.of(images).moments().mean_and_std()[1] == 1).all()
     images[:, 0, 0, 0] = np.random.default_rng(0).random(5000)
     _, std = TrainingImages.of(images).moments().mean_and_std()
-    assert (std[1:] == 1).all() and std[0] < 0.4
+    np.testing.assert_allclose(std[1:], STD_FLOOR * std[0] / 2)
+
+
+def test_training_and_components_divide_by_the_same_deviations():
+    images = random_images(300)
+    images[:, 0] = 0  # a dark border, but for one pixel of one image
+    images[4, 0, 2, 1] = 255
+    std = TrainingImages.of(images).moments().mean_and_std()[1].astype(np.float32).reshape(SHAPE)
+    assert np.array_equal(pixel_statistics(images, np.arange(300)).std.numpy(), std)
+    assert std.min() == pytest.approx(STD_FLOOR * np.sqrt(images.astype(float).var(0).mean()))
+
+
+def test_crops_of_dark_borders_stay_within_bounds():
+    digits = (load_digits().images / 16 * 255).round().astype(np.uint8)[..., None]
+    mean, std = pixel_statistics(digits, np.arange(len(digits)))
+    cropped = augment(torch.from_numpy(digits), torch.Generator().manual_seed(0), (0.3, 1.0), flip=True)
+    assert ((cropped - mean) / std).abs().max() < 1 / STD_FLOOR * 4  # 250 without the floor
 
 
 def test_moments_that_do_not_belong_together_are_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,8 @@ import torch
 from pmae.batches import Batches, pixel_statistics, stream
 from pmae.config import DataConfig, OptimConfig
 from pmae.errors import ConfigError, DataError, DivergedError
-from pmae.trainer import Training, compiles, learning_rate, pretrain
+from pmae.moments import STD_FLOOR
+from pmae.trainer import Training, compiles, learning_rate, pretrain, training_problem
 
 CPU = torch.device("cpu")
 
@@ -30,8 +32,10 @@ def test_history_says_what_happened(digits, tiny, method):
     result = pretrain(config, digits, seed=0, on_epoch=lambda record, model: seen.append(record["epoch"]))
     assert seen == [0, 1, 2]
     assert [set(r) for r in result.history] == [
-        {"epoch", "train_loss", "learning_rate", "achieved_ratio", "images_per_second"}
+        {"epoch", "train_loss", "objective", "learning_rate", "achieved_ratio", "achieved_sd", "images_per_second"}
     ] * 3
+    assert (result.precision, result.training_problem) == ("fp32", None)
+    assert (result.history[-1]["achieved_sd"] > 0.01) == (method == "pmae")
     assert result.model.method == method
     assert result.config.model.image_size == 8
     wanted = {"pmae": 0.20, "mae": 0.75}[method]
@@ -126,16 +130,99 @@ def test_the_learning_rate_warms_up_linearly_and_falls_as_a_cosine():
     assert learning_rate(config, 99.99, 0.01) == pytest.approx(0, abs=1e-7)
 
 
-def test_pixel_statistics_are_exact_and_constant_pixels_get_one(digits):
+def test_pixel_statistics_are_exact(digits):
     images = digits.copy()
     images[:, 0, 0] = 7
     mean, std = pixel_statistics(images, np.arange(200))
     plain = images[:200].astype(np.float64).transpose(0, 3, 1, 2)
-    expected = plain.std(0)
-    expected[expected == 0] = 1
+    expected = np.maximum(plain.std(0), STD_FLOOR * np.sqrt(plain.var(0).mean()))
     np.testing.assert_allclose(mean, plain.mean(0), rtol=1e-6)
     np.testing.assert_allclose(std, expected, rtol=1e-6)
-    assert std[0, 0, 0] == 1
+    assert std[0, 0, 0] == std.min() > 10
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"masking.ratio": 0.1},
+        {"masking.ratio": 0.7, "masking.per": "batch"},
+        {"masking.loss": "pixels"},
+        {"masking.method": "mae"},
+        {"masking.method": "mae", "masking.normalise_target": True},
+    ],
+)
+def test_predicting_the_mean_costs_one(digits, tiny, values):
+    training = Training(tiny.with_values({"optim.epochs": 1, **values}), digits, seed=0, device=CPU)
+    with torch.no_grad():
+        training.model.decoder_pred.weight.zero_()
+    training._step, step = lambda pixels, mask, rate: step(pixels, mask, 0.0), training._step
+    record = next(training.epochs())
+    assert record["train_loss"] == pytest.approx(1, abs=1e-5)
+
+
+def test_the_training_loss_pools_the_batches(digits, tiny):
+    parts = []
+    training = Training(tiny.with_values({"optim.epochs": 1}), digits, seed=0, device=CPU)
+    forward = training.forward
+
+    def spy(pixels, mask, tokens):
+        output = forward(pixels, mask, tokens)
+        basis = training.model.projection.basis.double()
+        wrong, right = ((x.detach().double().flatten(1) @ basis) * mask for x in (output.prediction - pixels, pixels))
+        parts.append((wrong.square().sum(), right.square().sum(), (wrong.square().sum(1) / mask.sum(1)).mean()))
+        return output
+
+    training.forward = spy
+    record = next(training.epochs())
+    error, target, objective = torch.tensor(parts).double().T
+    assert record["train_loss"] == pytest.approx(float(error.sum() / target.sum()), rel=1e-5)
+    assert record["objective"] == pytest.approx(float(objective.mean()), rel=1e-5)
+
+
+def test_the_learning_rate_follows_the_batch_that_is_used(digits, tiny):
+    asked = tiny.with_values({"optim.batch_size": 1000, "optim.warmup_epochs": 0})
+    rates = [
+        [record["learning_rate"] for record in pretrain(c, digits[:128], seed=0).history]
+        for c in (asked, asked.with_values({"optim.batch_size": 128}))
+    ]
+    assert rates[0] == rates[1] and rates[0][0] == pytest.approx(asked.optim.base_learning_rate / 2)
+
+
+def test_steps_become_epochs_of_the_images_at_hand(digits, tiny):
+    config = tiny.with_values({"optim.steps": 9})
+    assert config.optim.epochs is None
+    result = pretrain(config, digits, seed=0)  # 4 steps of 64 an epoch
+    assert len(result.history) == result.config.optim.epochs == 2
+    assert result.config.optim.warmup_epochs == pytest.approx(0.1)
+    assert result.config.resolve(8, 1, 300) == result.config
+    assert len(pretrain(config, digits[:50], seed=0).history) == 9
+
+
+@pytest.mark.parametrize(
+    ("losses", "problem"),
+    [
+        ([], None),
+        ([0.9, 0.6, 0.4], None),
+        ([1.4, 1.2, 1.23], r"the loss ended above that of predicting the mean \(1.23\)"),
+        ([0.9, 0.8, 0.7, 0.61, 0.83], r"the loss rose from 0.61 \(epoch 3\) to 0.83"),
+        ([0.9, 0.42, 0.4, 0.41], None),
+        ([0.99, 0.97, 0.99], None),
+    ],
+)
+def test_a_training_that_got_worse_is_named(losses, problem):
+    found = training_problem(losses)
+    assert found is None if problem is None else re.fullmatch(problem, found)
+
+
+def test_a_rate_that_is_too_high_is_a_training_problem(digits, tiny):
+    config = tiny.with_values({"optim.base_learning_rate": 0.5, "optim.epochs": 8})
+    assert pretrain(config, digits, seed=0).training_problem is not None
+
+
+def test_the_precision_is_recorded(digits, tiny):
+    assert pretrain(tiny.with_values({"optim.epochs": 1}), digits, seed=0).precision == "fp32"
+    config = tiny.with_values({"optim.epochs": 1, "optim.precision": "bf16"})
+    assert pretrain(config, digits, seed=0).precision == "bf16"
 
 
 @pytest.mark.parametrize("workers", [2, 3])
