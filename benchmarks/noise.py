@@ -259,7 +259,8 @@ def paired(default: list[Scores], other: list[Scores], way: str, ratio: float) -
     """Paired difference to the default over seeds, and its two-way analysis of variance (seeds x images), in points.
 
     ``encoder`` is the part of the paired standard deviation that more images would not shrink, ``encoder_x_image`` the
-    part that they would. ``image`` is common to all seeds: more seeds do not shrink it, and no paired interval shows it.
+    part that they would. ``image`` is common to all seeds: more seeds do not shrink it, and no interval over seeds
+    shows it.
     """
     d = np.array([b[way] - a[way] for a, b in zip(default, other, strict=True)])
     seeds, images = d.shape

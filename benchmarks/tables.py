@@ -147,42 +147,35 @@ def _noise_of(found: Result) -> str:
     ways = []
     for power in found["power"]:
         rows = {row["ratio"]: row for row in found["differences"] if row["way"] == power["way"]}
-        needed = power["seeds_for_80"] or "above 100"
         parts = [_root_mean_square(rows[r][part] for r in others) for part in ("encoder", "encoder_x_image", "image")]
+        cells = [power["way"], *(f"{rows[r]['mean']:+.2f} ({rows[r]['sd']:.2f})" for r in others)]
+        cells += [f"{value:.2f}" for value in (power["paired_sd"], *parts)]
         ways.append(
-            [
-                power["way"],
-                *(f"{rows[r]['mean']:+.2f} ({rows[r]['sd']:.2f})" for r in others),
-                f"{power['paired_sd']:.2f}",
-            ]
-            + [f"{part:.2f}" for part in parts]
-            + [f"{power['holds_5']:.0%}", f"{power['holds_10']:.0%}", str(needed)]
+            [*cells, f"{power['holds_5']:.0%}", f"{power['holds_10']:.0%}", str(power["seeds_for_80"] or ">100")]
         )
     splits = [
         [f"PMAE {float(ratio):.0%}", *(f"{row[split]:.1f}" for split in ("train", "val", "test"))]
         for ratio, row in found["by_split"].items()
     ]
-    images = found["images"]
+    images, patch = found["images"], found["config"]["model"]["patch_size"]
     sizes = f"{images['train']:,} + {images['val']:,} + {images['test']:,} images"
     error = 1 / math.sqrt(2 * (found["levels"] - 1))
+    head = ["scored by", *(f"{r:.0%}" for r in others), "sd", "encoder", "encoder x image", "image"]
     return "\n\n".join(
         [
-            f"Noise on {found['name']} ({sizes}, patch {found['config']['model']['patch_size']}, {found['steps']} steps, "
-            f"{found['trials']} trials): standard deviation in points of accuracy, one source varied at a time over "
-            f"{found['levels']} seeds\n(each is known to about {error:.0%} of itself):",
+            f"Noise on {found['name']} ({sizes}, patch {patch}, {found['steps']} steps, {found['trials']} trials): "
+            f"standard deviation in\npoints of accuracy, one source varied at a time over {found['levels']} seeds "
+            f"(each is known to about {error:.0%} of itself):",
             table(["varied", *columns.values()], sources),
-            "Paired difference to PMAE 20 %, all sources varied together: mean (standard deviation), its parts (encoder, "
-            "encoder x image,\nand the image part that is common to all seeds), and the share of studies in which a flat "
-            "ladder of seven rungs holds at a\nmargin of 1 point:",
-            table(
-                ["scored by", *(f"{r:.0%}" for r in others), "sd", "encoder", "encoder x image", "image",
-                 "holds, 5 seeds", "10 seeds", "seeds for 80 %"],
-                ways,
-            ),
-            "Out-of-fold accuracy on the images of each split (the encoder was trained on those of train, without labels):",
+            "Paired difference to PMAE 20 %, all sources varied together: mean (standard deviation), its parts (encoder,\n"
+            "encoder x image, and the image part that is common to all seeds), and the share of studies in which a flat\n"
+            "ladder of seven rungs holds at a margin of 1 point:",
+            table([*head, "holds, 5 seeds", "10 seeds", "seeds for 80 %"], ways),
+            "Out-of-fold accuracy on the images of each split (the encoder was trained on those of train, without\n"
+            "labels):",
             table(["", "train", "val", "test"], splits),
         ]
-    )  # fmt: skip
+    )
 
 
 def _root_mean_square(values: Iterable[float]) -> float:
