@@ -167,8 +167,8 @@ def _noise_of(found: Result) -> str:
             f"standard deviation in\npoints of accuracy, one source varied at a time over {found['levels']} seeds "
             f"(each is known to about {error:.0%} of itself):",
             table(["varied", *columns.values()], sources),
-            "Paired difference to PMAE 20 %, all sources varied together: mean (standard deviation), its parts (encoder,\n"
-            "encoder x image, and the image part that is common to all seeds), and the share of studies in which a flat\n"
+            "Paired difference to PMAE 20 %, all sources varied together: mean (standard deviation), its parts\n"
+            "(encoder, encoder x image, image: common to all seeds), and the share of studies in which a flat\n"
             "ladder of seven rungs holds at a margin of 1 point:",
             table([*head, "holds, 5 seeds", "10 seeds", "seeds for 80 %"], ways),
             "Out-of-fold accuracy on the images of each split (the encoder was trained on those of train, without\n"
