@@ -7,6 +7,7 @@ between them is replaced, so that no number there is typed by hand.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -128,6 +129,60 @@ def stacked_trials(result: Result) -> str:
     )
 
 
+def noise(result: Result) -> str:
+    """Components of the variance, paired differences under several ways to score, and the power that they buy."""
+    return "\n\n".join(_noise_of(found) for found in result["data_sets"].values())
+
+
+def _noise_of(found: Result) -> str:
+    ratios = [column.split()[1] for column in found["components"]["all together"] if column.startswith("split 0")]
+    columns = {f"{way} {ratio}": f"{way}, PMAE {float(ratio):.0%}" for way in ("split", "folds") for ratio in ratios}
+    if len(ratios) > 1:
+        columns |= {f"{way} difference": f"{way}, difference" for way in ("split", "folds")}
+    sources = [
+        [source, *("0" if row[column] == 0 else f"{row[column]:.2f}" for column in columns)]
+        for source, row in found["components"].items()
+    ]
+    others = list(dict.fromkeys(row["ratio"] for row in found["differences"]))
+    ways = []
+    for power in found["power"]:
+        rows = {row["ratio"]: row for row in found["differences"] if row["way"] == power["way"]}
+        parts = [_root_mean_square(rows[r][part] for r in others) for part in ("encoder", "encoder_x_image", "image")]
+        cells = [power["way"], *(f"{rows[r]['mean']:+.2f} ({rows[r]['sd']:.2f})" for r in others)]
+        cells += [f"{value:.2f}" for value in (power["paired_sd"], *parts)]
+        ways.append(
+            [*cells, f"{power['holds_5']:.0%}", f"{power['holds_10']:.0%}", str(power["seeds_for_80"] or ">100")]
+        )
+    splits = [
+        [f"PMAE {float(ratio):.0%}", *(f"{row[split]:.1f}" for split in ("train", "val", "test"))]
+        for ratio, row in found["by_split"].items()
+    ]
+    images, patch = found["images"], found["config"]["model"]["patch_size"]
+    sizes = f"{images['train']:,} + {images['val']:,} + {images['test']:,} images"
+    error = 1 / math.sqrt(2 * (found["levels"] - 1))
+    head = ["scored by", *(f"{r:.0%}" for r in others), "sd", "encoder", "encoder x image", "image"]
+    return "\n\n".join(
+        [
+            f"Noise on {found['name']} ({sizes}, patch {patch}, {found['steps']} steps, {found['trials']} trials): "
+            f"standard deviation in\npoints of accuracy, one source varied at a time over {found['levels']} seeds "
+            f"(each is known to about {error:.0%} of itself):",
+            table(["varied", *columns.values()], sources),
+            "Paired difference to PMAE 20 %, all sources varied together: mean (standard deviation), its parts\n"
+            "(encoder, encoder x image, image: common to all seeds), and the share of studies in which a flat\n"
+            "ladder of seven rungs holds at a margin of 1 point:",
+            table([*head, "holds, 5 seeds", "10 seeds", "seeds for 80 %"], ways),
+            "Out-of-fold accuracy on the images of each split (the encoder was trained on those of train, without\n"
+            "labels):",
+            table(["", "train", "val", "test"], splits),
+        ]
+    )
+
+
+def _root_mean_square(values: Iterable[float]) -> float:
+    squares = [value * value for value in values]
+    return math.sqrt(sum(squares) / len(squares))
+
+
 # Name in the READMEs -> its text and the file that it is made from.
 TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "training-step": (training_step, "training-step-cpu.json"),
@@ -138,6 +193,7 @@ TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "study": (study, "study-cpu.json"),
     "step-variants": (step_variants, "step-variants-pmae-cpu.json"),
     "stacked-trials": (stacked_trials, "stacked-trials-cpu.json"),
+    "noise": (noise, "noise.json"),
 }
 
 
