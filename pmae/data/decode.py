@@ -100,6 +100,11 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if "exif" in image.info else image
 
 
+def pixels_of(image: Image.Image) -> Pixels:
+    """A Pillow image, rotated as its EXIF data says, as uint8 (H, W, C)."""
+    return _fitted(_upright(image), None)
+
+
 def _fitted(image: Image.Image, image_size: int | None) -> Pixels:
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))

@@ -300,7 +300,6 @@ def test_medmnist_sets_that_do_not_fit_say_why() -> None:
         ("digits:here", "no data set 'digits:here'"),
         ("folder", "names no path; write folder:PATH"),
         ("parquet:", "names no path; write parquet:PATH"),
-        (7, "source is 7; name a data set"),
     ],
 )
 def test_unknown_sources_are_refused_with_the_list(source: str, message: str) -> None:
