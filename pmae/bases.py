@@ -17,7 +17,7 @@ import scipy.fft
 
 from pmae.components import MAX_FULL_SIZE, PrincipalComponents, from_basis
 from pmae.config import BASES, check_choice
-from pmae.decomposition import Eigen
+from pmae.decomposition import Eigen, run_interruptibly
 from pmae.errors import ConfigError
 from pmae.moments import Device, Shape, TrainingImages
 
@@ -28,7 +28,7 @@ ROTATION_SEED = 0
 COLUMNS_AT_ONCE = 1024
 
 
-def fit_basis(name: str, images: Any, *, device: Device = "cpu") -> PrincipalComponents:
+def fit_basis(name: str, images: Any, *, device: Device = "cpu", progress: bool = False) -> PrincipalComponents:
     """Basis ``name`` with the variance of each coordinate over the training images, by falling variance.
 
     Args:
@@ -37,6 +37,7 @@ def fit_basis(name: str, images: Any, *, device: Device = "cpu") -> PrincipalCom
             ``pixel``: the pixels themselves.
         images: An image set, whose ``train`` split is used, or an array (N, H, W, C).
         device: Where sums (and for ``pca`` eigenvectors) are computed.
+        progress: Report on standard error when fitting ``pca`` takes more than a few seconds.
 
     Raises:
         ConfigError: An unknown name, or images that the basis cannot take.
@@ -44,16 +45,17 @@ def fit_basis(name: str, images: Any, *, device: Device = "cpu") -> PrincipalCom
     """
     check_choice("basis", name, BASES)
     if name == "pca":
-        return PrincipalComponents.fit(images, device=device)
+        return PrincipalComponents.fit(images, device=device, progress=progress)
     data = TrainingImages.of(images)
     if data.size > MAX_FULL_SIZE:
         raise ConfigError(
             f"basis {name!r} of images (C, H, W) = {data.shape} has {data.size} coordinates, more than the "
             f"{MAX_FULL_SIZE} that are held; lower image_size or use basis 'pca', which then keeps the leading ones"
         )
-    vectors = _MATRICES[name](data.shape)
+    vectors = run_interruptibly(lambda: _MATRICES[name](data.shape))
     moments = data.moments(device)
-    variances = _variances(vectors, moments.correlation())
+    correlation = moments.correlation()
+    variances = run_interruptibly(lambda: _variances(vectors, correlation))
     order = np.argsort(-variances.round(12), kind="stable")  # equal variances keep their order despite rounding
     sorted_ = Eigen(variances[order], vectors[:, order])
     return from_basis(name, data.shape, data.fingerprint, moments.mean_and_std(), sorted_)

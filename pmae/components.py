@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,8 @@ import torch
 from filelock import FileLock
 
 from pmae.component_files import read_arrays, write_arrays
-from pmae.decomposition import Eigen, leading_eigen, symmetric_eigen
+from pmae.data.progress import progress_bar
+from pmae.decomposition import Eigen, gram_eigen, leading_eigen, symmetric_eigen
 from pmae.errors import ConfigError, DataError
 from pmae.moments import Device, MeanAndStd, PixelMoments, Shape, TrainingImages, channels_first
 
@@ -28,9 +30,14 @@ _ARRAYS = ("mean", "std", "components", "explained_variance_ratio")
 
 # Part of the cache's key: raised when the same images would give other components.
 ALGORITHM_VERSION = 2
-# Above this many pixel values the full covariance is neither held nor decomposed.
+# Largest matrix that is held and decomposed: of pixel values, or of images where those are fewer.
 MAX_FULL_SIZE = 12_288
 LOW_RANK = 1024
+STRIPE_BYTES = 2**28
+LONG_EIGEN = 2048  # rows of a matrix whose eigenvectors take more than a moment
+# Rounding leaves this much of a total of 1 when all variance is captured; it is no residual.
+NO_VARIANCE = 1e-12
+NO_VARIATION = "the training images are all equal: there is no variance to mask; add other images"
 
 Array = TypeVar("Array", npt.NDArray[Any], torch.Tensor)
 
@@ -42,7 +49,8 @@ class PrincipalComponents:
     A pixel is standardised by its mean and population standard deviation over the training images; the deviation has
     a floor (:func:`pmae.moments.floor_std`). An image is
     flattened to D = C·H·W in that order. With K < D components (large images) what they leave of an image, the
-    residual, counts as one more entry of a mask: see :attr:`spectrum`.
+    residual, counts as one more entry of a mask: see :attr:`spectrum`. Fewer training images than D have at most N - 1
+    components with variance; these are kept, and the share of the residual is then exactly 0.
 
     Attributes:
         mean, std: (D,) float32 in the units of the images (uint8: 0 to 255).
@@ -52,7 +60,8 @@ class PrincipalComponents:
         basis: ``pca``, ``dct``, ``wavelet``, ``rotation`` or ``pixel``.
         fingerprint: Hex hash of what it was fitted on.
         error_bound: How far, as a share of the variance, an entry of the ratio can be from the exact one; 0 where
-            all components were computed and only rounding is left.
+            only rounding is left. The share of the residual, 1 minus their sum, adds these errors up: it is too large
+            by at most K times this bound (7e-5 to 4e-4 were measured where the spectrum falls slowly).
     """
 
     mean: npt.NDArray[np.float32]
@@ -71,41 +80,57 @@ class PrincipalComponents:
             raise DataError(f"arrays of shapes {found} are no components of images (C, H, W) = {self.shape}")
 
     @classmethod
-    def fit(cls, images: Any, *, rank: int | None = None, device: Device = "cpu") -> PrincipalComponents:
+    def fit(
+        cls, images: Any, *, rank: int | None = None, device: Device = "cpu", progress: bool = False
+    ) -> PrincipalComponents:
         """Principal components of the standardised training images (Bizeul et al. 2025, step 1).
 
-        All D components, exactly, from the streamed covariance; for uint8 images its sums are exact integers. Images
-        of more than 12,288 values get the 1,024 leading components and a residual instead.
+        All D components, exactly, from the streamed covariance; for uint8 images its sums are exact integers. At most
+        D training images (and at most 12,288) go through their N x N Gram matrix instead: the components are exact
+        as well, and K is the number of those with variance. Otherwise, images of more than 12,288 values get the
+        1,024 leading components and a residual.
 
         Args:
             images: An image set, whose ``train`` split is used, or an array (N, H, W, C): uint8, or float in any unit.
             rank: Number K of leading components; None takes all that the size allows.
             device: Where sums and eigenvectors are computed.
+            progress: Report on standard error when the fit takes more than a few seconds.
 
         Raises:
             DataError: Fewer than 2 images, images that do not vary, or no such array.
             ConfigError: ``rank`` is no number of components of these images.
 
         Warns:
-            UserWarning: Fewer images than components: the last components carry no variance.
+            UserWarning: Fewer images than components: only those with variance are fitted.
         """
         data = TrainingImages.of(images)
         if rank is not None and not 1 <= rank <= data.size:
             raise ConfigError(f"rank is {rank}; images of (C, H, W) = {data.shape} have 1 to {data.size} components")
         if rank is None and data.size > MAX_FULL_SIZE:
             rank = LOW_RANK
+        if _is_few(data):
+            return _fit_few(data, rank, device, progress)
         if rank is not None and rank < data.size:
-            return _fit_leading(data, rank, device)
-        return cls.from_moments(data.moments(device), fingerprint=data.fingerprint)
+            return _fit_leading(data, rank, device, progress)
+        moments = PixelMoments(data.shape, device=device, shift=data.shift)
+        with progress_bar("summing products of pixels", data.count, unit="images", shown=progress) as advance:
+            for block in data.blocks():
+                moments.update(block)
+                advance(len(block))
+        return cls.from_moments(moments, fingerprint=data.fingerprint, progress=progress)
 
     @classmethod
-    def from_moments(cls, moments: PixelMoments, *, fingerprint: str = "") -> PrincipalComponents:
+    def from_moments(
+        cls, moments: PixelMoments, *, fingerprint: str = "", progress: bool = False
+    ) -> PrincipalComponents:
         """All components from the sums over images, which several workers may have collected and merged.
 
         Raises:
             DataError, Warns: As :meth:`fit`.
         """
-        eigen = symmetric_eigen(moments.correlation(), moments.device)
+        matrix = moments.correlation()
+        with _eigenvector_progress(len(matrix), progress) as tick:
+            eigen = symmetric_eigen(matrix, moments.device, tick)
         components = from_basis("pca", moments.shape, fingerprint, moments.mean_and_std(), eigen)
         if moments.count < len(eigen.values):
             warnings.warn(
@@ -129,7 +154,10 @@ class PrincipalComponents:
     def spectrum(self) -> npt.NDArray[np.float64]:
         """Variance shares of all entries of a mask, (K,) or, with the residual's share last, (K + 1,)."""
         ratio = self.explained_variance_ratio
-        return np.append(ratio, max(0.0, 1.0 - ratio.sum())) if self.has_residual else ratio
+        if not self.has_residual:
+            return ratio
+        rest = 1.0 - ratio.sum()
+        return np.append(ratio, rest if rest > NO_VARIANCE else 0.0)
 
     def standardise(self, images: Array) -> Array:
         """Images (N, H, W, C) in the units of :attr:`mean` to standardised float32 (N, C, H, W)."""
@@ -141,13 +169,6 @@ class PrincipalComponents:
             )
         mean, std = (_shared(a, pixels.device).view(self.shape) for a in (self.mean, self.std))
         return _like(images, (pixels.permute(0, 3, 1, 2).float() - mean) / std)
-
-    def to_images(self, standardised: Array) -> Array:
-        """The inverse of :meth:`standardise` for pictures: (..., D) or (N, C, H, W) to rounded uint8 (N, H, W, C)."""
-        pixels = self._flat(_tensor(standardised))
-        mean, std = (_shared(a, pixels.device) for a in (self.mean, self.std))
-        values = (pixels * std + mean).round().clamp(0, 255).to(torch.uint8)
-        return _like(standardised, values.reshape(-1, *self.shape).permute(0, 2, 3, 1))
 
     def project(self, images: Array) -> Array:
         """Coordinates Vᵀ x, (..., K) float32.
@@ -207,7 +228,7 @@ def from_basis(
     """
     total = float(eigen.values.sum()) if total is None else total
     if not total > 0:
-        raise DataError("the training images are all equal: there is no variance to mask; add other images")
+        raise DataError(NO_VARIATION)
     mean, std = (a.astype(np.float32) for a in mean_and_std)
     vectors = np.ascontiguousarray(eigen.vectors, dtype=np.float32)
     error = eigen.error_bound / total
@@ -221,6 +242,7 @@ def cached_components(
     *,
     device: Device = "cpu",
     collect: Callable[[TrainingImages], PixelMoments] | None = None,
+    progress: bool = True,
 ) -> tuple[PrincipalComponents, str]:
     """The components of an image set's training split, from the cache or else fitted and kept there.
 
@@ -232,8 +254,9 @@ def cached_components(
         basis: ``pca``, ``dct``, ``wavelet``, ``rotation`` or ``pixel``.
         folder: Where the files lie; None is ``components`` in the cache.
         device: Where they are computed if they must be.
-        collect: Sums up the training images in this function's place, for example on several machines; used where
-            all components of the ``pca`` basis are wanted.
+        collect: Optional replacement for the local moment pass, for example on several machines; used where all
+            components of the ``pca`` basis are fitted from the covariance.
+        progress: Report on standard error when the fit takes more than a few seconds.
 
     Returns:
         The components, and how they came: ``fitted``, ``cached`` or ``refitted: <reason>``.
@@ -257,10 +280,11 @@ def cached_components(
             if found:
                 warnings.warn(f"{found}; fitting the components again", stacklevel=2)
             data = TrainingImages.of(images)
-            if collect is not None and basis == "pca" and data.size <= MAX_FULL_SIZE:
-                components = PrincipalComponents.from_moments(collect(data), fingerprint=data.fingerprint)
+            if collect is not None and basis == "pca" and data.size <= MAX_FULL_SIZE and not _is_few(data):
+                moments = collect(data)
+                components = PrincipalComponents.from_moments(moments, fingerprint=data.fingerprint, progress=progress)
             else:
-                components = fit_basis(basis, images, device=device)
+                components = fit_basis(basis, images, device=device, progress=progress)
             components.save(path)
     except OSError as error:
         raise DataError(
@@ -282,17 +306,64 @@ def _read_cached(path: Path, basis: str, fingerprint: str) -> PrincipalComponent
     return components
 
 
-def _fit_leading(data: TrainingImages, rank: int, device: Device) -> PrincipalComponents:
-    if data.count <= rank:
+def _is_few(data: TrainingImages) -> bool:
+    """Whether the Gram matrix of the images is smaller than the covariance of the pixels, and can be held."""
+    return data.count <= min(data.size, MAX_FULL_SIZE)
+
+
+def _fit_few(data: TrainingImages, rank: int | None, device: Device, progress: bool) -> PrincipalComponents:
+    mean, std = data.mean_and_std(device)
+    channels, height, width = data.shape
+    lines = max(1, STRIPE_BYTES // (8 * data.count * channels * width))  # image rows at a time
+    centre, scale = (torch.from_numpy(a).to(device).view(data.shape) for a in (mean, std))
+
+    def stripes() -> Iterator[torch.Tensor]:
+        for top in range(0, height, lines):
+            rows = slice(top, top + lines)
+            pixels = torch.from_numpy(np.ascontiguousarray(data.images[data.indices, rows])).to(device)
+            x = pixels.permute(0, 3, 1, 2).to(torch.float64, memory_format=torch.contiguous_format)
+            yield x.sub_(centre[:, rows]).div_(scale[:, rows]).view(data.count, -1)
+
+    with _eigenvector_progress(data.count, progress) as tick:
+        eigen, total = gram_eigen(stripes, data.count, rank, device, tick)
+    if not total > 0:
+        raise DataError(NO_VARIATION)
+    # Each stripe holds some rows of all channels; the order of the pixels is C, H, W.
+    starts = range(0, height, lines)
+    sizes = [channels * min(lines, height - top) * width for top in starts]
+    parts = np.split(eigen.vectors, np.cumsum(sizes)[:-1])
+    vectors = np.concatenate([part.reshape(channels, -1, width, part.shape[1]) for part in parts], axis=1)
+    found = vectors.shape[-1]
+    eigen = eigen._replace(vectors=vectors.reshape(data.size, found))
+    components = from_basis("pca", data.shape, data.fingerprint, (mean, std), eigen, total)
+    wanted = data.size if rank is None else rank
+    if found < wanted:
         warnings.warn(
-            f"{data.count} training images have at most {data.count - 1} components with variance: "
-            f"{data.count - 1} are fitted instead of {rank}",
+            f"{data.count} training images are fewer than the {data.size} components: {found} carry variance and are "
+            f"fitted, the other {wanted - found} carry no variance",
             stacklevel=3,
         )
-        rank = data.count - 1
+    return components
+
+
+def _fit_leading(data: TrainingImages, rank: int, device: Device, progress: bool) -> PrincipalComponents:
     mean, std = data.mean_and_std(device)
-    eigen, total = leading_eigen(lambda: data.standardised_blocks(mean, std, device), data.size, rank, device)
+
+    def blocks() -> Iterator[torch.Tensor]:
+        with progress_bar("a pass over the images", data.count, unit="images", shown=progress) as advance:
+            for rows in data.standardised_blocks(mean, std, device):
+                yield rows
+                advance(len(rows))
+
+    eigen, total = leading_eigen(blocks, data.size, rank, device)
     return from_basis("pca", data.shape, data.fingerprint, (mean, std), eigen, total)
+
+
+@contextmanager
+def _eigenvector_progress(size: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    title = f"eigenvectors of a {size:,} x {size:,} matrix"
+    with progress_bar(title, None, unit="seconds", shown=shown and size >= LONG_EIGEN) as advance:
+        yield advance
 
 
 def _tensor(array: Any) -> torch.Tensor:

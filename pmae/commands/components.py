@@ -19,7 +19,9 @@ def run(options: ComponentsOptions) -> None:
     out = None if options.out is None else check_output(options.out, (".safetensors",))
     images = load_dataset(options.data, options.printing)
     say(options.printing, f"{options.basis} components of {len(images.indices('train')):,} images of {images.name}")
-    components, how = cached_components(images, options.basis, device=pick_device(options.device))
+    components, how = cached_components(
+        images, options.basis, device=pick_device(options.device), progress=not options.printing.quiet
+    )
     if out is not None:
         components.save(out)
     summary = spectrum_summary(components)

@@ -19,7 +19,6 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pmae.data.imageset import Indices
-from pmae.data.jpeg import decode_plain_jpeg
 from pmae.data.progress import progress_bar
 from pmae.data.source import Payload, Reader
 from pmae.errors import DataError
@@ -65,9 +64,6 @@ def decode_image(name: str, payload: Payload, image_size: int | None = None) -> 
     try:
         if isinstance(payload, Path):
             payload = _file_bytes(payload)
-        if isinstance(payload, bytes):
-            pixels = decode_plain_jpeg(payload, MAX_PIXELS)
-            payload = payload if pixels is None else pixels
         if isinstance(payload, np.ndarray):
             return _fitted_pixels(payload, image_size)
         with Image.open(io.BytesIO(payload), formats=FORMATS) as image:
@@ -102,6 +98,11 @@ def _fitted_pixels(pixels: Pixels, image_size: int | None) -> Pixels:
 
 def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if "exif" in image.info else image
+
+
+def pixels_of(image: Image.Image) -> Pixels:
+    """A Pillow image, rotated as its EXIF data says, as uint8 (H, W, C)."""
+    return _fitted(_upright(image), None)
 
 
 def _fitted(image: Image.Image, image_size: int | None) -> Pixels:

@@ -35,9 +35,34 @@ def find(request: Request) -> Source:
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise DataError(f"the folder {root} {what}; give folder:PATH a folder with one sub-folder per class")
-    by_split = {split: _class_files(folder) for split, folder in _split_folders(root).items()}
+    split_folders = _split_folders(root)
+    _refuse_repeated([sub for folder in split_folders.values() for sub in _subfolders(folder)])
+    by_split = {split: _class_files(folder) for split, folder in split_folders.items()}
     files = tuple(path for classes in by_split.values() for paths in classes.values() for path in paths)
-    return Source(root.resolve().name or "folder", files, lambda: _list(by_split))
+    return Source(_name(root), files, lambda: _list(by_split))
+
+
+def _name(root: Path) -> str:
+    """The folder's name; that of the folder above where it names a part of a data set, such as ``train``."""
+    path = root.resolve()
+    parts = {name for names in SPLIT_FOLDERS.values() for name in names} | {"images"}
+    while path.name.lower() in parts and path.parent.name:
+        path = path.parent
+    return path.name or "folder"
+
+
+def _refuse_repeated(folders: list[Path]) -> None:
+    """Refuse class folders that are links to, into or above another class folder: their images would count twice."""
+    seen: dict[Path, Path] = {}
+    for folder in sorted(folders, key=lambda folder: folder.is_symlink()):
+        target = folder.resolve()
+        for other, first in seen.items():
+            if target == other or target in other.parents or other in target.parents:
+                raise DataError(
+                    f"the class folder {folder} is a link to {target}, which shares its images with the class folder "
+                    f"{first}; every image must belong to one class and one split, so remove the link"
+                )
+        seen[target] = folder
 
 
 def _list(by_split: dict[str, dict[str, list[Path]]]) -> Listing:

@@ -1,4 +1,4 @@
-"""``load_images``: from the name of a source to an :class:`ImageSet`, through the cache.
+"""``load_images``: from a source, named or in memory, to an :class:`ImageSet`, through the cache.
 
 The table of sources is here. A new source is one file with ``find`` and one line in the table.
 """
@@ -15,6 +15,7 @@ from pmae.data import cifar10, digits, folder, medmnist, npz, parquet, tinyimage
 from pmae.data.cache import Contents, MemorySink, cached_images, set_key
 from pmae.data.decode import Allocate, decode_images
 from pmae.data.imageset import ImageSet
+from pmae.data.objects import find_object
 from pmae.data.source import Listing, Request, Source
 from pmae.data.splits import plan_splits
 from pmae.errors import ConfigError, DataError, did_you_mean
@@ -26,7 +27,7 @@ AT_PATH: dict[str, Find] = {"folder": folder.find, "parquet": parquet.find, "npz
 
 
 def load_images(
-    source: str,
+    source: Any,
     root: str | Path | None = None,
     image_size: int | None = None,
     limit: int | None = None,
@@ -39,7 +40,9 @@ def load_images(
 
     Args:
         source: ``digits``, ``cifar10``, ``tinyimagenet``, a 2-D MedMNIST flag such as ``bloodmnist``,
-            ``folder:PATH``, ``parquet:PATH`` or ``npz:PATH``.
+            ``folder:PATH``, ``parquet:PATH`` or ``npz:PATH``; or images in memory: ``(images, labels)`` or images as
+            arrays or tensors (uint8, or floats in [0, 1]), a torch ``Dataset``, a Hugging Face ``Dataset`` or
+            ``DatasetDict``, an :class:`ImageSet`, or a mapping from split names to any of these.
         root: For a named source the folder with its downloaded files, where missing ones go; for a path the
             folder that a relative path starts from. None: the cache, or the current folder.
         image_size: Side in pixels; each image is cropped to its centre square and resized (bicubic, antialiased).
@@ -60,8 +63,11 @@ def load_images(
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
     if not isinstance(source, str):
-        raise ConfigError(f"source is {source!r}; name a data set, for example 'digits' or 'folder:PATH'")
-    found = _find(source, Path(root).expanduser() if root is not None else None, image_size, progress)
+        if root is not None:
+            raise ConfigError("root has no effect on images in memory; leave it out")
+        found = find_object(source)
+    else:
+        found = _find(source, Path(root).expanduser() if root is not None else None, image_size, progress)
 
     def build(allocate: Allocate) -> Contents:
         return _build(

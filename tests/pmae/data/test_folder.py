@@ -110,6 +110,33 @@ def new_class_in_test(root: Path) -> None:
     write_folder(root / "test", {"a": 5, "b": 5, "c": 5})
 
 
+def linked_class(root: Path) -> None:
+    write_folder(root, {"cat": 5, "dog": 5})
+    (root / "all-cats").symlink_to("cat", target_is_directory=True)
+
+
+def linked_root(root: Path) -> None:
+    write_folder(root, {"cat": 5, "dog": 5})
+    (root / "again").symlink_to(root, target_is_directory=True)
+
+
+def linked_into_a_class(root: Path) -> None:
+    write_folder(root, {"cat/black": 5, "dog": 5})
+    (root / "black").symlink_to(root / "cat" / "black", target_is_directory=True)
+
+
+def linked_split(root: Path) -> None:
+    write_folder(root / "train", {"cat": 5, "dog": 5})
+    (root / "test").symlink_to("train", target_is_directory=True)
+
+
+def twice_linked(root: Path) -> None:
+    write_folder(root.parent / "elsewhere", {"cat": 5})
+    write_folder(root, {"dog": 5})
+    for name in ("one", "two"):
+        (root / name).symlink_to(root.parent / "elsewhere" / "cat", target_is_directory=True)
+
+
 def a_file(root: Path) -> None:
     root.write_text("")
 
@@ -126,6 +153,14 @@ def a_file(root: Path) -> None:
         (sizes, r"different sizes: .*000\.png has 8 x 8 pixels, .*000\.png has 9 x 9; give image_size"),
         (broken_link, r"x\.png is a link to a file that does not exist"),
         (empty_split, "test is empty"),
+        (
+            linked_class,
+            r"class folder .*all-cats is a link to .*cat, which shares its images with .*; .*remove the link",
+        ),
+        (linked_root, "again is a link to"),
+        (linked_into_a_class, "black is a link to"),
+        (linked_split, "test/cat is a link to|test/cat .*shares its images"),
+        (twice_linked, "two is a link to .*one"),
         (new_class_in_test, "has class 'c' that train lacks"),
     ],
 )
@@ -154,3 +189,17 @@ def test_grey_files_make_a_grey_set(tmp_path: Path) -> None:
     assert images.channels == 1
     assert contents(images) == {(pixels(i, channels=1).tobytes(), "a" if i < 6 else "b") for i in range(12)}
     np.testing.assert_array_equal(np.unique(images.labels), [0, 1])
+
+
+@pytest.mark.parametrize("tail", ["train", "images", "birds/train/images"])
+def test_a_set_is_not_named_after_its_split(tmp_path: Path, tail: str) -> None:
+    root = write_folder(tmp_path / "birds" / tail, {"a": 6, "b": 6})
+    assert load_images(f"folder:{root}").name == "birds"
+
+
+def test_links_to_class_folders_elsewhere_are_followed(tmp_path: Path) -> None:
+    write_folder(tmp_path / "store", {"cat": 6, "dog": 6})
+    (tmp_path / "pets").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).symlink_to(tmp_path / "store" / name, target_is_directory=True)
+    assert len(load_images(f"folder:{tmp_path / 'pets'}")) == 12

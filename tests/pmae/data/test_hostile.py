@@ -12,7 +12,7 @@ import pytest
 from pmae.data import load_images
 from pmae.errors import DataError
 from tests.pmae.data.samples import medmnist_arrays, write_parquet
-from tests.pmae.data.test_named import binary_files, python_files, tar, tiny_files, unpack, zipped
+from tests.pmae.data.test_named import binary_files, tar, tiny_files, zipped
 
 DAMAGES = 25
 
@@ -46,12 +46,8 @@ def cifar_archive(folder: Path) -> tuple[str, Path]:
     return "cifar10", tar(folder / "cifar-10-binary.tar.gz", binary_files())
 
 
-def cifar_pickle(folder: Path) -> tuple[str, Path]:
-    return "cifar10", unpack(folder, python_files()) / "cifar-10-batches-py" / "data_batch_2"
-
-
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("make", [npz, parquet, tiny, cifar_archive, cifar_pickle])
+@pytest.mark.parametrize("make", [npz, parquet, tiny, cifar_archive])
 def test_damage_is_never_a_crash(make, tmp_path: Path, cache: Path) -> None:  # type: ignore[no-untyped-def]
     source, path = make(tmp_path)
     good = path.read_bytes()

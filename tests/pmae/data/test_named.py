@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import pickle
 import tarfile
 import warnings
 import zipfile
@@ -46,16 +44,6 @@ def binary_files() -> dict[str, bytes]:
     }
 
 
-def python_files(protocol: int = 2, text_keys: bool = False) -> dict[str, bytes]:
-    files = {}
-    for name, (images, labels) in cifar_batches().items():
-        rows = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).reshape(len(labels), -1)
-        batch = {"batch_label": name, "labels": labels.tolist(), "data": rows, "filenames": ["x.png"] * len(labels)}
-        keyed = batch if text_keys else {k.encode(): v for k, v in batch.items()}
-        files[f"cifar-10-batches-py/{name}"] = pickle.dumps(keyed, protocol=protocol)
-    return files
-
-
 def tar(path: Path, files: dict[str, bytes]) -> Path:
     with tarfile.open(path, "w:gz") as archive:
         for name, data in files.items():
@@ -78,11 +66,8 @@ def unpack(root: Path, files: dict[str, bytes]) -> Path:
     [
         lambda root: tar(root / "cifar-10-binary.tar.gz", binary_files()),
         lambda root: unpack(root, binary_files()),
-        lambda root: tar(root / "cifar-10-python.tar.gz", python_files()),
-        lambda root: unpack(root, python_files(protocol=0)),
-        lambda root: unpack(root, python_files(protocol=5, text_keys=True)),
     ],
-    ids=["binary archive", "binary folder", "python archive", "python folder", "python folder, protocol 5"],
+    ids=["archive", "folder"],
 )
 def test_cifar10_in_every_form_is_the_same(tmp_path: Path, place: Callable[[Path], Path]) -> None:
     place(tmp_path)
@@ -97,16 +82,18 @@ def test_cifar10_in_every_form_is_the_same(tmp_path: Path, place: Callable[[Path
     assert images.class_names[3] == "cat" and images.name == "cifar10"
 
 
-def test_a_hostile_cifar10_batch_is_not_executed(tmp_path: Path) -> None:
-    class Bomb:
-        def __reduce__(self) -> tuple:
-            return os.mkdir, (str(tmp_path / "owned"),)
+@pytest.mark.parametrize("name", ["cifar-10-batches-py", "cifar-10-python.tar.gz"])
+def test_torchvisions_pickled_cifar10_is_refused_with_the_way_out(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=r"pickled CIFAR-10, .*cifar-10-binary\.tar\.gz .*--data-root.*load_images"):
+        load_images("cifar10", root=tmp_path)
 
-    files = python_files()
-    files["cifar-10-batches-py/data_batch_3"] = pickle.dumps(Bomb())
-    with pytest.raises(DataError, match="data_batch_3 holds 0 labels"):
-        load_images("cifar10", root=unpack(tmp_path, files))
-    assert not (tmp_path / "owned").exists()
+
+@unofficial
+def test_the_binary_archive_is_read_where_both_versions_are_there(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    tar(tmp_path / "cifar-10-binary.tar.gz", binary_files())
+    assert len(load_images("cifar10", root=tmp_path)) == 6 * PER_BATCH
 
 
 @unofficial
@@ -116,8 +103,6 @@ def test_a_hostile_cifar10_batch_is_not_executed(tmp_path: Path) -> None:
         (lambda f: f.popitem(), "CIFAR-10 is incomplete: there is no .*test_batch"),
         (lambda f: f.update({"cifar-10-batches-bin/data_batch_2.bin": b"short"}), "data_batch_2.bin has 5 bytes"),
         (lambda f: f.update({"cifar-10-batches-bin/data_batch_2.bin": b"\xff" * 3073}), "label 255"),
-        (lambda f: f.update({"../evil": b""}), r"member '\.\./evil' points outside the archive"),
-        (lambda f: f.update({"/etc/evil": b""}), "member '/etc/evil' points outside the archive"),
     ],
 )
 def test_cifar10_archives_that_are_damaged_or_hostile_are_refused(
@@ -131,12 +116,12 @@ def test_cifar10_archives_that_are_damaged_or_hostile_are_refused(
 
 
 @unofficial
-def test_links_in_a_tar_archive_are_refused(tmp_path: Path) -> None:
+def test_links_in_a_tar_archive_are_not_followed(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as archive:
         link = tarfile.TarInfo("cifar-10-batches-bin/data_batch_1.bin")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
-    with pytest.raises(DataError, match="is a link or a special file"):
+    with pytest.raises(DataError, match="CIFAR-10 is incomplete: there is no data_batch_1"):
         load_images("cifar10", root=tmp_path)
 
 
@@ -213,8 +198,6 @@ def without(name: str) -> Callable[[dict], object]:
         (without("words.txt"), r"it has no words\.txt"),
         (without("val/images/val_1.JPEG"), r"names missing val/images/val_1\.JPEG"),
         (lambda f: f.update({"val/val_annotations.txt": b"val_0.JPEG\tn09999999"}), "names class 'n09999999'"),
-        (lambda f: f.update({"../../evil": b""}), "points outside the archive"),
-        (lambda f: f.update({r"..\evil": b""}), "points outside the archive"),
         (lambda f: f.update({"train/n01000001/images/x.JPEG": b"broken"}), r"images/x\.JPEG cannot be read"),
     ],
 )
@@ -229,16 +212,10 @@ def test_tinyimagenet_archives_that_are_damaged_or_hostile_are_refused(
 
 
 @unofficial
-def test_links_and_bombs_in_a_zip_archive_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = zipped(tmp_path / "tiny-imagenet-200.zip", tiny_files())
+def test_bombs_in_a_zip_archive_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zipped(tmp_path / "tiny-imagenet-200.zip", tiny_files())
     monkeypatch.setattr("pmae.data.archives.MAX_MEMBER_BYTES", 10)
     with pytest.raises(DataError, match="refused as a decompression bomb"):
-        load_images("tinyimagenet", root=tmp_path)
-    with zipfile.ZipFile(path, "a") as archive:
-        link = zipfile.ZipInfo("tiny-imagenet-200/link")
-        link.external_attr = 0o120777 << 16
-        archive.writestr(link, "/etc/passwd")
-    with pytest.raises(DataError, match="is a link or a special file"):
         load_images("tinyimagenet", root=tmp_path)
 
 
@@ -323,7 +300,6 @@ def test_medmnist_sets_that_do_not_fit_say_why() -> None:
         ("digits:here", "no data set 'digits:here'"),
         ("folder", "names no path; write folder:PATH"),
         ("parquet:", "names no path; write parquet:PATH"),
-        (7, "source is 7; name a data set"),
     ],
 )
 def test_unknown_sources_are_refused_with_the_list(source: str, message: str) -> None:
