@@ -142,7 +142,8 @@ def _panel(
     setting = curve.setting
     prefix = "" if setting.method == "pmae" else f"{setting.method}_"
     default = plan.get(f"{prefix}default_ratio") or DEFAULT_RATIOS.get(setting.method)
-    margin, references = plan.get("margin"), {}
+    planned, references = plan.get("margin"), {}
+    margin = planned if isinstance(planned, float) else None  # a share becomes points with the training gain
     if row is not None:
         default = row["default_achieved"] or row["default_ratio"] or default
         margin = row["margin"]

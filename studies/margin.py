@@ -37,6 +37,11 @@ class Margin:
         return cls(None, number) if share else cls(number)
 
     @property
+    def value(self) -> float | str:
+        """What :meth:`parse` reads: a fraction of accuracy, or a share such as ``10%``."""
+        return f"{100 * self.share:g}%" if self.share is not None else self.points or 0.0
+
+    @property
     def text(self) -> str:
         """``1 point`` or ``10 % of the training gain``."""
         if self.share is not None:

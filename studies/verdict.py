@@ -27,7 +27,7 @@ from studies.errors import StudyError
 from studies.margin import Margin
 from studies.records import Study
 from studies.regret import MIN_SEEDS, Contrast, contrast, estimate_noise, seeds_needed
-from studies.sentences import percent, points, ratio_list
+from studies.sentences import count, percent, points, ratio_list
 from studies.sequential import level_for_look
 from studies.several import named_apart
 
@@ -314,9 +314,9 @@ def _checks(
     if gain is None or low is None or limit is None:
         trained: dict[str, Any] = {"passed": None, "detail": "no untrained encoder was measured with the same seeds"}
     elif not math.isfinite(low):
-        trained = {"passed": False, "detail": f"by {points(gain)}, without a bound: too few seeds"}
+        trained = {"passed": False, "detail": f"it adds {points(gain)}, without a bound: too few seeds"}
     else:
-        trained = {"passed": low > limit, "detail": f"by {points(gain)} (at least {points(low)})"}
+        trained = {"passed": low > limit, "detail": f"it adds {points(gain)}, at least {points(low)}"}
     problems = [rung for rung in comparison.rungs if rung.problems]
     losses = {k: comparison.rungs[k].train_loss for k in (measured.default, *measured.others)}
     known = [loss for k, loss in losses.items() if loss is not None]
@@ -342,7 +342,7 @@ def _checks(
     }
     rungs = {
         "passed": complete,
-        "detail": f"{len(measured.others)} ratios beside the default"
+        "detail": f"{count(len(measured.others), 'ratio')} next to the default"
         if complete
         else "; ".join(row["excluded"]) or "some seeds are missing",
     }
@@ -361,8 +361,8 @@ def _decide(
     if trained is False:
         detail = checks[0]["detail"]
         return "uninformative", (
-            f"training does not beat an untrained encoder by more than the margin ({detail}), so that no ratio can be "
-            "told from another; train longer (--steps), use smaller patches (--patch-sizes) or more images"
+            f"training does not clearly beat an untrained encoder: {detail}, which is not above the margin, so that no "
+            "ratio can be told from another; train longer (--steps), use smaller patches (--patch-sizes) or more images"
         )
     if learned is False:
         return "uninformative", (

@@ -422,7 +422,7 @@ def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict
             "explore": {"planned": plan.trials, "seeds": []},
             "confirm": {"planned": None, "seeds": list(plan.seeds)},
         },
-        "margin": plan.options.confirm.margin,
+        "margin": Margin.parse(plan.options.confirm.margin).value,
         "alpha": plan.alpha,
         "looks": {"seeds_per_round": len(plan.seeds), "rounds": plan.rounds} if plan.rounds > 1 else None,
         "ladder": distinct_ladder(plan),

@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from studies.margin import Margin
 from studies.records import Study
 from studies.report.pictures import Gallery
-from studies.sentences import duration, points
+from studies.sentences import duration
 
 RESOURCES = {
     "concurrent": "trials at once", "max_concurrent": "trials at once", "threads": "threads per worker",
@@ -69,7 +70,7 @@ def how_it_was_run(study: Study) -> Run:
         "search": plan.get("search"),
         **{f"phase {name}": _phase_text(phase) for name, phase in (plan.get("phases") or {}).items()},
         "epochs per trial": plan.get("epochs"),
-        "margin": None if margin is None else f"{points(margin)} of accuracy, fixed beforehand",
+        "margin": None if margin is None else f"{Margin.parse(margin).text}, fixed beforehand",
         "trial time in all": None if seconds is None else duration(seconds),
         "device": plan.get("device") or _distinct(study, "device"),
         "resources": _compact(_named(plan.get("resources"))),

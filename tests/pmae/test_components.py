@@ -23,7 +23,7 @@ from pmae.components import PrincipalComponents, cached_components
 from pmae.data.imageset import ImageSet
 from pmae.decomposition import symmetric_eigen
 from pmae.errors import ConfigError, DataError
-from pmae.moments import PixelMoments, TrainingImages
+from pmae.moments import STD_FLOOR, PixelMoments, TrainingImages
 
 DIGITS = (load_digits().images * 15.9375).astype(np.uint8)[..., None]
 
