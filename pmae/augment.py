@@ -1,7 +1,10 @@
 """Random resized crop and horizontal flip of a whole batch of tensors, on the device that trains.
 
 A crop that is resized is two small matrix products per image (rows, then columns), whose matrices hold Pillow's
-antialiased bicubic weights; results agree with torchvision's transforms on PIL images to within one level.
+antialiased bicubic weights. Against torchvision's transforms on PIL images, at least 99.5 % of the pixels are equal and
+none differs by more than 2 of 255 levels; 2 occurs in fewer than 1 of 20,000 (measured on noise, smooth and binary
+images of 8 to 96 px). Pillow computes with fixed-point weights: a value near a half can round the other way in the
+first pass, and its error can grow by one level in the second.
 """
 
 from __future__ import annotations

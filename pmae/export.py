@@ -1,8 +1,15 @@
 """Encoders on disk: weights under timm's names, pixel statistics, and a JSON that says what they are.
 
-A folder holds ``encoder.safetensors`` (loads strictly into a timm ``VisionTransformer``),
-``standardisation.safetensors`` (``mean`` and ``std``, (C, H, W), uint8 units) and ``encoder.json`` (shapes, settings,
-versions, SHA-256 of both). Nothing is ever unpickled. Whole models, decoder included, are ``saved_model``'s.
+A folder holds ``encoder.safetensors``, ``standardisation.safetensors`` (``mean`` and ``std``, (C, H, W), uint8 units)
+and ``encoder.json`` (shapes, settings, versions, SHA-256 of both, and under ``timm`` the arguments of
+``timm.create_model`` for a model that takes the weights strictly and gives the same features). Nothing is ever
+unpickled. For whole models, decoder included, see ``saved_model``.
+
+Without this package, from the files alone::
+
+    arguments = json.load(open("encoder.json"))["timm"]
+    model = timm.create_model(**arguments)
+    model.load_state_dict(safetensors.torch.load_file("encoder.safetensors"))
 """
 
 from __future__ import annotations
@@ -23,15 +30,18 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from pmae.config import ModelConfig, PretrainConfig
+from pmae.config import ENCODER_PRESETS, ModelConfig, PretrainConfig
 from pmae.encoder import Encoder, build_vit
 from pmae.errors import ConfigError, DataError
 from pmae.files import replacing
 from pmae.probes.features import as_encoder, extract_features
 
-__all__ = ["extract_features", "load_encoder", "save_encoder", "to_timm"]
+__all__ = ["extract_features", "load_encoder", "save_encoder", "timm_state_dict", "to_timm"]
 
 FORMAT, FORMAT_VERSION = "pmae-encoder", 1
+TIMM_POOLS = {"cls": "token", "mean": "avg"}
+# Where timm's VisionTransformer puts its last normalization by default: `norm` on tokens, or `fc_norm` on features.
+NORM_BEFORE_POOL, NORM_AFTER_POOL = ("token", ""), ("avg", "avgmax", "max")
 DESCRIPTION, WEIGHTS, STATISTICS = "encoder.json", "encoder.safetensors", "standardisation.safetensors"
 
 
@@ -71,6 +81,7 @@ def save_encoder(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "model": dataclasses.asdict(model),
+        "timm": timm_arguments(model),
         "config": config.to_dict() if isinstance(config, PretrainConfig) else None,
         "data": None if images is None else describe_images(images),
         "sha256": files,
@@ -105,8 +116,56 @@ def to_timm(folder: str | os.PathLike[str]) -> VisionTransformer:
         DataError: As for :func:`load_encoder`.
     """
     encoder = load_encoder(folder)
-    encoder.vit.global_pool = "avg" if encoder.pool == "mean" else "token"
+    encoder.vit.global_pool = TIMM_POOLS[encoder.pool]  # type: ignore[assignment]
     return encoder.vit
+
+
+def timm_state_dict(folder: str | os.PathLike[str], global_pool: str | None = None) -> dict[str, Tensor]:
+    """Weights that load strictly into ``timm.create_model(..., num_classes=0, global_pool=global_pool)``.
+
+    By default, timm normalizes before it takes the class token (``token``) or returns all tokens (an empty string),
+    but after averaging patch tokens (``avg``), with a layer that it calls ``fc_norm`` instead of ``norm``; the weights
+    are renamed accordingly. The encoder here normalizes before averaging, so the features of ``avg`` differ a little
+    from :meth:`Encoder.forward`. For equal features create the model with ``fc_norm=False``, as the arguments in
+    ``encoder.json`` do, and load the weights for ``token``: they need no renaming.
+
+    Args:
+        folder: What :func:`save_encoder` wrote.
+        global_pool: timm's name: ``token``, ``avg``, ``avgmax``, ``max`` or an empty string; None is the encoder's.
+
+    Raises:
+        ConfigError: A pooling with weights of its own (``map``), or an unknown one.
+        DataError: As for :func:`load_encoder`.
+    """
+    encoder = load_encoder(folder)
+    global_pool = TIMM_POOLS[encoder.pool] if global_pool is None else global_pool
+    if global_pool not in (*NORM_BEFORE_POOL, *NORM_AFTER_POOL):
+        allowed = ", ".join(repr(name) for name in (*NORM_BEFORE_POOL, *NORM_AFTER_POOL))
+        raise ConfigError(f"global_pool is {global_pool!r}; allowed are {allowed}: others have weights of their own")
+    weights = {name: tensor.detach().clone() for name, tensor in encoder.vit.state_dict().items()}
+    if global_pool in NORM_AFTER_POOL:
+        weights = {f"fc_{name}" if name.startswith("norm.") else name: tensor for name, tensor in weights.items()}
+    return weights
+
+
+def timm_arguments(model: ModelConfig) -> dict[str, Any] | None:
+    """Arguments of ``timm.create_model`` for the encoder; None for overlapping patches, which timm does not have."""
+    if model.patch_stride != model.patch_size:
+        return None
+    own = model.encoder is None or model.encoder in ENCODER_PRESETS
+    arguments: dict[str, Any] = {
+        "model_name": "vit_tiny_patch16_224" if own else model.encoder,
+        "img_size": model.image_size,
+        "patch_size": model.patch_size,
+        "in_chans": model.channels,
+        "num_classes": 0,
+        "global_pool": TIMM_POOLS[model.pool],
+        "fc_norm": False,
+    }
+    if own:
+        arguments |= {"embed_dim": model.width, "depth": model.depth, "num_heads": model.heads}
+        arguments["mlp_ratio"] = model.mlp_ratio
+    return arguments
 
 
 def describe_images(images: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import safetensors.torch
+import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
@@ -17,7 +18,7 @@ from pmae.config import ModelConfig, PretrainConfig
 from pmae.data import load_images
 from pmae.encoder import Encoder, build_vit
 from pmae.errors import ConfigError, DataError
-from pmae.export import load_encoder, save_encoder, to_timm
+from pmae.export import load_encoder, save_encoder, timm_state_dict, to_timm
 
 SHAPE = {"image_size": 16, "channels": 3, "width": 24, "depth": 2, "heads": 3, "mlp_ratio": 2.0}
 
@@ -54,6 +55,49 @@ def test_the_weights_load_strictly_into_a_plain_timm_model(tmp_path, images):
     ).eval()
     plain.load_state_dict(safetensors.torch.load_file(tmp_path / "encoder.safetensors"), strict=True)
     assert torch.allclose(plain(encoder.standardise(images)), encoder.encode(images), atol=1e-6)
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+@pytest.mark.parametrize("settings", [{}, {"position": "sincos"}, {"encoder": "vit_small_patch14_dinov2"}])
+def test_the_files_alone_rebuild_the_encoder_in_timm(tmp_path, images, pool, settings):
+    if "encoder" in settings:
+        config = ModelConfig(image_size=16, channels=3, patch_size=4, **settings)
+    else:
+        config = ModelConfig(**{**SHAPE, "patch_size": 4, **settings})
+    encoder = Encoder(build_vit(config), torch.zeros(3, 16, 16), torch.full((3, 16, 16), 255.0), pool).eval()
+    save_encoder(encoder, tmp_path, config=config)
+    model = timm.create_model(**json.loads((tmp_path / "encoder.json").read_text())["timm"]).eval()
+    model.load_state_dict(safetensors.torch.load_file(tmp_path / "encoder.safetensors"), strict=True)
+    assert torch.allclose(model(encoder.standardise(images)), encoder.encode(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("global_pool", ["token", "avg", "", "max", None])
+def test_weights_load_strictly_whatever_timm_pools(tmp_path, images, global_pool):
+    encoder = make_encoder("mean", patch_size=4)
+    with torch.no_grad():
+        encoder.vit.norm.weight.uniform_(0.5, 2)
+    save_encoder(encoder, tmp_path)
+    pool = "avg" if global_pool is None else global_pool
+    plain = VisionTransformer(
+        img_size=16, patch_size=4, in_chans=3, num_classes=0, embed_dim=24, depth=2, num_heads=3, mlp_ratio=2.0,
+        global_pool=pool,
+    ).eval()  # fmt: skip
+    plain.load_state_dict(timm_state_dict(tmp_path, global_pool), strict=True)
+    x = encoder.standardise(images)
+    got = plain(x)
+    if pool == "token":
+        assert torch.allclose(got, encoder.features(x)["cls"], atol=1e-5)
+    elif pool == "":
+        assert torch.allclose(got, encoder.tokens(x), atol=1e-5)
+    elif pool == "avg":  # timm averages before it normalizes: close to ours, not equal
+        assert torch.nn.functional.cosine_similarity(got, encoder.features(x)["mean"]).min() > 0.9
+
+
+def test_poolings_that_need_other_weights_are_refused(tmp_path):
+    save_encoder(make_encoder(patch_size=8, patch_stride=4), tmp_path)
+    assert json.loads((tmp_path / "encoder.json").read_text())["timm"] is None, "timm has no overlapping patches"
+    with pytest.raises(ConfigError, match="global_pool is 'map'; allowed are 'token', '', 'avg'"):
+        timm_state_dict(tmp_path, "map")
 
 
 def test_a_timm_encoder_whose_shape_is_not_all_needs_its_config(tmp_path, images):
