@@ -250,12 +250,14 @@ def _pair(
                 "the later row was used"
             )
         cells[_arm(row)][row["seed"]] = row
+    attempted: dict[Arm, set[int]] = defaultdict(set)
+    for row in rows:
+        attempted[_arm(row)].add(row["seed"])
     left_out, rungs = [], []
     for arm in tried:
-        attempted = len({row["seed"] for row in rows if _arm(row) == arm})
-        count = len(cells.get(arm, ()))
-        if count < LEAST_SEEDS or count < attempted / 2:
-            left_out.append(f"ratio {arm.ratio:g} has {count} usable seeds of {attempted} and is left out")
+        count, asked = len(cells.get(arm, ())), len(attempted[arm])
+        if count < LEAST_SEEDS or count < asked / 2:
+            left_out.append(f"ratio {arm.ratio:g} has {count} usable seeds of {asked} and is left out")
         else:
             rungs.append(_rung(arm, list(cells[arm].values())))
     warnings += [f"{label}: {reason}" for reason in left_out]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import ndtr, ndtri, polygamma, stdtrit
+from scipy.special import chdtri, ndtr, ndtri, polygamma, stdtrit
 
 MIN_SEEDS = 2
 MAX_SEEDS = 1_000
@@ -147,40 +147,57 @@ def seeds_needed(differences: Sequence[Contrast], margin: float, alpha: float) -
     scale = np.array([c.error * math.sqrt(c.seeds) for c in known])
     have = max(c.seeds for c in known)
     per_seed = np.array([c.freedom / max(c.seeds - 1, 1) for c in known])
-    for total in range(have + 1, MAX_SEEDS + 1):
+
+    def settles(total: int) -> bool:
         freedom = per_seed * (total - 1)
-        reach = (stdtrit(freedom, 1 - alpha) + ndtri(CHANCE)) * scale / math.sqrt(total)
-        strict = np.array([dunnett_critical_value(max(f, 1.0), len(known), alpha) for f in freedom[:1]])
-        low = estimates - (strict[0] + ndtri(CHANCE)) * scale / math.sqrt(total)
-        if (estimates + reach).max() < margin or low.max() > margin:
-            return total - have
-    return None
+        root = math.sqrt(total)
+        high = estimates + (stdtrit(freedom, 1 - alpha) + ndtri(CHANCE)) * scale / root
+        if high.max() < margin:
+            return True
+        strict = dunnett_critical_value(max(float(freedom.min()), 1.0), len(known), alpha)
+        return bool((estimates - (strict + ndtri(CHANCE)) * scale / root).max() > margin)
 
-
-@functools.lru_cache(maxsize=4096)
-def _dunnett(freedom: float, family: int, alpha: float) -> float:
-    nodes, weights = np.polynomial.hermite_e.hermegauss(48)
-    weights = weights / weights.sum()
-    if math.isinf(freedom):
-        scale = np.ones(1)
-    else:
-        from scipy.special import chdtri
-
-        scale = np.sqrt(chdtri(freedom, 1 - (np.arange(96) + 0.5) / 96) / freedom)
-
-    def miss(value: float) -> float:
-        inside = ndtr(math.sqrt(2) * value * scale[:, None] - nodes) ** family @ weights
-        return 1 - float(inside.mean()) - alpha
-
-    return float(brentq(miss, 0.0, 400.0, xtol=1e-4))
+    enough = have + 1
+    while not settles(enough):  # both bounds tighten with every seed, so that doubling and bisection find the first
+        if enough >= MAX_SEEDS:
+            return None
+        enough = min(2 * enough, MAX_SEEDS)
+    too_few = max(enough // 2, have)
+    while enough - too_few > 1:
+        middle = (enough + too_few) // 2
+        enough, too_few = (middle, too_few) if settles(middle) else (enough, middle)
+    return enough - have
 
 
 def dunnett_critical_value(freedom: float, family: int, alpha: float) -> float:
     """One-sided critical value of ``family`` contrasts that share one reference (Dunnett 1955), equal variances."""
     if family == 1:
         return float(stdtrit(freedom, 1 - alpha))
-    rounded = math.inf if freedom > 500 else round(freedom, 1)
-    return _dunnett(rounded, family, round(alpha, 6))
+    # The value hardly depends on many degrees of freedom; few distinct ones keep the cache small.
+    rounded = round(freedom, 1) if freedom < 20 else float(round(freedom)) if freedom < 100 else round(freedom, -1)
+    return _dunnett(math.inf if freedom > 500 else rounded, family, round(alpha, 6))
+
+
+@functools.lru_cache(maxsize=4096)
+def _dunnett(freedom: float, family: int, alpha: float) -> float:
+    nodes, weights = _normal_nodes()
+    scale = np.ones(1)
+    if math.isfinite(freedom):
+        scale = np.sqrt(chdtri(freedom, 1 - (np.arange(96) + 0.5) / 96) / freedom)
+
+    def miss(value: float) -> float:
+        inside = ndtr(math.sqrt(2) * value * scale[:, None] - nodes) ** family @ weights
+        return 1 - float(inside.mean()) - alpha
+
+    # Between no correction and Bonferroni's, with room for the error of the quadrature.
+    low, high = (float(stdtrit(min(freedom, 1e9), 1 - level)) for level in (1.1 * alpha, 0.9 * alpha / family))
+    return float(brentq(miss, low, high, xtol=1e-4))
+
+
+@functools.cache
+def _normal_nodes() -> tuple[np.ndarray, np.ndarray]:
+    nodes, weights = np.polynomial.hermite_e.hermegauss(48)
+    return nodes, weights / weights.sum()
 
 
 def _two_way_residuals(values: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

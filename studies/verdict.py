@@ -26,7 +26,7 @@ from studies.comparisons import SAME_SHARE, Comparison, Rung, collect, confirmed
 from studies.errors import StudyError
 from studies.margin import Margin
 from studies.records import Study
-from studies.regret import MIN_SEEDS, Contrast, contrast, estimate_noise, seeds_needed
+from studies.regret import MIN_SEEDS, Contrast, Noise, contrast, estimate_noise, seeds_needed
 from studies.sentences import count, percent, points, ratio_list
 from studies.sequential import level_for_look
 from studies.several import named_apart
@@ -151,6 +151,7 @@ class _Measured:
 
     default: int
     others: tuple[int, ...]
+    noise: Noise  # of the default's column and those of the others, in this order
     differences: dict[int, Contrast]  # rung minus default
     excesses: dict[int, Contrast]  # what must be below the margin (points) or below 0 (share)
     gains: dict[int, Contrast]  # rung minus untrained encoder; empty without that control
@@ -162,7 +163,9 @@ def _judge_comparison(comparison: Comparison, ratio: float, rules: _Rules) -> di
     others = tuple(k for k in range(len(comparison.rungs)) if k != default and k not in _twins(comparison.rungs, ratio))
     row = _blank_row(comparison, ratio, default, others, rules, excluded)
     if default is None:
-        return row | {"reason": f"the default {ratio:g} has too few usable trials"}
+        return row | {
+            "reason": f"the default {ratio:g} has too few usable trials; at least {MIN_SEEDS} seeds are needed"
+        }
     if not others:
         return row | {"reason": "no other ratio was confirmed"}
     measured = _measure(comparison, default, others, rules.margin)
@@ -226,9 +229,9 @@ def _twins(rungs: Sequence[Rung], ratio: float) -> set[int]:
 
 def _measure(comparison: Comparison, default: int, others: tuple[int, ...], margin: Margin) -> _Measured:
     table, untrained = comparison.test, comparison.controls.get("untrained")
-    noise = estimate_noise(table[:, [default, *others]])
     place = {k: i for i, k in enumerate((default, *others))}
     chosen = table[:, [default, *others]]
+    noise = estimate_noise(chosen)
     differences = {k: contrast(chosen, noise, {place[k]: 1.0, 0: -1.0}) for k in others}
     excesses, gains = differences, {}
     if untrained is not None:
@@ -240,7 +243,7 @@ def _measure(comparison: Comparison, default: int, others: tuple[int, ...], marg
             excesses = {
                 k: contrast(joined, wide, {place[k]: kept, last: margin.share, 0: -1.0}) for k in others
             }  # fmt: skip
-    return _Measured(default, others, differences, excesses, gains)
+    return _Measured(default, others, noise, differences, excesses, gains)
 
 
 def _numbers(comparison: Comparison, measured: _Measured, rules: _Rules, ratio: float) -> dict[str, Any]:
@@ -275,8 +278,7 @@ def _numbers(comparison: Comparison, measured: _Measured, rules: _Rules, ratio: 
 
 def _rung_rows(comparison: Comparison, measured: _Measured, rules: _Rules) -> list[dict[str, Any]]:
     table, columns = comparison.test, (measured.default, *measured.others)
-    noise = estimate_noise(table[:, columns])
-    chosen = table[:, columns]
+    chosen, noise = table[:, columns], measured.noise
     rows = []
     for place, k in enumerate(columns):
         rung, difference = comparison.rungs[k], measured.differences.get(k)
@@ -290,7 +292,7 @@ def _rung_rows(comparison: Comparison, measured: _Measured, rules: _Rules) -> li
                 "nominal_ratio": rung.arm.ratio,
                 "seeds": int(np.isfinite(table[:, k]).sum()),
                 "accuracy": float(np.nanmean(table[:, k])),
-                "difference": None if difference is None else difference.estimate,
+                "difference": difference.estimate if difference is not None and difference.seeds else None,
                 "low": _bound(difference, lambda c: c.lower(rules.level(c.seeds))),
                 "high": _bound(difference, lambda c: c.upper(rules.level(c.seeds))),
                 "may_be_best": all(c.lower(rules.level(c.seeds), len(rivals)) <= 0 for c in rivals),

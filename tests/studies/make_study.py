@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from studies.records import StudyWriter
+from studies.records import StudyWriter, read_study
+from studies.verdict import judge
 
 LADDERS = {"pmae": (0.05, 0.1, 0.2, 0.35, 0.55, 0.75, 0.9), "mae": (0.25, 0.5, 0.75, 0.875)}
 DEFAULTS = {"pmae": 0.2, "mae": 0.75}
@@ -63,7 +64,7 @@ def make_study(
     if samples:
         np.savez(folder / "samples.npz", **_samples())
     if judged:
-        (folder / "verdict.json").write_text(json.dumps(verdict_of(confirmed, name)))
+        (folder / "verdict.json").write_text(json.dumps(judge(read_study(folder)).to_dict()))
     return folder
 
 
@@ -82,81 +83,6 @@ def control(dataset: str, method: str, patch_size: int, seed: int) -> dict[str, 
     row |= {"method": method, "phase": "control", "trial_id": f"control-{method}-s{seed}", "epochs": 0}
     row |= {"val_linear": value, "test_linear": value, "val_knn": value, "test_knn": value, "seconds": 0.6}
     return row | ({"patch_size": None, "patch_stride": None} if method == "pixels" else {})
-
-
-def verdict_of(confirmed: Sequence[dict[str, Any]], study: str) -> dict[str, Any]:
-    """A verdict in the shape of schema version 2, by plain paired t bounds: enough to show, not to believe."""
-    rows = []
-    for method, kind in (("pmae", "default"), ("mae", "mae_default")):
-        own = [row for row in confirmed if row["method"] == method]
-        if own:
-            rows.append(_verdict_row(own, study, kind))
-    worst = max((row["ci_high"] for row in rows if row["ci_high"] is not None), default=None)
-    main = next((row for row in rows if row["kind"] == "default"), None)
-    answer = "No answer yet: no default was confirmed next to other ratios with at least two paired seeds."
-    if main is not None and main["regret"] is not None:
-        compared = ", ".join(f"{100 * ratio:.3g}" for ratio in main["ratios"][:-1])
-        answer = (
-            f"Masking 20 % {'holds up' if main['verdict'] == 'holds' else 'is not settled'} on {main['dataset']} "
-            f"(patch {main['patch_size']}): against {compared} and {100 * main['ratios'][-1]:.3g} % it loses at most "
-            f"{100 * main['ci_high']:.1f} points (95 % confidence, {main['seeds']} paired seeds). Training adds "
-            f"{100 * main['training_gain']:.1f} points to an untrained encoder."
-        )
-    return {
-        "schema_version": 2, "answer": answer, "alpha": 0.05, "rows": rows, "warnings": [],
-        "overall": {
-            "verdict": main["verdict"] if main else "inconclusive", "margin": MARGIN, "comparisons": len(rows),
-            "datasets": 1, "fails_on": [], "largest_ci_high": worst,
-        },
-    }  # fmt: skip
-
-
-def _verdict_row(own: Sequence[dict[str, Any]], study: str, kind: str) -> dict[str, Any]:
-    from scipy.special import stdtrit
-
-    method, ratios = own[0]["method"], sorted({row["ratio"] for row in own})
-    cells = np.array([[r["test_linear"] for r in own if r["ratio"] == ratio] for ratio in ratios])
-    seeds, place = cells.shape[1], ratios.index(DEFAULTS[method])
-    achieved = [float(np.mean([r["achieved_ratio"] for r in own if r["ratio"] == ratio])) for ratio in ratios]
-    means, best = cells.mean(axis=1), int(cells.mean(axis=1).argmax())
-    reach = float(stdtrit(max(seeds - 1, 1), 0.95)) / math.sqrt(seeds)
-    rungs, highs, lows = [], [], []
-    for i, ratio in enumerate(ratios):
-        difference = cells[i] - cells[place]
-        half = reach * difference.std(ddof=1) if seeds > 1 else None
-        middle = float(difference.mean())
-        low, high = (None, None) if i == place or half is None else (middle - half, middle + half)
-        lows, highs = [*lows, low or 0.0], [*highs, high or 0.0]
-        to_best = cells[best] - cells[i]
-        worst = float(to_best.mean() + (reach * to_best.std(ddof=1) if seeds > 1 else 0))
-        rungs.append({
-            "ratio": achieved[i], "achieved_sd": 0.01, "nominal_ratio": ratio, "seeds": seeds, "accuracy": means[i],
-            "difference": None if i == place else middle, "low": low, "high": high,
-            "may_be_best": bool(to_best.mean() - (reach * to_best.std(ddof=1) if seeds > 1 else 0) <= 0),
-            "regret_high": worst, "train_loss": 0.3 + 0.4 * ratio, "is_default": i == place,
-        })  # fmt: skip
-    high, low = (max(0.0, *highs), max(0.0, *lows)) if seeds > 1 else (None, None)
-    word = (
-        "inconclusive" if high is None or low is None or low <= MARGIN <= high else "fails" if low > MARGIN else "holds"
-    )
-    gain = float(means[best]) - CONTROLS["untrained"]
-    return {
-        "study": study, **{name: own[0][name] for name in ("dataset", "method", "strategy", "basis", "patch_size",
-        "patch_stride", "mask_unit")}, "kind": kind, "default_ratio": DEFAULTS[method],
-        "default_achieved": achieved[place], "ratios": [r for i, r in enumerate(achieved) if i != place],
-        "best_ratio": achieved[best], "regret": float(means[best] - means[place]) if seeds > 1 else None,
-        "ci_low": low, "ci_high": high, "margin": MARGIN, "margin_share": None, "alpha": 0.05, "verdict": word,
-        "seeds": seeds, "seeds_needed": 6 if word == "inconclusive" else None,
-        "reason": None if seeds > 1 else "1 paired seed; at least 2 are needed", "training_gain": gain,
-        "training_gain_low": gain - 0.013, **CONTROLS, "evaluation": "folds", "excluded": [],
-        "checks": [
-            {"name": "training beats the untrained encoder", "passed": True,
-             "detail": f"by {100 * gain:.1f} points (at least {100 * gain - 1.3:.1f})"},
-            {"name": "loss below predicting the mean", "passed": True, "detail": "largest final loss 0.66"},
-            {"name": "all rungs complete", "passed": True, "detail": f"{len(ratios)} rungs with {seeds} seeds"},
-        ],
-        "rungs": rungs,
-    }  # fmt: skip
 
 
 def trial(

@@ -59,8 +59,12 @@ def test_verdict_json_is_the_file_and_is_made_anew_when_missing_or_stale(
     own = shutil.copytree(digits, tmp_path / "digits-quick")
     judged = printed(capfd, "verdict", own, "--json")
     assert json.loads(judged) == judge(read_study(own), margin=0.01).to_dict()
-    (own / "verdict.json").write_text('{"answer": "kept", "rows": [], "overall": {}, "warnings": []}')
+    kept = {"schema_version": 2, "answer": "kept", "rows": [], "overall": {}, "warnings": []}
+    (own / "verdict.json").write_text(json.dumps(kept))
     assert json.loads(printed(capfd, "verdict", own, "--json"))["answer"] == "kept"
+    (own / "verdict.json").write_text(json.dumps(kept | {"schema_version": 1}))
+    assert printed(capfd, "verdict", own, "--json") == judged
+    (own / "verdict.json").write_text(json.dumps(kept))
     past = time.time() - 1000
     os.utime(own / "verdict.json", (past, past))
     assert printed(capfd, "verdict", own, "--json") == judged
@@ -68,8 +72,9 @@ def test_verdict_json_is_the_file_and_is_made_anew_when_missing_or_stale(
 
 def test_verdict_in_words_and_with_other_settings(digits: Path, capfd: Capture) -> None:
     assert "loses at most" in printed(capfd, "verdict", digits)
-    wide = json.loads(printed(capfd, "verdict", digits, "--margin", "0.2", "--json"))
-    assert {row["verdict"] for row in wide["rows"]} == {"holds"}
+    for margin, expected in (("0.06", "holds"), ("0.2", "uninformative")):  # training gains 7 points for MAE
+        wide = json.loads(printed(capfd, "verdict", digits, "--margin", margin, "--json"))
+        assert {row["verdict"] for row in wide["rows"]} == {expected}
     assert len(list(csv.DictReader(io.StringIO(printed(capfd, "verdict", digits, "--csv"))))) == len(wide["rows"])
 
 

@@ -24,10 +24,10 @@ from studies.records import HISTORY_SCHEMA, TRIAL_SCHEMA, StudyWriter, read_stud
 from studies.schema import VERSION_KEY
 
 CONTRACT = [
-    "study", "trial_id", "phase", "dataset", "method", "strategy", "ratio", "achieved_ratio", "patch_size",
-    "patch_stride", "mask_unit", "seed", "status", "error", "epochs", "val_linear", "test_linear", "val_knn",
-    "test_knn", "train_loss", "images_per_second", "seconds", "started_at", "config", "config_hash",
-    "code_version", "device", "versions",
+    "study", "trial_id", "phase", "dataset", "method", "strategy", "ratio", "achieved_ratio", "achieved_sd",
+    "patch_size", "patch_stride", "mask_unit", "seed", "status", "error", "epochs", "val_linear", "test_linear",
+    "val_knn", "test_knn", "evaluation", "train_loss", "objective", "training_problem", "images_per_second", "seconds",
+    "started_at", "config", "config_hash", "code_version", "device", "precision", "versions",
 ]  # fmt: skip
 
 
@@ -41,9 +41,9 @@ def row(number: int = 0, **more: Any) -> dict[str, Any]:
 def test_schemas_start_with_the_contracts_columns_in_order() -> None:
     assert TRIAL_SCHEMA.names[: len(CONTRACT)] == CONTRACT
     assert HISTORY_SCHEMA.names == [
-        "study", "trial_id", "seed", "epoch", "train_loss", "learning_rate", "images_per_second", "val_linear"
+        "study", "trial_id", "seed", "epoch", "train_loss", "objective", "learning_rate", "images_per_second"
     ]  # fmt: skip
-    assert TRIAL_SCHEMA.metadata[VERSION_KEY] == b"1"
+    assert TRIAL_SCHEMA.metadata[VERSION_KEY] == b"2"
 
 
 def test_a_row_is_in_the_arrow_file_as_soon_as_it_is_added(tmp_path: Path) -> None:
@@ -104,7 +104,11 @@ def test_the_later_row_of_a_trial_replaces_the_earlier(tmp_path: Path) -> None:
         ({"ratio": 20}, "fractions strictly between 0 and 1"),
         ({"val_linear": 59.0}, "not per cent"),
         ({"status": "finished"}, "done, pruned, diverged, failed, interrupted"),
-        ({"phase": "test"}, "explore, confirm"),
+        ({"phase": "test"}, "explore, confirm, control"),
+        ({"ratio": None}, "ratio is None; ratios are fractions"),
+        ({"phase": "control"}, "phase is 'control' and method is 'pmae'; controls have"),
+        ({"method": "untrained", "ratio": None}, "phase is 'confirm' and method is 'untrained'; controls have"),
+        ({"phase": "control", "method": "pixels"}, "ratio is 0.2 for the control 'pixels'; leave it out"),
         ({"seed": "one"}, "seed is 'one'"),
         ({"dataset": None}, "lacks dataset"),
     ],
@@ -115,6 +119,16 @@ def test_a_bad_row_is_refused_and_nothing_written(tmp_path: Path, change: dict[s
         with pytest.raises(StudyError, match=message):
             writer.add_trial(row(1) | change)
     assert read_study(tmp_path / "a").trials.num_rows == 1
+
+
+def test_controls_have_a_phase_of_their_own_and_no_ratio(tmp_path: Path) -> None:
+    control = {"phase": "control", "ratio": None}
+    with StudyWriter(tmp_path / "a") as writer:
+        writer.add_trials([row(0) | control | {"method": "untrained"}, row(1) | control | {"method": "pixels"}])
+    trials = read_study(tmp_path / "a").trials.to_pylist()
+    assert {(r["method"], r["phase"], r["ratio"]) for r in trials} == {
+        ("untrained", "control", None), ("pixels", "control", None)
+    }  # fmt: skip
 
 
 def test_large_tables_are_read_with_their_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +276,7 @@ def test_a_newer_version_is_explained_and_an_unknown_column_ignored(tmp_path: Pa
     more = table.append_column("later_invention", pa.array([1])).drop_columns(["metrics"])
     (tmp_path / "a").mkdir()
     path = tmp_path / "a" / "trials.arrow"
-    for version, message in ((b"2", "newer version"), (b"0", "versions start at 1")):
+    for version, message in ((b"3", "newer version"), (b"0", "versions start at 1")):
         feather.write_feather(more.replace_schema_metadata({VERSION_KEY: version}), path, compression="uncompressed")
         with pytest.raises(StudyError, match=message):
             read_study(tmp_path / "a")

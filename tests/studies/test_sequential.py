@@ -7,8 +7,10 @@ import pytest
 from scipy.stats import norm
 
 from studies.errors import StudyError
-from studies.regret import estimate, pair
+from studies.regret import contrast, estimate_noise
 from studies.sequential import alpha_spent, level_for_look
+from studies.verdict import Looks
+from tests.studies.tables import draw
 
 
 def test_one_look_spends_everything() -> None:
@@ -28,22 +30,32 @@ def test_all_looks_together_err_with_alpha_and_spend_as_planned(looks: int) -> N
     assert naive > 0.07  # what the correction is for
 
 
-def test_stopping_at_the_first_settled_look_keeps_both_errors() -> None:
-    margin, repeats, looks, each = 0.01, 300, 5, 2
-    rng = np.random.default_rng(5)
+@pytest.mark.parametrize(("seeds", "look"), [(1, 1), (4, 1), (5, 2), (8, 2), (12, 3), (20, 5), (99, 5)])
+def test_a_verdict_uses_the_level_of_the_round_that_its_seeds_complete(seeds: int, look: int) -> None:
+    assert Looks(4, 5).level(seeds, 0.05) == level_for_look(look, 5)
+    assert Looks(4, 1).level(seeds, 0.05) == pytest.approx(0.05)
+
+
+def test_stopping_at_the_first_settled_round_keeps_both_errors() -> None:
+    margin, repeats, rounds, each = 0.01, 300, 5, 2
+    rng, looks = np.random.default_rng(5), Looks(each, rounds)
     falsely, without_correction = {"holds": 0, "fails": 0}, 0
     for _ in range(repeats):
-        test = 0.8 + 0.05 * rng.standard_normal((looks * each, 1)) + 0.006 * rng.standard_normal((looks * each, 3))
-        test[:, 2] += margin
-        val = test + 0.003 * rng.standard_normal(test.shape)
-        ends = range(each, looks * each + 1, each)
-        found = [estimate(pair(val[:end], test[:end], resamples=100), 0) for end in ends]
-        without_correction += any(e.upper(0.05) < margin for e in found)
-        for look, e in enumerate(found, start=1):
-            level = level_for_look(look, looks)
-            if e.upper(level) < margin or e.lower(level) > margin:
-                falsely["holds" if e.upper(level) < margin else "fails"] += 1
-                break
+        table = draw(rng, [0, 0, margin], 0.006, rounds * each)
+        settled = {"plain": False, "corrected": ""}
+        for seeds in range(each, rounds * each + 1, each):
+            noise = estimate_noise(table[:seeds])
+            found = [contrast(table[:seeds], noise, {k: 1.0, 0: -1.0}) for k in (1, 2)]
+            settled["plain"] |= max(c.upper(0.05) for c in found) < margin
+            level = looks.level(seeds, 0.05)
+            if not settled["corrected"]:
+                if max(c.upper(level) for c in found) < margin:
+                    settled["corrected"] = "holds"
+                elif max(c.lower(level, 2) for c in found) > margin:
+                    settled["corrected"] = "fails"
+        without_correction += settled["plain"]
+        if settled["corrected"]:
+            falsely[settled["corrected"]] += 1
     most = repeats * 0.05 + 3.1 * np.sqrt(repeats * 0.05 * 0.95)
     assert max(falsely.values()) < most < without_correction
 

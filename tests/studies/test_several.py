@@ -11,6 +11,7 @@ import pytest
 from studies.judged import current_verdict
 from studies.records import read_studies, read_study
 from studies.report import write_report
+from studies.sequential import level_for_look
 from studies.several import datasets_apart
 from studies.verdict import judge
 from tests.studies.make_study import make_study
@@ -60,14 +61,24 @@ def test_bare_tables_without_a_study_column_take_the_folders_name(twins: list[Pa
     assert {row["study"] for row in judge(read_studies(folders)).rows} == {"bare0", "bare1"}
 
 
-def test_a_study_that_was_looked_at_often_keeps_its_corrected_level(twins: list[Path], tmp_path: Path) -> None:
+def test_a_study_planned_in_rounds_keeps_its_corrected_level(twins: list[Path], tmp_path: Path) -> None:
     own = shutil.copytree(twins[1], tmp_path / "digits")
-    before = judge(read_study(own), alpha=0.015).to_dict()
-    (own / "verdict.json").write_text(json.dumps(before))
-    again = current_verdict([read_study(own)], margin=0.02)
-    assert again["alpha"] == 0.015 and {row["alpha"] for row in again["rows"]} == {0.015}
-    assert again["rows"][0]["ci_high"] == before["rows"][0]["ci_high"]
-    assert current_verdict(read_studies([own, twins[0]]))["alpha"] == 0.015
+    plan = json.loads((own / "study.json").read_text()) | {"looks": {"seeds_per_round": 5, "rounds": 5}}
+    (own / "study.json").write_text(json.dumps(plan))
+    level = level_for_look(1, 5)
+    for verdict in (judge(read_study(own)).to_dict(), current_verdict([read_study(own)], margin=0.02)):
+        assert {row["alpha"] for row in verdict["rows"]} == {level} and verdict["alpha"] == 0.05
+    assert judge(read_study(own)).rows[0]["ci_high"] > judge(read_study(twins[1])).rows[0]["ci_high"]
+    assert {row["alpha"] for row in current_verdict(read_studies([own, twins[0]]))["rows"]} == {level}
+    assert f"{100 * (1 - level):.3g} % confidence" in write_report(own, tmp_path / "page.html").read_text()
+
+
+def test_a_study_planned_with_another_alpha_keeps_it(twins: list[Path], tmp_path: Path) -> None:
+    own = shutil.copytree(twins[1], tmp_path / "digits")
+    plan = json.loads((own / "study.json").read_text()) | {"alpha": 0.015}
+    (own / "study.json").write_text(json.dumps(plan))
+    for verdict in (judge(read_study(own)).to_dict(), current_verdict([read_study(own)], margin=0.02)):
+        assert verdict["alpha"] == 0.015 and {row["alpha"] for row in verdict["rows"]} == {0.015}
     assert "98.5 % confidence" in write_report(own, tmp_path / "page.html").read_text()
 
 
@@ -79,3 +90,8 @@ def test_studies_planned_with_other_margins_are_named(tmp_path: Path) -> None:
     said = "two was planned with margin 0.03 and is judged with 0.01, as one was"
     assert said in current_verdict(studies)["warnings"]
     assert not any("planned with margin" in w for w in current_verdict(studies, margin=0.02)["warnings"])
+
+
+def test_a_study_can_be_judged_again_with_a_margin_in_per_cent(twins: list[Path]) -> None:
+    (main, *_) = current_verdict([read_study(twins[1])], margin="10%")["rows"]
+    assert main["margin_share"] == 0.1 and main["margin"] == pytest.approx(0.1 * main["training_gain"])
