@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from studies.errors import StudyError
-from studies.sentences import percent, points
+from studies.sentences import percent, points, verdict_word
 from studies.sequential import level_for_look
 from studies.verdict import Looks, Verdict, judge
 from tests.studies.tables import DEFAULT, LADDER, Rows, as_table, change, control_rows, draw, study_rows, trial_rows
@@ -159,7 +159,8 @@ def test_a_study_whose_ladder_is_planned_is_judged_against_it() -> None:
 def test_a_clear_failure_stands_though_a_rung_is_missing() -> None:
     rows = change(study_rows(better_at(0.55, 0.05)), 0.9, SEEDS, status="failed", **LOST)
     row = judged(rows)
-    assert row["verdict"] == "fails" and "ratio 0.9 has 0 usable seeds of 5 and is left out" in row["excluded"]
+    assert (row["verdict"], verdict_word(row)) == ("fails", "fails")
+    assert "ratio 0.9 has 0 usable seeds of 5 and is left out" in row["excluded"]
 
 
 def test_a_table_without_any_noise_never_settles() -> None:
@@ -173,6 +174,14 @@ def test_a_table_without_any_noise_never_settles() -> None:
 def test_a_control_of_other_data_or_another_shape_does_not_count(patch: dict[str, Any]) -> None:
     row = judged(change(FLAT, None, SEEDS, **patch))
     assert row["verdict"] == "inconclusive" and row["training_gain"] is None
+
+
+def test_a_control_that_was_evaluated_otherwise_does_not_count() -> None:
+    folds = [row | {"evaluation": "folds"} for row in FLAT]
+    assert judged(folds)["verdict"] == "holds"
+    verdict = judge(as_table(change(folds, None, SEEDS, evaluation="split")))
+    assert verdict.rows[0]["verdict"] == "inconclusive" and verdict.rows[0]["training_gain"] is None
+    assert "5 controls have another evaluation than the trials (folds) and are left out" in "".join(verdict.warnings)
 
 
 def test_raw_pixels_are_recorded_but_do_not_stand_in_for_the_untrained_encoder() -> None:
