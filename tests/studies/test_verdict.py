@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from studies.errors import StudyError
+from studies.regret import dunnett_critical_value
 from studies.sentences import percent, points, verdict_word
 from studies.sequential import level_for_look
 from studies.verdict import Looks, Verdict, judge
@@ -248,6 +249,29 @@ def test_a_margin_in_per_cent_is_the_linear_contrast_done_by_hand() -> None:
         assert row["margin_share"] == share and row["margin"] == pytest.approx(share * (gain + max(gap, 0)))
         outcomes.add(row["verdict"])
     assert outcomes == {"holds", "inconclusive", "fails"}
+
+
+@pytest.mark.parametrize("rows", [study_rows(sd=0.006), study_rows(better_at(0.55, 0.04), sd=0.006)])
+def test_verdicts_change_exactly_where_the_margin_passes_a_bound(rows: Rows) -> None:
+    low, high = (judged(rows)[name] for name in ("ci_low", "ci_high"))
+    assert judged(rows, margin=high + 1e-6)["verdict"] == "holds"
+    assert judged(rows, margin=high - 1e-6)["verdict"] == "inconclusive"
+    if low > 0:
+        assert judged(rows, margin=low + 1e-6)["verdict"] == "inconclusive"
+        assert judged(rows, margin=low - 1e-6)["verdict"] == "fails"
+
+
+def test_bounds_of_a_row_are_students_and_dunnetts_done_by_hand() -> None:
+    seeds, gap = 5, 0.05
+    noise = latin_rows(seeds, 0.0, 0.0)[0] - 0.6
+    accuracies = 0.8 + noise + np.array([0, gap, 0, 0, 0])
+    (row,) = judge(as_table(trial_rows(accuracies, (0.2, 0.35, 0.55, 0.75, 0.9)))).rows
+    residuals = noise - noise.mean(0) - noise.mean(1, keepdims=True) + noise.mean()
+    freedom = (seeds - 1) ** 2
+    error = math.sqrt(2 * (residuals**2).sum() / freedom / seeds)
+    assert row["regret"] == pytest.approx(gap)
+    assert row["ci_high"] == pytest.approx(gap + stats.t.ppf(0.95, freedom) * error)
+    assert row["ci_low"] == pytest.approx(gap - dunnett_critical_value(freedom, 4, 0.05) * error)
 
 
 def test_a_margin_in_per_cent_needs_the_untrained_control() -> None:
