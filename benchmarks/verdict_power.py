@@ -1,135 +1,192 @@
 """How often a verdict errs and how often it settles, by simulation: ``python benchmarks/verdict_power.py``.
 
-Writes ``benchmarks/results/verdict_power.json``. Every curve has a true regret of the default that is stated in
-margins; noise is stated as the standard deviation of one accuracy in margins. At a true regret of 1 both *holds* and
-*fails* are false; below it *fails* is false and *holds* is right; above it the other way round. On flat curves the
-mean regret must be 0, and the naive "best minus default" shows what cross-fitting is for. Every cell draws from a
-stream of its own.
+Runs whole studies through ``tune.simulate``, which plans, confirms and judges as a real study does, with a function of
+known truth in place of training. Every study confirms PMAE's default ladder on digits: a fixed number of seeds, or in
+rounds until the verdict is settled. Writes ``benchmarks/results/verdict_power.json`` and prints a Markdown table.
+
+All numbers are points of accuracy. A truth is scaled so that the best rung beats the default by its *regret*, except
+where the peak is between two rungs: no ladder sees it. At a regret of 1, the margin, *holds* and *fails* are both
+false. The untrained encoder scores 15 points less, except where nothing is gained; there every verdict but
+*uninformative* is false.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
-import platform
-import subprocess
+import functools
+import math
+import time
 import zlib
-from collections.abc import Callable
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy
+from measuring import RESULTS, describe_machine, write_result
 
-from studies.regret import estimate, pair
+from studies.verdict import VERDICTS
+from tune.options import ConfirmOptions, SearchOptions, StudyOptions
+from tune.simulation import simulate
 
-MARGIN = 0.01
-ALPHA = 0.05
-SEEDS = (5, 10, 20)
-ARMS = 6
-OUTPUT = Path(__file__).parent / "results" / "verdict_power.json"
-Noise = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+MARGIN, DEFAULT = 0.01, 0.2
+LADDER = (0.05, 0.1, 0.2, 0.35, 0.55, 0.75, 0.9)
+LEVEL, UNTRAINED = 0.75, 0.60
+SEED_SD = 1.0  # points that a seed is better or worse at every ratio alike
+TEST_IMAGES = 359
+COLUMNS = ("holds", "fails", "uninformative", "inconclusive")
+Curve = Callable[[float], float]
 
-# Unit variance, mean 0. "skewed" has a long tail of bad runs.
-NOISES: dict[str, Noise] = {
-    "normal": lambda rng, shape: rng.standard_normal(shape),
-    "skewed": lambda rng, shape: 1 - rng.exponential(size=shape),
+
+def flat(ratio: float) -> float:
+    """No ratio matters."""
+    return 0.0
+
+
+def levelling_off(ratio: float) -> float:
+    """Best at 0.05, ever flatter towards larger ratios."""
+    return math.exp(-(ratio - 0.05) / 0.15)
+
+
+def rising(ratio: float) -> float:
+    """A line: best at 0.9."""
+    return ratio
+
+
+def peak(place: float, width: float) -> Curve:
+    """A bump of standard deviation ``width``."""
+    return lambda ratio: math.exp(-0.5 * ((ratio - place) / width) ** 2)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the simulated accuracies come from.
+
+    Attributes:
+        name: In the table.
+        curve: Accuracy over the ratio, up to a factor.
+        regret: Points that the best ratio is better than the default.
+        sd: Standard deviation of a single run in points, without the part that a seed's runs share.
+        tilt: The deviation grows from ``sd * (1 - tilt)`` at ratio 0 to ``sd * (1 + tilt)`` at 1.
+        images: Accuracies are multiples of 1 over this number; None leaves them as they are.
+        gain: Points that training adds to the untrained encoder.
+    """
+
+    name: str
+    curve: Curve
+    regret: float
+    sd: float = 0.8
+    tilt: float = 0.0
+    images: int | None = None
+    gain: float = 15.0
+
+    def mean(self, ratio: float) -> float:
+        """True accuracy, a fraction, as if the ratios between the rungs were part of the ladder."""
+        return LEVEL + self._scale * (self.curve(ratio) - self.curve(DEFAULT))
+
+    @functools.cached_property
+    def _scale(self) -> float:
+        span = max(self.curve(k / 1000) for k in range(50, 901)) - self.curve(DEFAULT)
+        return self.regret * MARGIN / span if span > 0 else 0.0
+
+
+TRUTHS = (
+    Truth("flat", flat, 0, 0.6),
+    Truth("flat", flat, 0),
+    Truth("flat, accuracies of 359 images", flat, 0, images=TEST_IMAGES),
+    Truth("levelling off from .05", levelling_off, 1),
+    Truth("levelling off from .05", levelling_off, 3),
+    Truth("rising", rising, 1),
+    Truth("rising", rising, 3),
+    Truth("peak at .35", peak(0.35, 0.15), 1),
+    Truth("peak at .55", peak(0.55, 0.25), 1),
+    Truth("peak at .55", peak(0.55, 0.25), 3),
+    Truth("peak at .55, accuracies of 359 images", peak(0.55, 0.25), 1, images=TEST_IMAGES),
+    Truth("peak at .55, noise grows with the ratio", peak(0.55, 0.25), 1, tilt=0.6),
+    Truth("levelling off from .05, noise falls with the ratio", levelling_off, 1, tilt=-0.6),
+    Truth("narrow peak at .45, between rungs", peak(0.45, 0.04), 2),
+    Truth("nothing gained", flat, 0, gain=0.0),
+    Truth("nothing gained, ratios differ", peak(0.55, 0.25), 0.5, gain=0.0),
+)
+MODES = {
+    "5 seeds": ConfirmOptions(ladder=LADDER, confirm_seeds=5),
+    "10 seeds": ConfirmOptions(ladder=LADDER, confirm_seeds=10),
+    "until settled": ConfirmOptions(ladder=LADDER, confirm_seeds=4, until_settled=True),
 }
-# Accuracy of each arm above the default (arm 0), in true regrets.
-SHAPES = {
-    "one best": np.array([0, 0, 0, 0, 0, 1.0]),
-    "all better": np.array([0, 1, 1, 1, 1, 1.0]),
-    "peaked": np.array([0, 0.6, 0.9, 1, 0.7, 0.2]),
-}
-SPREADS = {
-    "equal": np.ones(ARMS),
-    "best noisiest": np.linspace(0.3, 2, ARMS),
-    "default noisiest": np.array([2, *[0.4] * (ARMS - 1)]),
-}
 
 
-def draw(
-    rng: np.random.Generator, noise: Noise, seeds: int, means: np.ndarray, spread: np.ndarray, shared: float = 0.7
-) -> tuple[np.ndarray, np.ndarray]:
-    """(n, K) validation and test accuracies: a seed's own level, training noise that both splits share, sampling."""
-    shape = (seeds, len(means))
-    level, training = rng.standard_normal((seeds, 1)) * 2 * spread.mean(), noise(rng, shape)
-    val, test = (
-        means + level + spread * (np.sqrt(shared) * training + np.sqrt(1 - shared) * noise(rng, shape)) for _ in "vt"
-    )
-    return val, test
+class Simulated:
+    """Accuracies of one study; ``trials`` counts those that would have been trained."""
+
+    def __init__(self, truth: Truth, rng: np.random.Generator) -> None:
+        self.truth, self.rng, self.trials = truth, rng, 0
+        self.levels: dict[int, float] = {}
+
+    def __call__(
+        self, method: str, ratio: float | None, patch_size: int | None, seed: int, phase: str
+    ) -> Mapping[str, float]:
+        """Validation and test accuracy of one trial."""
+        truth = self.truth
+        if method == "pixels":
+            return {"val_linear": 0.95, "test_linear": 0.95}
+        if ratio is None:
+            mean, sd = LEVEL - truth.gain * MARGIN, truth.sd
+        else:
+            self.trials += 1
+            mean, sd = truth.mean(ratio), truth.sd * (1 + truth.tilt * (2 * ratio - 1))
+        level = self.levels.setdefault(seed, SEED_SD * self.rng.standard_normal())
+        values = mean + MARGIN * (level + sd * self.rng.standard_normal(2))
+        if truth.images:
+            values = np.round(values * truth.images) / truth.images
+        return {"val_linear": float(values[0]), "test_linear": float(values[1])}
 
 
-def rates(
-    noise: str, shape: str, spread: str, sd: float, regret: float, seeds: int, repeats: int, stream: int = 0
-) -> dict[str, Any]:
-    """Share of simulated verdicts that hold and fail, and the mean estimate, at ``regret`` margins."""
-    cell = f"{noise} {shape} {spread} {sd} {regret} {seeds} {stream}"
-    rng = np.random.default_rng(zlib.crc32(cell.encode()))
-    means, deviations = SHAPES[shape] * regret * MARGIN, SPREADS[spread] * sd * MARGIN
-    holds = fails = covered = 0
-    regrets, naive = [], []
-    for _ in range(repeats):
-        found = estimate(pair(*draw(rng, NOISES[noise], seeds, means, deviations)), 0)
-        low, high = found.lower(ALPHA), found.upper(ALPHA)
-        holds, fails = holds + (high < MARGIN), fails + (low > MARGIN)
-        covered += low <= regret * MARGIN <= high
-        regrets.append(found.regret / MARGIN)
-        naive.append(found.advantages.max() * np.sqrt(seeds) / (sd * MARGIN))
+def rates(truth: Truth, mode: str, repeats: int) -> dict[str, Any]:
+    """Share of ``repeats`` studies that reach each verdict, and how many trials they take."""
+    options = StudyOptions(search=SearchOptions(methods=("pmae",), search="none"), confirm=MODES[mode])
+    stream = zlib.crc32(f"{truth.name} {truth.regret} {truth.sd} {mode}".encode())
+    found: Counter[str] = Counter()
+    trials = []
+    for number in range(repeats):
+        objective = Simulated(truth, np.random.default_rng([stream, number]))
+        found[simulate(options, objective, seed=number).overall["verdict"]] += 1
+        trials.append(objective.trials)
+    assert set(found) <= set(VERDICTS)
     return {
-        "noise": noise, "shape": shape, "spread": spread, "sd": sd, "true_regret": regret, "seeds": seeds,
-        "repeats": repeats, "holds": holds / repeats, "fails": fails / repeats, "covered": covered / repeats,
-        "mean_regret": float(np.mean(regrets)), "error_of_mean": float(np.std(regrets) / np.sqrt(repeats)),
-        "naive_in_deviations": float(np.mean(naive)),
+        "truth": truth.name, "regret": truth.regret, "sd": truth.sd, "gain": truth.gain, "mode": mode,
+        "repeats": repeats, **{name: found[name] / repeats for name in COLUMNS}, "mean_trials": float(np.mean(trials)),
     }  # fmt: skip
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """One line for each truth and mode."""
+    head = ("truth", "regret", "sd", "seeds", *(f"{name}, %" for name in COLUMNS), "mean trials")
+    cells = [
+        (
+            row["truth"], f"{row['regret']:g}", f"{row['sd']:g}", row["mode"],
+            *(f"{100 * row[name]:.0f}" for name in COLUMNS), f"{row['mean_trials']:.0f}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *cells))
 
 
 def main() -> None:
-    """Run the grid and write it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=1000)
+    """Simulate every truth in every mode, write the rates and print them."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--repeats", type=int, default=400, help="studies for each line (default 400)")
     repeats = parser.parse_args().repeats
-    errors = [
-        rates(noise, shape, spread, sd, 1.0, seeds, repeats)
-        for noise, shape, spread, sd, seeds in itertools.product(NOISES, SHAPES, SPREADS, (0.3, 1.0), SEEDS)
-    ]
-    power = [
-        rates("normal", "peaked", "equal", sd, regret, seeds, repeats)
-        for sd, regret, seeds in itertools.product((0.3, 0.6, 1.0), (0.0, 0.5, 2.0, 3.0), SEEDS)
-    ]
-    flat = [
-        rates("normal", "peaked", spread, 1.0, 0.0, seeds, repeats, stream=1)
-        for spread, seeds in itertools.product(SPREADS, SEEDS)
-    ]
-    _print_tables(errors, power, flat)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    record = {
-        "unit": "margins (0.01 of accuracy)", "arms": ARMS, "commit": commit.stdout.strip(),
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__},
-        "errors_at_the_margin": errors, "power": power, "flat": flat,
+    if repeats < 1:
+        parser.error("--repeats must be at least 1")
+    start = time.perf_counter()
+    rows = [rates(truth, mode, repeats) for truth in TRUTHS for mode in MODES]
+    result = describe_machine("cpu", ("numpy", "scipy", "optuna"), __file__) | {
+        "unit": "points of accuracy", "margin": 1.0, "default_ratio": DEFAULT, "ladder": LADDER, "repeats": repeats,
+        "standard_error_of_5_percent": math.sqrt(0.05 * 0.95 / repeats), "seconds": time.perf_counter() - start,
+        "rows": rows,
     }  # fmt: skip
-    OUTPUT.parent.mkdir(exist_ok=True)
-    OUTPUT.write_text(json.dumps(record, indent=1) + "\n")
-
-
-def _print_tables(errors: list[dict[str, Any]], power: list[dict[str, Any]], flat: list[dict[str, Any]]) -> None:
-    print("false verdicts at the margin, worst (mean) over curves")
-    for noise, seeds in itertools.product(NOISES, SEEDS):
-        part = [row for row in errors if row["noise"] == noise and row["seeds"] == seeds]
-        texts = [f"{n} {max(r[n] for r in part):.3f} ({np.mean([r[n] for r in part]):.3f})" for n in ("holds", "fails")]
-        print(f"  {noise:7} {seeds:3} seeds   {'   '.join(texts)}")
-    print("power: share of right verdicts (normal noise, peaked curve)")
-    for sd, regret in itertools.product((0.3, 0.6, 1.0), (0.0, 0.5, 2.0, 3.0)):
-        part = [row for row in power if row["sd"] == sd and row["true_regret"] == regret]
-        right = "holds" if regret < 1 else "fails"
-        print(f"  sd {sd}, regret {regret}: " + ", ".join(f"{row['seeds']} seeds {row[right]:.2f}" for row in part))
-    print("flat curves: mean regret in margins, and the naive one in deviations of a mean")
-    for row in flat:
-        print(
-            f"  {row['spread']:16} {row['seeds']:3} seeds   {row['mean_regret']:+.3f} +- {row['error_of_mean']:.3f}   "
-            f"naive {row['naive_in_deviations']:.2f}"
-        )
+    print(markdown(rows))
+    write_result(result, RESULTS / "verdict_power.json")
 
 
 if __name__ == "__main__":

@@ -267,10 +267,17 @@ def _pair(
         [[cells[r.arm].get(seed, empty)["test_linear"] for r in rungs] for seed in seeds], dtype=float
     ).reshape(len(seeds), len(rungs))  # fmt: skip
     kinds_of = sorted({row["evaluation"] for row in members if row["evaluation"] is not None})
+    evaluation = kinds_of[0] if len(kinds_of) == 1 else None
+    odd = [row for row in controls if evaluation and row["evaluation"] not in (None, evaluation)]
+    if odd:
+        warnings.append(
+            f"{label}: {len(odd)} controls have another evaluation than the trials ({evaluation}) and are left out"
+        )
+    controls = [row for row in controls if row not in odd]
     return Comparison(
         group, tuple(rungs), seeds, test,
         controls=_controls(controls, seeds, "val_linear" if stand_in else "test_linear"),
-        left_out=tuple(left_out), tried=tuple(tried), evaluation=kinds_of[0] if len(kinds_of) == 1 else None,
+        left_out=tuple(left_out), tried=tuple(tried), evaluation=evaluation,
     )  # fmt: skip
 
 

@@ -32,12 +32,13 @@ def current_verdict(
     plan = studies[0].plan
     planned: dict[str, Any] = {
         name: plan[name]
-        for name in ("margin", "default_ratio", "mae_default_ratio", "alpha", "ladder")
+        for name in ("margin", "default_ratio", "mae_default_ratio", "alpha", "looks", "ladder")
         if plan.get(name) is not None
     }
-    if plan.get("looks"):
-        planned["looks"] = Looks(int(plan["looks"]["seeds_per_round"]), int(plan["looks"]["rounds"]))
-    verdict = judge(list(studies) if len(studies) > 1 else studies[0], **(planned | given)).to_dict()
+    rules = planned | given
+    if rules.get("looks"):
+        rules["looks"] = Looks(int(plan["looks"]["seeds_per_round"]), int(plan["looks"]["rounds"]))
+    verdict = judge(list(studies) if len(studies) > 1 else studies[0], **rules).to_dict()
     verdict["warnings"] = [*_planned_otherwise(studies, planned, given), *verdict["warnings"]]
     return verdict
 

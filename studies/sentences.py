@@ -48,10 +48,13 @@ def headline(verdict: Mapping[str, Any]) -> str:
 
 
 def verdict_word(row: Mapping[str, Any]) -> str:
-    """The row's verdict; ``withheld`` where a check failed and the judge still named an outcome."""
+    """The row's verdict; ``withheld`` where it holds in spite of a failed check, which our judge never says.
+
+    A default that fails against the rungs at hand does so whatever else is missing.
+    """
     failed = any(check.get("passed") is False for check in row.get("checks") or [])
     word = str(row.get("verdict") or "inconclusive")
-    return "withheld" if failed and word in ("holds", "fails") else word
+    return "withheld" if failed and word == "holds" else word
 
 
 def row_label(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) -> str:

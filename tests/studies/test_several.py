@@ -70,6 +70,8 @@ def test_a_study_planned_in_rounds_keeps_its_corrected_level(twins: list[Path], 
         assert {row["alpha"] for row in verdict["rows"]} == {level} and verdict["alpha"] == 0.05
     assert judge(read_study(own)).rows[0]["ci_high"] > judge(read_study(twins[1])).rows[0]["ci_high"]
     assert {row["alpha"] for row in current_verdict(read_studies([own, twins[0]]))["rows"]} == {level}
+    alike = shutil.copytree(own, tmp_path / "again")
+    assert not any("planned with" in text for text in current_verdict(read_studies([own, alike]))["warnings"])
     assert f"{100 * (1 - level):.3g} % confidence" in write_report(own, tmp_path / "page.html").read_text()
 
 

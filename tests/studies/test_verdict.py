@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from studies.errors import StudyError
-from studies.sentences import percent, points
+from studies.regret import dunnett_critical_value
+from studies.sentences import percent, points, verdict_word
 from studies.sequential import level_for_look
 from studies.verdict import Looks, Verdict, judge
 from tests.studies.tables import DEFAULT, LADDER, Rows, as_table, change, control_rows, draw, study_rows, trial_rows
@@ -159,7 +160,8 @@ def test_a_study_whose_ladder_is_planned_is_judged_against_it() -> None:
 def test_a_clear_failure_stands_though_a_rung_is_missing() -> None:
     rows = change(study_rows(better_at(0.55, 0.05)), 0.9, SEEDS, status="failed", **LOST)
     row = judged(rows)
-    assert row["verdict"] == "fails" and "ratio 0.9 has 0 usable seeds of 5 and is left out" in row["excluded"]
+    assert (row["verdict"], verdict_word(row)) == ("fails", "fails")
+    assert "ratio 0.9 has 0 usable seeds of 5 and is left out" in row["excluded"]
 
 
 def test_a_table_without_any_noise_never_settles() -> None:
@@ -173,6 +175,14 @@ def test_a_table_without_any_noise_never_settles() -> None:
 def test_a_control_of_other_data_or_another_shape_does_not_count(patch: dict[str, Any]) -> None:
     row = judged(change(FLAT, None, SEEDS, **patch))
     assert row["verdict"] == "inconclusive" and row["training_gain"] is None
+
+
+def test_a_control_that_was_evaluated_otherwise_does_not_count() -> None:
+    folds = [row | {"evaluation": "folds"} for row in FLAT]
+    assert judged(folds)["verdict"] == "holds"
+    verdict = judge(as_table(change(folds, None, SEEDS, evaluation="split")))
+    assert verdict.rows[0]["verdict"] == "inconclusive" and verdict.rows[0]["training_gain"] is None
+    assert "5 controls have another evaluation than the trials (folds) and are left out" in "".join(verdict.warnings)
 
 
 def test_raw_pixels_are_recorded_but_do_not_stand_in_for_the_untrained_encoder() -> None:
@@ -239,6 +249,29 @@ def test_a_margin_in_per_cent_is_the_linear_contrast_done_by_hand() -> None:
         assert row["margin_share"] == share and row["margin"] == pytest.approx(share * (gain + max(gap, 0)))
         outcomes.add(row["verdict"])
     assert outcomes == {"holds", "inconclusive", "fails"}
+
+
+@pytest.mark.parametrize("rows", [study_rows(sd=0.006), study_rows(better_at(0.55, 0.04), sd=0.006)])
+def test_verdicts_change_exactly_where_the_margin_passes_a_bound(rows: Rows) -> None:
+    low, high = (judged(rows)[name] for name in ("ci_low", "ci_high"))
+    assert judged(rows, margin=high + 1e-6)["verdict"] == "holds"
+    assert judged(rows, margin=high - 1e-6)["verdict"] == "inconclusive"
+    if low > 0:
+        assert judged(rows, margin=low + 1e-6)["verdict"] == "inconclusive"
+        assert judged(rows, margin=low - 1e-6)["verdict"] == "fails"
+
+
+def test_bounds_of_a_row_are_students_and_dunnetts_done_by_hand() -> None:
+    seeds, gap = 5, 0.05
+    noise = latin_rows(seeds, 0.0, 0.0)[0] - 0.6
+    accuracies = 0.8 + noise + np.array([0, gap, 0, 0, 0])
+    (row,) = judge(as_table(trial_rows(accuracies, (0.2, 0.35, 0.55, 0.75, 0.9)))).rows
+    residuals = noise - noise.mean(0) - noise.mean(1, keepdims=True) + noise.mean()
+    freedom = (seeds - 1) ** 2
+    error = math.sqrt(2 * (residuals**2).sum() / freedom / seeds)
+    assert row["regret"] == pytest.approx(gap)
+    assert row["ci_high"] == pytest.approx(gap + stats.t.ppf(0.95, freedom) * error)
+    assert row["ci_low"] == pytest.approx(gap - dunnett_critical_value(freedom, 4, 0.05) * error)
 
 
 def test_a_margin_in_per_cent_needs_the_untrained_control() -> None:
