@@ -7,6 +7,7 @@ the first rung that is clearly better than the default. Each round spends a part
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -120,4 +121,9 @@ def _belongs(setting: Setting, row: Mapping[str, Any]) -> bool:
 
 def _config_text(row: Row) -> Any:
     config = row.get("config")
-    return config.to_dict() if isinstance(config, PretrainConfig) else config
+    return _as_json(config) if isinstance(config, PretrainConfig) else config
+
+
+@functools.lru_cache(maxsize=1024)
+def _as_json(config: PretrainConfig) -> str:
+    return json.dumps(config.to_dict(), sort_keys=True)
