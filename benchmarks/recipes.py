@@ -67,16 +67,17 @@ def measure(images: ImageSet, method: str, patch: int, seeds: range) -> dict[str
     """Accuracy in percent untrained and trained, by pool and seed, with the gain of the mean pool."""
     config = preset("quick", method=method).with_values({"model.patch_size": patch, "optim.precision": "fp32"})
     scores: dict[str, list[dict[str, float]]] = {"untrained": [], "trained": []}
-    seconds, losses, problems = [], [], []
+    seconds, cpu_seconds, losses, problems = [], [], [], []
     for seed in seeds:
         training = Training(config, images, seed=seed, device=torch.device("cpu"))
         scores["untrained"].append(score(training, images))
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         for _ in training.epochs():
             pass
         trained = training.result()
         scores["trained"].append(score(training, images))
         seconds.append(time.perf_counter() - start)
+        cpu_seconds.append(time.process_time() - cpu_start)
         losses.append(trained.history[-1]["train_loss"])
         problems.append(trained.training_problem)
     gains = [b["mean"] - a["mean"] for a, b in zip(scores["untrained"], scores["trained"], strict=True)]
@@ -95,6 +96,7 @@ def measure(images: ImageSet, method: str, patch: int, seeds: range) -> dict[str
         "train_loss": losses,
         "training_problems": problems,
         "seconds": statistics.median(seconds),
+        "cpu_seconds": statistics.median(cpu_seconds),  # what a trial takes on one thread of an idle machine
     }
 
 
@@ -115,7 +117,7 @@ def line(name: str, method: str, row: dict[str, Any]) -> str:
     return (
         f"{name:16} {method:5} {row['seeds']} seeds  {row['steps']:5} steps  untrained {row['untrained_mean']:5.1f}  "
         f"trained {row['trained_mean']:5.1f}  gain {row['gain']:5.1f} (lower bound {row['gain_lower_bound']:5.1f})  "
-        f"loss {np.mean(row['train_loss']):.3f}  {row['seconds']:.1f} s"
+        f"loss {np.mean(row['train_loss']):.3f}  {row['seconds']:.1f} s ({row['cpu_seconds']:.1f} s CPU)"
     )
 
 

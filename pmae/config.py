@@ -503,7 +503,7 @@ def preset(name: str, source: str = "digits", method: str = "pmae") -> PretrainC
             patch_size=4, width=64, depth=2, heads=4, decoder_width=64, decoder_depth=1,
             decoder_heads=4, pool="mean",
         ),
-        optim=OptimConfig(steps=450, min_epochs=8, batch_size=32, base_learning_rate=8e-3),
+        optim=OptimConfig(steps=450, min_epochs=8, batch_size=32, base_learning_rate=1.6e-2),
     )  # fmt: skip
 
 
