@@ -91,6 +91,9 @@ class MaskingConfig:
             ``released`` (the paper's code); ``mae``: ``random``, ``block`` or ``grid``. None is the method's first.
         per: One mask per ``image`` or one per ``batch``.
         loss: ``components`` (PMAE Eq. 3.1) or ``pixels`` (Eq. A.1); ``pmae`` only.
+        reduction: What is minimized: the mean over images of each image's mean squared error (``image``, as in the
+            papers), or the mean over all masked values of the batch (``batch``). With one mask per image the former
+            is dominated by images with few masked components, above all where one component holds much variance.
         basis: Orthonormal basis whose coordinates are masked; ``pmae`` only.
         mask_unit: Side in pixels of the squares that are masked together, a multiple of the patch size
             (Kong et al. 2023); None is the patch size; ``mae`` only.
@@ -103,6 +106,7 @@ class MaskingConfig:
     strategy: str | None = None
     per: Literal["image", "batch"] = "image"
     loss: Literal["components", "pixels"] = "components"
+    reduction: Literal["image", "batch"] = "image"
     basis: Basis = "pca"
     mask_unit: int | None = None
     normalise_target: bool = False
@@ -114,6 +118,7 @@ class MaskingConfig:
         check_choice(f"strategy (for method {self.method!r})", self.strategy, allowed)
         check_choice("per", self.per, ("image", "batch"))
         check_choice("loss", self.loss, ("components", "pixels"))
+        check_choice("reduction", self.reduction, ("image", "batch"))
         check_choice("basis", self.basis, BASES)
         _check_int("mask_unit", self.mask_unit, 1, optional=True)
         self._check_ratio()
@@ -255,8 +260,9 @@ class OptimConfig:
     Attributes:
         epochs: Passes over the training split; None is 100, or what ``steps`` asks for. It stays None until
             :meth:`PretrainConfig.resolve` knows the number of training images.
-        steps: Optimizer steps, instead of ``epochs``: the number of whole epochs, at least one, that is nearest to
-            it for the images and the batch size that are used.
+        steps: Optimizer steps, instead of ``epochs``: the number of whole epochs that is nearest to it for the images
+            and the batch size that are used, but at least ``min_epochs``.
+        min_epochs: See ``steps``; without effect where ``epochs`` are given.
         batch_size: Images per step over all workers; a smaller data set is one batch.
         base_learning_rate: Rate at batch 256; the peak rate is this times the images that a batch really holds / 256.
         warmup_epochs: Epochs of linear warm-up; None is a twentieth of ``epochs``.
@@ -271,6 +277,7 @@ class OptimConfig:
 
     epochs: int | None = None
     steps: int | None = None
+    min_epochs: int = 1
     batch_size: int = 512
     base_learning_rate: float = 1.5e-4
     warmup_epochs: float | None = None
@@ -283,6 +290,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _check_int("epochs", self.epochs, 1, optional=True)
         _check_int("steps", self.steps, 1, optional=True)
+        _check_int("min_epochs", self.min_epochs, 1)
         _check_int("batch_size", self.batch_size, 1)
         if self.steps is None and self.epochs is None:
             _set(self, "epochs", DEFAULT_EPOCHS)
@@ -315,7 +323,7 @@ class OptimConfig:
         if self.steps is None:
             return self
         steps_per_epoch = max(1, train_images // min(self.batch_size, max(1, train_images)))
-        epochs = max(1, round(self.steps / steps_per_epoch))
+        epochs = max(self.min_epochs, round(self.steps / steps_per_epoch))
         if epochs == self.epochs:
             return self
         # A warm-up that was derived from other epochs is derived again.
@@ -443,8 +451,8 @@ class PretrainConfig:
 _DERIVED: dict[str, tuple[str, ...]] = {
     "model.patch_size": ("patch_stride",),
     "model.encoder": ("width", "depth", "heads"),
-    "optim.epochs": ("warmup_epochs", "steps"),
-    "optim.steps": ("warmup_epochs", "epochs"),
+    "optim.epochs": ("warmup_epochs", "steps", "min_epochs"),
+    "optim.steps": ("warmup_epochs", "epochs", "min_epochs"),
     "masking.method": ("ratio", "strategy", "ratio_range", "loss", "basis", "mask_unit", "normalise_target"),
     "masking.strategy": ("ratio_range",),
     "masking.ratio_range": ("ratio",),
@@ -464,8 +472,10 @@ def _drop_derived(nested: dict[str, Any], changed: str, previous: Any, given: Ma
 def preset(name: str, source: str = "digits", method: str = "pmae") -> PretrainConfig:
     """The ``paper`` recipe (Bizeul et al. 2025: ViT-Tiny, patch 8, 800 epochs, batch 512) or a ``quick`` one.
 
-    ``quick`` is a small model and a short schedule that give an ordering of ratios within seconds a trial on
-    two CPU cores; its accuracies are not the paper's.
+    ``quick`` is a small model and a short schedule, the same for every source: 450 steps of 32 images, or 8 epochs if
+    that is more, max(450, N / 4) steps for N training images. A trial takes seconds on digits and about a minute on
+    12,000 images of 28 px on one CPU core; its accuracies are not the paper's. benchmarks/recipes.py measures what it
+    adds to an untrained encoder.
     """
     check_choice("preset", name, get_args(Preset))
     masking = MaskingConfig(method=method)  # type: ignore[arg-type]
@@ -487,13 +497,13 @@ def preset(name: str, source: str = "digits", method: str = "pmae") -> PretrainC
             probe=ProbeConfig(protocol="paper"),
         )
     return PretrainConfig(
-        data=DataConfig(source=source, crop_scale=(1.0, 1.0), flip=False),
-        masking=masking,
+        data=DataConfig(source=source, crop_scale=(0.6, 1.0), flip=False),
+        masking=dataclasses.replace(masking, reduction="batch"),
         model=ModelConfig(
             patch_size=4, width=64, depth=2, heads=4, decoder_width=64, decoder_depth=1,
             decoder_heads=4, pool="mean",
         ),
-        optim=OptimConfig(steps=450, batch_size=32, base_learning_rate=1.6e-2),
+        optim=OptimConfig(steps=450, min_epochs=8, batch_size=32, base_learning_rate=1.6e-2),
     )  # fmt: skip
 
 

@@ -224,14 +224,23 @@ class Training:
             torch.compiler.cudagraph_mark_step_begin()  # what CUDA graphs gave in the last step is done with
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             output = self.forward(pixels, mask, self._visible_tokens(mask))
-        # Workers' parts may differ by an image: weighted so that the average over workers is the batch's mean.
-        loss = output.loss * (len(pixels) * self.world_size / self.batches.batch_size)
+        loss = self._objective(output, len(pixels))
         loss.backward()
         if self.config.optim.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return loss.detach(), output.squared_error.detach(), output.squared_target
+
+    def _objective(self, output: MaskedOutput, images: int) -> Tensor:
+        """What this worker minimizes; its average over workers is the objective of the whole batch."""
+        if self.config.masking.reduction == "image":
+            # Workers' parts may differ by an image.
+            return output.loss * (images * self.world_size / self.batches.batch_size)
+        values = output.masked_values.detach().clone()
+        if self.world_size > 1:
+            torch.distributed.all_reduce(values)
+        return output.squared_error * self.world_size / values
 
     def _visible_tokens(self, mask: Tensor) -> int | None:
         if self.model.projection is not None or (self.device.type == "cpu" and not self.compiled):

@@ -11,6 +11,8 @@ from pmae.errors import ConfigError
 def test_components_are_masked_as_expected_unless_asked_otherwise():
     assert COMPONENT_STRATEGIES[0] == MaskingConfig().strategy == preset("quick").masking.strategy == "expected"
     assert preset("paper").masking.strategy == "fixed"
+    assert (preset("quick").masking.reduction, preset("paper").masking.reduction) == ("batch", "image")
+    assert preset("quick").with_values({"masking.method": "mae"}) == preset("quick", method="mae")
 
 
 @pytest.mark.parametrize("name", ["quick", "paper"])
@@ -46,6 +48,7 @@ def test_epochs_replace_steps_and_steps_replace_epochs():
     paper = preset("paper").with_values({"optim.steps": 60})
     assert (paper.optim.epochs, paper.optim.steps) == (None, 60)
     assert paper.resolve(32, 3, 5120).optim.epochs == 6
+    assert quick.resolve(8, 1, 32_000).optim.epochs == quick.optim.min_epochs == 8
     again = quick.resolve(8, 1, 1000).with_values({"optim.steps": 62})
     assert again.optim.epochs is None and again.resolve(8, 1, 1000).optim.epochs == 2
     with pytest.raises(ConfigError, match="leave one of them out"):

@@ -21,13 +21,14 @@ PAPER = {
     "data": {"crop_scale": [0.2, 1.0], "flip": True, "image_size": None, "limit": None, "root": None, "seed": 0,
              "source": "cifar10"},
     "masking": {"method": "pmae", "ratio": 0.2, "ratio_range": None, "strategy": "fixed", "per": "image",
-                "loss": "components", "basis": "pca", "mask_unit": None, "normalise_target": False},
+                "loss": "components", "reduction": "image", "basis": "pca", "mask_unit": None,
+                "normalise_target": False},
     "model": {"image_size": 32, "channels": 3, "patch_size": 8, "patch_stride": 8, "encoder": "vit_tiny", "width": 192,
               "depth": 12, "heads": 3, "mlp_ratio": 4.0, "decoder_width": 512, "decoder_depth": 8, "decoder_heads": 16,
               "position": "learned", "pool": "cls"},
-    "optim": {"epochs": 800, "steps": None, "batch_size": 512, "base_learning_rate": 1.5e-4, "warmup_epochs": 40,
-              "weight_decay": 0.05, "betas": [0.9, 0.95], "clip_grad_norm": None, "precision": "auto",
-              "compile": "auto"},
+    "optim": {"epochs": 800, "steps": None, "min_epochs": 1, "batch_size": 512, "base_learning_rate": 1.5e-4,
+              "warmup_epochs": 40, "weight_decay": 0.05, "betas": [0.9, 0.95], "clip_grad_norm": None,
+              "precision": "auto", "compile": "auto"},
     "probe": {"protocol": "paper", "every": 0, "knn_k": 20},
 }  # fmt: skip
 

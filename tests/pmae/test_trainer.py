@@ -160,16 +160,20 @@ def test_predicting_the_mean_costs_one(digits, tiny, values):
     assert record["train_loss"] == pytest.approx(1, abs=1e-5)
 
 
-def test_the_training_loss_pools_the_batches(digits, tiny):
+@pytest.mark.parametrize("reduction", ["image", "batch"])
+def test_the_training_loss_pools_the_batches(digits, tiny, reduction):
     parts = []
-    training = Training(tiny.with_values({"optim.epochs": 1}), digits, seed=0, device=CPU)
+    config = tiny.with_values({"optim.epochs": 1, "masking.reduction": reduction})
+    training = Training(config, digits, seed=0, device=CPU)
     forward = training.forward
 
     def spy(pixels, mask, tokens):
         output = forward(pixels, mask, tokens)
         basis = training.model.projection.basis.double()
         wrong, right = ((x.detach().double().flatten(1) @ basis) * mask for x in (output.prediction - pixels, pixels))
-        parts.append((wrong.square().sum(), right.square().sum(), (wrong.square().sum(1) / mask.sum(1)).mean()))
+        errors, counts = wrong.square().sum(1), mask.sum(1)
+        objective = (errors / counts).mean() if reduction == "image" else errors.sum() / counts.sum()
+        parts.append((errors.sum(), right.square().sum(), objective))
         return output
 
     training.forward = spy
