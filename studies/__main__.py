@@ -77,7 +77,7 @@ def show(paths: Paths, *, top: int = 10, json: bool = False, csv: bool = False) 
 def verdict(
     paths: Paths,
     *,
-    margin: float | None = None,
+    margin: str | None = None,
     default_ratio: float | None = None,
     json: bool = False,
     csv: bool = False,
@@ -86,7 +86,8 @@ def verdict(
 
     Args:
         paths: Study folders, or storage folders with several studies; also in an object store (s3://BUCKET/PATH).
-        margin: Largest regret that still holds up, a fraction of accuracy; the plan's if left out.
+        margin: Largest regret that still holds up: a fraction of accuracy, or a share of the training gain such as
+            10%; the plan's if left out.
         default_ratio: Variance ratio to judge; the plan's if left out.
         json: Print exactly what verdict.json holds.
         csv: Print the rows as CSV.

@@ -96,7 +96,7 @@ def estimate_noise(accuracies: np.ndarray) -> Noise:
     if seeds < MIN_SEEDS:
         return Noise(np.full(rungs, math.nan), math.nan, math.nan, math.nan)
     residuals, slack = _two_way_residuals(values, cells)
-    total = float(round(slack.sum()))
+    total = float(round(slack.sum()))  # a whole number but for rounding errors
     if total < 1:
         return Noise(np.full(rungs, math.nan), math.nan, math.nan, math.nan)
     pooled = float((residuals**2).sum() / total)

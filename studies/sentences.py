@@ -5,6 +5,7 @@ One vocabulary: *regret* (best rung minus default), *loses at most* (its upper b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -69,7 +70,7 @@ def loses(row: Mapping[str, Any]) -> str:
     if not is_number(row.get("ci_high")):
         return f"cannot be judged yet: {row.get('reason') or 'too few paired seeds'}"
     margin = "" if not is_number(row.get("margin")) else f", margin {margin_text(row)}"
-    return f"loses at most {points(row['ci_high'])} ({confidence(row)} confidence{margin})"
+    return f"loses at most {at_most(row['ci_high'])} ({confidence(row)} confidence{margin})"
 
 
 def confidence(row: Mapping[str, Any]) -> str:
@@ -134,6 +135,16 @@ def points(fraction: float) -> str:
     """``0.3 points``, ``1 point``, ``2 points``."""
     value = in_points(fraction).removesuffix(".0")
     return f"{value} point" if value == "1" else f"{value} points"
+
+
+def at_most(fraction: float) -> str:
+    """An upper bound in points, rounded up: 1.02 is ``1.1 points``, since ``1 point`` would promise too much."""
+    return points(math.ceil(round(1000 * fraction, 6)) / 1000)
+
+
+def at_least(fraction: float) -> str:
+    """A lower bound in points, rounded down."""
+    return points(math.floor(round(1000 * fraction, 6)) / 1000)
 
 
 def interval(low: float | None, high: float | None, signed: bool = False) -> str:

@@ -27,7 +27,7 @@ from studies.errors import StudyError
 from studies.margin import Margin
 from studies.records import Study
 from studies.regret import MIN_SEEDS, Contrast, Noise, contrast, estimate_noise, seeds_needed
-from studies.sentences import count, percent, points, ratio_list
+from studies.sentences import at_least, at_most, count, percent, points, ratio_list
 from studies.sequential import level_for_look
 from studies.several import named_apart
 
@@ -318,7 +318,7 @@ def _checks(
     elif not math.isfinite(low):
         trained = {"passed": False, "detail": f"it adds {points(gain)}, without a bound: too few seeds"}
     else:
-        trained = {"passed": low > limit, "detail": f"it adds {points(gain)}, at least {points(low)}"}
+        trained = {"passed": low > limit, "detail": f"it adds {points(gain)}, at least {at_least(low)}"}
     problems = [rung for rung in comparison.rungs if rung.problems]
     losses = {k: comparison.rungs[k].train_loss for k in (measured.default, *measured.others)}
     known = [loss for k, loss in losses.items() if loss is not None]
@@ -490,7 +490,7 @@ def row_answer(row: Mapping[str, Any], margin: str) -> str:
     where = f"on {row['dataset']}{patch}"
     if row["ci_high"] is None:
         return f"No answer yet for {name} {where}: {row['reason']}."
-    against = f"against {ratio_list(row['ratios'])} it loses at most {points(row['ci_high'])}"
+    against = f"against {ratio_list(row['ratios'])} it loses at most {at_most(row['ci_high'])}"
     basis = f"({100 * (1 - row['alpha']):.3g} % confidence, {row['seeds']} paired seeds)"
     gain = ""
     if row["training_gain"] is not None:
@@ -500,7 +500,7 @@ def row_answer(row: Mapping[str, Any], margin: str) -> str:
     if row["verdict"] == "fails":
         return (
             f"{name[0].upper()}{name[1:]} does not hold up {where}: masking {percent(row['best_ratio'])} is better by "
-            f"{points(row['regret'])}, and the best ratio by at least {points(row['ci_low'])} {basis}.{gain}"
+            f"{points(row['regret'])}, and the best ratio by at least {at_least(row['ci_low'])} {basis}.{gain}"
         )
     if row["verdict"] == "uninformative":
         return f"The study {where} cannot judge {name}: {row['reason']}."

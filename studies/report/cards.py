@@ -13,6 +13,7 @@ from studies.curves import is_number
 from studies.records import Study
 from studies.sentences import (
     accuracy,
+    at_most,
     best_set_sentence,
     check_text,
     confidence,
@@ -83,7 +84,7 @@ def _card(row: dict[str, Any], rows: Sequence[dict[str, Any]], trials: pa.Table,
         label=row_label(row, rows),
         asked=f"masking {percent(row['default_ratio'])} {share_of(row['method'])}".rstrip(),
         verdict=verdict_word(row),
-        loss=points(row["ci_high"]) if judged else None,
+        loss=at_most(row["ci_high"]) if judged else None,
         loss_note=note,
         facts=tuple(_facts(row)),
         checks=tuple(Check(*MARKS[check.get("passed")], check_text(check)) for check in row["checks"]),
@@ -125,14 +126,14 @@ def _rung(rung: dict[str, Any]) -> tuple[str, ...]:
         "default" if rung["is_default"] else in_points(rung["difference"], True),
         interval(rung["low"], rung["high"], True),
         best,
-        "" if not is_number(rung["regret_high"]) else points(max(rung["regret_high"], 0.0)),
+        "" if not is_number(rung["regret_high"]) else at_most(max(rung["regret_high"], 0.0)),
     )
 
 
 def _surety(row: dict[str, Any]) -> str:
     parts = []
     if is_number(row["ci_high"]):
-        parts.append(f"The smallest margin at which this default would hold is {points(row['ci_high'])}.")
+        parts.append(f"The smallest margin at which this default would hold is {at_most(row['ci_high'])}.")
     if row["seeds_needed"]:
         more = count(row["seeds_needed"], "more seed")
         parts.append(f"About {more} per ratio would be expected to settle it at the planned margin.")

@@ -15,7 +15,7 @@ from scipy import stats
 
 from studies.errors import StudyError
 from studies.regret import dunnett_critical_value
-from studies.sentences import percent, points, verdict_word
+from studies.sentences import at_most, percent, verdict_word
 from studies.sequential import level_for_look
 from studies.verdict import Looks, Verdict, judge
 from tests.studies.tables import DEFAULT, LADDER, Rows, as_table, change, control_rows, draw, study_rows, trial_rows
@@ -66,7 +66,7 @@ def test_the_answer_states_a_default_that_holds() -> None:
     row = verdict.rows[0]
     assert verdict.answer == (
         "Masking 20 % of the variance holds up on digits (patch 2): against 5, 10, 35, 55, 75 and 90 % it loses at "
-        f"most {100 * row['ci_high']:.1f} points (95 % confidence, 5 paired seeds). Training adds "
+        f"most {at_most(row['ci_high'])} (95 % confidence, 5 paired seeds). Training adds "
         f"{100 * row['training_gain']:.1f} points to an untrained encoder."
     )
 
@@ -81,7 +81,7 @@ def test_the_answer_states_a_default_that_fails() -> None:
 
 def test_the_answer_of_an_open_study_still_states_what_the_default_loses_at_most() -> None:
     verdict = judge(as_table(study_rows(better_at(0.55, 0.012))))
-    high = points(verdict.rows[0]["ci_high"])
+    high = at_most(verdict.rows[0]["ci_high"])
     assert verdict.answer.startswith(
         "It is open whether masking 20 % of the variance holds up within 1 point on digits (patch 2): against 5, 10, "
         f"35, 55, 75 and 90 % it loses at most {high} (95 % confidence, 5 paired seeds"
