@@ -6,6 +6,7 @@ others; every error names the URI without its secrets, what is wrong and the way
 
 from __future__ import annotations
 
+import io
 import os
 import posixpath
 import secrets
@@ -121,15 +122,15 @@ class Store:
         with _explained(self.uri, "write to", StudyWriteError), self._writing(name) as stream:
             stream.write(content)
 
-    def send(self, path: Path, name: str) -> None:
-        """Copy the file at ``path`` to ``name``.
+    def send(self, source: Path | bytes, name: str) -> None:
+        """Copy the file at ``source``, or these bytes, to ``name``.
 
         Raises:
             StudyWriteError: It could not be written.
             FileNotFoundError: There is no such file (any more).
         """
         with (
-            open(path, "rb") as file,
+            io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file,
             _explained(self.uri, "write to", StudyWriteError),
             self._writing(name) as stream,
         ):

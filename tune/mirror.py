@@ -1,6 +1,7 @@
 """Copies a study's folder to an object store while it is written, and back to go on with it.
 
 What is in the store can be read at any moment: the plan comes first, a table before its journal, the page last. A
+trial's row never arrives before its history: rows are read before histories and sent after them. A
 store that does not answer stops no study; only at the end everything must be there.
 """
 
@@ -10,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from studies.errors import StudyError, StudyWriteError
@@ -18,7 +20,9 @@ from studies.store import Store
 EVERY = 2.0  # seconds between looks at the folder
 LONGEST = 30.0  # seconds between attempts while the store does not answer
 ATTEMPTS = 3  # of the last copy
-FIRST = ("study.json", "trials.arrow", "history.arrow", "trials.journal", "history.journal", "optuna.db")
+FIRST = ("study.json", "history.arrow", "history.journal", "trials.arrow", "trials.journal", "optuna.db")
+# In the order in which they are read: a row after its history was written, a journal before it is emptied into its table.
+TABLES = ("trials.journal", "trials.arrow", "history.journal", "history.arrow")
 LAST = ("verdict.json", "report.html")
 CHECKPOINTS = "checkpoints/"
 
@@ -105,18 +109,26 @@ class Mirror:
             StudyError: The study belongs to somebody else now.
         """
         files = self._files()
-        for name in sorted(files, key=_order):
-            if self._copied.get(name) == files[name]:
-                continue
+        changed = {name for name in files if self._copied.get(name) != files[name]}
+        tables = self._read_tables() if changed & set(TABLES) else {}
+        for name in sorted(changed | tables.keys(), key=_order):
             if self.problem is not None:
                 raise self.problem
             try:
-                self.store.send(self.folder / name, name)
+                self.store.send(tables.get(name, self.folder / name), name)
             except FileNotFoundError:  # it was removed meanwhile
                 continue
-            self._copied[name] = files[name]
+            self._copied[name] = files.get(name, (0, 0, 0))
             self._there.add(name)
         self._remove(self._there - files.keys())
+
+    def _read_tables(self) -> dict[str, bytes]:
+        """The study's tables at one moment; all of them, since one may have changed after it was looked at."""
+        found = {}
+        for name in TABLES:
+            with suppress(FileNotFoundError):
+                found[name] = (self.folder / name).read_bytes()
+        return found
 
     def forget(self, folder: str) -> None:
         """Remove the checkpoints that a cluster's workers wrote to ``folder`` of the store."""

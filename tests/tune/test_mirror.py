@@ -30,7 +30,7 @@ class Told(Store):
     refuses = False
     refused = 0
 
-    def send(self, path: Path, name: str) -> None:
+    def send(self, path: Path | bytes, name: str) -> None:
         if self.refuses:
             self.refused += 1
             raise StudyWriteError(f"cannot write to {self.uri}: no answer")
@@ -58,6 +58,26 @@ def folder(tmp_path) -> Path:
         (made / name).parent.mkdir(parents=True, exist_ok=True)
         (made / name).write_text("not for others")
     return made
+
+
+def test_a_row_never_reaches_the_store_before_its_history(folder, store, monkeypatch):
+    for name in ("history.arrow", "trials.arrow"):
+        (folder / name).write_text("one trial")
+    send = store.send
+
+    def send_while_a_trial_ends(source: Path | bytes, name: str) -> None:
+        send(source, name)
+        for table in ("history.arrow", "trials.arrow"):
+            (folder / table).write_text("two trials")
+
+    monkeypatch.setattr(store, "send", send_while_a_trial_ends)
+    mirror = Mirror(folder, store, print)
+    mirror.copy()
+    assert store.sent.index("history.arrow") < store.sent.index("trials.arrow")
+    assert store.read("trials.arrow") == b"one trial"  # as read before the first file was sent
+    monkeypatch.undo()
+    mirror.copy()
+    assert store.read("trials.arrow") == store.read("history.arrow") == b"two trials"
 
 
 def test_what_has_changed_is_copied_in_an_order_that_can_be_read(folder, store):
