@@ -21,7 +21,7 @@ EVERY = 2.0  # seconds between looks at the folder
 LONGEST = 30.0  # seconds between attempts while the store does not answer
 ATTEMPTS = 3  # of the last copy
 FIRST = ("study.json", "history.arrow", "history.journal", "trials.arrow", "trials.journal", "optuna.db")
-# In the order in which they are read: a row after its history was written, a journal before it is emptied into its table.
+# As they are read: rows before histories, and a journal before the table that it is emptied into.
 TABLES = ("trials.journal", "trials.arrow", "history.journal", "history.arrow")
 LAST = ("verdict.json", "report.html")
 CHECKPOINTS = "checkpoints/"
