@@ -497,7 +497,7 @@ def preset(name: str, source: str = "digits", method: str = "pmae") -> PretrainC
             probe=ProbeConfig(protocol="paper"),
         )
     return PretrainConfig(
-        data=DataConfig(source=source, crop_scale=(0.6, 1.0), flip=False),
+        data=DataConfig(source=source, crop_scale=(1.0, 1.0), flip=False),
         masking=dataclasses.replace(masking, reduction="batch"),
         model=ModelConfig(
             patch_size=4, width=64, depth=2, heads=4, decoder_width=64, decoder_depth=1,
