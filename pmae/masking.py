@@ -99,7 +99,9 @@ def _expected_prefix(
     """
     entries = p.numel()
     # At least two components are candidates for the smallest one, also where all variance is in one component.
-    smallest = p.masked_fill(p < p.topk(2).values[1].clamp(max=NEGLIGIBLE_SHARE), math.inf).argmin()
+    candidates = p.masked_fill(p < p.topk(2).values[1].clamp(max=NEGLIGIBLE_SHARE), math.inf)
+    least = candidates.amin()  # not p[argmin]: indexing with a tensor would wait for the device
+    smallest = candidates.argmin()
     alone = (torch.arange(entries, device=p.device) == smallest).expand_as(order)
     length = (shares <= wanted).sum(1, keepdim=True).clamp_max(entries - 1)
     position = order.argsort(dim=1)
@@ -108,8 +110,8 @@ def _expected_prefix(
     is_empty, is_everything = low_share < NEGLIGIBLE_SHARE, high_share > 1 - NEGLIGIBLE_SHARE
     low_mask = torch.where(is_empty, alone, position < length)
     high_mask = torch.where(is_everything, ~alone, position <= length)
-    low_share = torch.where(is_empty, p[smallest], low_share)
-    high_share = torch.where(is_everything, 1 - p[smallest], high_share)
+    low_share = torch.where(is_empty, least, low_share)
+    high_share = torch.where(is_everything, 1 - least, high_share)
     # Where both shares are equal, the prefix is preferred to its stand-in, so that no component is favored.
     gap = high_share - low_share
     tie = torch.where(is_empty, 1.0, 0.0)

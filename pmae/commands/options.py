@@ -71,8 +71,8 @@ class MaskingOptions:
     """Masked share, a fraction: of the variance (pmae) or of the patches (mae)."""
     ratio_range: Annotated[tuple[float, float] | None, said("LOW HIGH", "none")] = None
     """Draw the ratio instead: per image (pmae, with --strategy sampled) or per batch (mae)."""
-    strategy: Annotated[str | None, said("NAME", "fixed for pmae, random for mae")] = None
-    """pmae: fixed sampled tvb bvt; mae: random block grid."""
+    strategy: Annotated[str | None, said("NAME", "expected for pmae, random for mae")] = None
+    """pmae: expected fixed sampled tvb bvt released; mae: random block grid."""
     per: Annotated[Literal["image", "batch"] | None, said("{image,batch}", "image")] = None
     """One mask per image or per batch."""
     loss: Annotated[Literal["components", "pixels"] | None, said("{components,pixels}", "components")] = None
