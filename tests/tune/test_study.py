@@ -6,13 +6,24 @@ import itertools
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 
+from pmae.errors import ConfigError
 from studies.lock import StudyLock
 from studies.records import TRIAL_SCHEMA, read_study
 from tests.tune.conftest import SECRET, optuna_states
+from tune import (
+    ConfirmOptions,
+    DataOptions,
+    SearchOptions,
+    StorageOptions,
+    StudyOptions,
+    TrainingOptions,
+    run_study,
+)
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -76,3 +87,20 @@ def test_resume_refuses_other_settings_and_a_second_driver_is_refused(undisturbe
         second = start_study(undisturbed.storage, "--resume")
         assert second.end() == 2
     assert f"process {os.getpid()}" in second.log.read_text()
+
+
+def test_a_study_from_python_returns_its_verdict_and_reports_its_lines(tmp_path):
+    lines: list[str] = []
+    options = StudyOptions(
+        data=DataOptions(limit=100),
+        search=SearchOptions(methods=("pmae",), search="none", patch_sizes=(4,)),
+        confirm=ConfirmOptions(ladder=(0.2, 0.5), confirm_seeds=2, margin="10%"),
+        training=TrainingOptions(epochs=1),
+        storage=StorageOptions(storage=str(tmp_path), name="api"),
+    )
+    study = run_study(options, on_event=lines.append)
+    assert study.verdict is not None and study.verdict["rows"][0]["margin_share"] == 0.1
+    assert study.name == "api" and study.plan["margin"] == "10%"
+    assert any("confirming" in line for line in lines) and any("report" in line for line in lines)
+    with pytest.raises(ConfigError, match="--name"):
+        run_study(replace(options, storage=StorageOptions(storage=str(tmp_path), name="../x")))
