@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -166,18 +167,33 @@ def run_trial(
     return scores, result.history[-1]["train_loss"]
 
 
+def stored_trial(folder: Path | None, task: Task, *settings: Any) -> tuple[Scores, float]:
+    """:func:`run_trial`, or its result from ``folder`` if an interrupted run has already stored it there."""
+    if folder is None:
+        return run_trial(task, *settings)
+    identity = repr((task.config.hash(), task.images.fingerprint, settings))
+    path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz"
+    if not path.exists():
+        scores, loss = run_trial(task, *settings)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path.with_suffix(".part.npz"), loss=loss, **scores)
+        path.with_suffix(".part.npz").rename(path)
+    with np.load(path) as stored:
+        return {way: stored[way] for way in stored.files if way != "loss"}, float(stored["loss"])
+
+
 def _split(features: Mapping[str, np.ndarray], images: ImageSet) -> np.ndarray:
     data = labelled(features, images, SPLITS, "cpu")
     path, best, _ = fit_and_choose(data)
     return (path.predict(data["test"].x, best) == data["test"].y).double().numpy()
 
 
-def measure(task: Task) -> dict[str, Any]:
-    """Run all trials of a task and estimate the components of the variance."""
+def measure(task: Task, folder: Path | None = None) -> dict[str, Any]:
+    """Run all trials of a task, except those stored in ``folder``, and estimate the components of the variance."""
     start, losses = time.perf_counter(), []
 
     def trial(what: str, *settings: Any) -> Scores:
-        scores, loss = run_trial(task, *settings)
+        scores, loss = stored_trial(folder, task, *settings)
         losses.append(loss)
         accuracy = ", ".join(f"{way} {100 * scores[way].mean():.2f}" for way in ("split", "folds"))
         print(f"{task.name} {time.perf_counter() - start:5.0f} s  {what}: {accuracy}, loss {loss:.3f}", flush=True)
@@ -334,6 +350,7 @@ def main() -> None:
     parser.add_argument("--cifar10-recipe", type=json.loads, default=CIFAR10_RECIPE, metavar="JSON")
     parser.add_argument("--cifar10-levels", type=int, default=5)
     parser.add_argument("--cifar10-images", type=int, default=2000, help="images in each of train, val and test")
+    parser.add_argument("--trials", type=Path, help="folder for finished trials; a later run resumes there")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS / "noise.json", help="data sets already there are kept")
     options = parser.parse_args()
@@ -355,7 +372,7 @@ def main() -> None:
         task = make()
         machine = describe_machine("cpu", ("torch", "numpy", "timm", "scikit-learn"), __file__)
         machine["cpu_features"] = torch.backends.cpu.get_cpu_capability()
-        result["data_sets"][task.name] = {**machine, **measure(task)}
+        result["data_sets"][task.name] = {**machine, **measure(task, options.trials)}
         write_result(result, options.out)
     print(markdown(result))
 
