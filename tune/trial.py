@@ -217,15 +217,9 @@ def _probe(spec: TrialSpec, features: Mapping[str, np.ndarray], images: ImageSet
 
     probe, test = spec.config.probe, spec.phase != "explore"
     if evaluation_of(spec.config, images) == "folds":
-        folds = crossval_linear_probe(features, images, seed=spec.seed, include_test=test)
-        knn = knn_probe(None, images, k=probe.knn_k, features=features, score_test=test)
-        return {
-            "val_linear": folds.val_accuracy,
-            "test_linear": folds.test_accuracy,
-            "val_knn": knn.val_accuracy,
-            "test_knn": knn.test_accuracy,
-        }
-    linear = linear_probe(None, images, probe.protocol, spec.seed, features=features, score_test=test)
+        linear = crossval_linear_probe(features, images, seed=spec.seed, include_test=test)
+    else:
+        linear = linear_probe(None, images, probe.protocol, spec.seed, features=features, score_test=test)
     knn = knn_probe(None, images, k=probe.knn_k, features=features, score_test=test)
     return {
         "val_linear": linear.val_accuracy,
