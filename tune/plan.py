@@ -53,7 +53,7 @@ class Budget:
 
 
 BUDGETS = {
-    "quick": Budget(trials=12, confirm_seeds=5, round_seeds=4, rule=ConfirmRule()),
+    "quick": Budget(trials=8, confirm_seeds=5, round_seeds=4, rule=ConfirmRule()),
     "paper": Budget(trials=24, confirm_seeds=5, round_seeds=4, rule=ConfirmRule()),
 }
 
