@@ -139,18 +139,28 @@ def points(fraction: float) -> str:
 
 def at_most(fraction: float) -> str:
     """An upper bound in points, rounded up: 1.02 is ``1.1 points``, since ``1 point`` would promise too much."""
-    return points(math.ceil(round(1000 * fraction, 6)) / 1000)
+    return points(_rounded_up(fraction))
 
 
 def at_least(fraction: float) -> str:
     """A lower bound in points, rounded down."""
-    return points(math.floor(round(1000 * fraction, 6)) / 1000)
+    return points(_rounded_down(fraction))
 
 
 def interval(low: float | None, high: float | None, signed: bool = False) -> str:
-    """``-0.4 to 1.1``, in points of accuracy; empty where a bound is missing."""
-    ends = in_points(low, signed), in_points(high, signed)
-    return " to ".join(ends) if all(ends) else ""
+    """``-0.4 to 1.1``, in points of accuracy, rounded outwards; empty where a bound is missing."""
+    if low is None or high is None or not (is_number(low) and is_number(high)):
+        return ""
+    return f"{in_points(_rounded_down(low), signed)} to {in_points(_rounded_up(high), signed)}"
+
+
+def _rounded_up(fraction: float) -> float:
+    """To the next tenth of a point above."""
+    return math.ceil(round(1000 * fraction, 6)) / 1000
+
+
+def _rounded_down(fraction: float) -> float:
+    return math.floor(round(1000 * fraction, 6)) / 1000
 
 
 def count(number: int, noun: str) -> str:

@@ -13,6 +13,7 @@ from studies.curves import is_number
 from studies.records import Study
 from studies.sentences import (
     accuracy,
+    at_least,
     at_most,
     best_set_sentence,
     check_text,
@@ -107,7 +108,7 @@ def _facts(row: dict[str, Any]) -> list[tuple[str, str]]:
     if row["seeds"] is not None:
         facts.append(("evidence", f"{count(row['seeds'], 'paired seed')} per ratio{_evaluation(row)}"))
     if is_number(row["training_gain"]):
-        least = "" if not is_number(row["training_gain_low"]) else f" (at least {in_points(row['training_gain_low'])})"
+        least = "" if not is_number(row["training_gain_low"]) else f" (at least {at_least(row['training_gain_low'])})"
         facts.append(("training adds", f"{points(row['training_gain'])}{least} to an untrained encoder"))
     return facts
 
