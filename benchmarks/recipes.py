@@ -46,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--data", default=".", help="folder with grey/, medmnist/, cifar10/ and the TinyImageNet zip")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--methods", nargs="+", default=["pmae", "mae"], choices=["pmae", "mae"])
     parser.add_argument("--out", type=Path, default=RESULTS / "recipes.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -54,7 +55,7 @@ def main() -> None:
         source, root, size, limit, patch, seeds = SETS[name]
         root = None if root is None else options.data
         images = load_images(source.replace("DATA", options.data), root, size, limit)
-        for method in ("pmae", "mae"):
+        for method in options.methods:
             row = measure(images, method, patch, range(seeds))
             result["rows"][f"{name} {method}"] = {"set": name, "method": method, "patch_size": patch, **row}
             print(line(name, method, row), flush=True)
