@@ -316,8 +316,7 @@ def training_problem(losses: Sequence[float]) -> str | None:
     """What is wrong with a finished training, judged by ``train_loss`` per epoch; None if nothing is.
 
     Two things are: a last loss of 1 or more, which predicting the mean reaches as well; and a rise, by which a fifth
-    of the variance that the best epoch explained, and at least 3 % of the masked variance, is lost again. Between
-    epochs of the shipped recipes the loss varies by less than 1 %.
+    of the variance that the best epoch explained, and at least 3 % of the masked variance, is lost again.
     """
     if not losses:
         return None
