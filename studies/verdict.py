@@ -158,9 +158,9 @@ class _Measured:
 
 
 def _judge_comparison(comparison: Comparison, ratio: float, rules: _Rules) -> dict[str, Any]:
-    default = _place(comparison.rungs, ratio)
-    excluded, missing = _excluded(comparison, ratio, default, rules)
-    others = tuple(k for k in range(len(comparison.rungs)) if k != default and k not in _twins(comparison.rungs, ratio))
+    default, twins = _place(comparison.rungs, ratio), _twins(comparison.rungs, ratio)
+    excluded, missing = _excluded(comparison, twins, rules)
+    others = tuple(k for k in range(len(comparison.rungs)) if k != default and k not in twins)
     row = _blank_row(comparison, ratio, default, others, rules, excluded)
     if default is None:
         return row | {
@@ -180,8 +180,8 @@ def _judge_comparison(comparison: Comparison, ratio: float, rules: _Rules) -> di
     unpaired = [k for k in others if k not in paired]
     for k in unpaired:
         excluded.append(f"ratio {percent(comparison.rungs[k].achieved)} shares too few seeds with the default")
-    row |= _numbers(comparison, measured, rules, ratio)
-    checks = _checks(comparison, measured, row, not (missing or unpaired), rules)
+    row |= _numbers(comparison, measured, rules)
+    checks = _checks(comparison, measured, row, not (missing or unpaired))
     verdict, reason = _decide(measured, row, checks, rules)
     needed = None
     if verdict == "inconclusive" and rules.looks is None and not (missing or unpaired):
@@ -194,9 +194,7 @@ def _judge_comparison(comparison: Comparison, ratio: float, rules: _Rules) -> di
     }  # fmt: skip
 
 
-def _excluded(
-    comparison: Comparison, ratio: float, default: int | None, rules: _Rules
-) -> tuple[list[str], list[float]]:
+def _excluded(comparison: Comparison, twins: set[int], rules: _Rules) -> tuple[list[str], list[float]]:
     """Sentences about what is left out, and the planned ratios without a usable rung."""
     excluded = list(comparison.left_out)
     tried = [arm.ratio for arm in comparison.tried]
@@ -206,7 +204,7 @@ def _excluded(
         if not any(_same(planned, r) for r in tried):
             excluded.append(f"ratio {planned:g} of the ladder has no trial")
             missing.append(planned)
-    for k in _twins(comparison.rungs, ratio):
+    for k in sorted(twins):
         rung = comparison.rungs[k]
         excluded.append(f"ratio {rung.arm.ratio:g} masks the same {percent(rung.achieved)} as another rung")
     return excluded, missing
@@ -246,7 +244,7 @@ def _measure(comparison: Comparison, default: int, others: tuple[int, ...], marg
     return _Measured(default, others, noise, differences, excesses, gains)
 
 
-def _numbers(comparison: Comparison, measured: _Measured, rules: _Rules, ratio: float) -> dict[str, Any]:
+def _numbers(comparison: Comparison, measured: _Measured, rules: _Rules) -> dict[str, Any]:
     """Regret, bounds, gain and rungs of a row."""
     rungs, family = comparison.rungs, len(measured.others)
     usable = {k: c for k, c in measured.differences.items() if c.usable}
@@ -309,7 +307,7 @@ def _bound(difference: Contrast | None, of: Any) -> float | None:
 
 
 def _checks(
-    comparison: Comparison, measured: _Measured, row: Mapping[str, Any], complete: bool, rules: _Rules
+    comparison: Comparison, measured: _Measured, row: Mapping[str, Any], complete: bool
 ) -> list[dict[str, Any]]:
     """What must be true for a verdict to mean anything; ``passed`` is None where the table does not say."""
     gain, low, limit = row["training_gain"], row["training_gain_low"], row["margin"]
@@ -320,18 +318,16 @@ def _checks(
     else:
         trained = {"passed": low > limit, "detail": f"it adds {points(gain)}, at least {at_least(low)}"}
     problems = [rung for rung in comparison.rungs if rung.problems]
-    losses = {k: comparison.rungs[k].train_loss for k in (measured.default, *measured.others)}
-    known = [loss for k, loss in losses.items() if loss is not None]
-    told = [r.problems for r in comparison.rungs]
+    losses = [comparison.rungs[k].train_loss for k in (measured.default, *measured.others)]
+    known = [loss for loss in losses if loss is not None]
     # Whether a loss is relative to predicting the mean is known only where our own trainer left its note.
-    relative = any(told) or comparison.evaluation is not None
+    relative = bool(problems) or comparison.evaluation is not None
     if not known or not relative:
         learned: dict[str, Any] = {"passed": None, "detail": "the table does not say"}
     else:
-        worst = max(known)
         learned = {
             "passed": min(known) < 1,
-            "detail": f"final losses are {min(known):.2g} to {worst:.2g} of that of predicting the mean"
+            "detail": f"final losses are {min(known):.2g} to {max(known):.2g} of that of predicting the mean"
             + (f"; trouble at {ratio_list([r.achieved for r in problems])}" if problems else ""),
         }
     constant = [k for k, c in measured.differences.items() if c.constant]
