@@ -7,6 +7,8 @@ from typing import Any
 
 from studies.records import Study
 
+PLANNED = ("margin", "default_ratio", "mae_default_ratio", "alpha", "looks", "ladder")  # of a plan, for the judge
+
 
 def current_verdict(
     studies: Sequence[Study], *, margin: float | str | None = None, default_ratio: float | None = None
@@ -30,14 +32,8 @@ def current_verdict(
     from studies.verdict import Looks, judge  # scipy takes a second to import
 
     plan = studies[0].plan
-    planned: dict[str, Any] = {
-        name: plan[name]
-        for name in ("margin", "default_ratio", "mae_default_ratio", "alpha", "looks", "ladder")
-        if plan.get(name) is not None
-    }
-    rules = planned | given
-    if rules.get("looks"):
-        rules["looks"] = Looks(int(plan["looks"]["seeds_per_round"]), int(plan["looks"]["rounds"]))
+    planned: dict[str, Any] = {name: plan[name] for name in PLANNED if plan.get(name) is not None}
+    rules = planned | given | {"looks": Looks.of(plan)}
     verdict = judge(list(studies) if len(studies) > 1 else studies[0], **rules).to_dict()
     verdict["warnings"] = [*_planned_otherwise(studies, planned, given), *verdict["warnings"]]
     return verdict
@@ -47,7 +43,7 @@ def _planned_otherwise(studies: Sequence[Study], used: dict[str, Any], given: di
     """A sentence for every study whose plan names another margin or default than it is judged with."""
     said = []
     for study in studies[1:]:
-        for name in ("margin", "default_ratio", "mae_default_ratio", "alpha", "looks", "ladder"):
+        for name in PLANNED:
             theirs = study.plan.get(name)
             if name in used and name not in given and theirs not in (None, used[name]):
                 said.append(

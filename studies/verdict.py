@@ -47,6 +47,12 @@ class Looks:
     seeds_per_round: int
     rounds: int
 
+    @classmethod
+    def of(cls, plan: Mapping[str, Any]) -> Looks | None:
+        """The rounds that a study's plan names; None where it judges once."""
+        looks = plan.get("looks")
+        return cls(int(looks["seeds_per_round"]), int(looks["rounds"])) if looks else None
+
     def level(self, seeds: int, alpha: float) -> float:
         """Level of a bound on ``seeds`` seeds, so that all rounds together err with at most ``alpha``."""
         look = min(max(-(-seeds // self.seeds_per_round), 1), self.rounds)
@@ -113,8 +119,7 @@ def judge(
     }
     for ratio in defaults.values():
         _check(ratio, "a default ratio", 0, 1)
-    if looks is None and plan.get("looks"):
-        looks = Looks(int(plan["looks"]["seeds_per_round"]), int(plan["looks"]["rounds"]))
+    looks = looks or Looks.of(plan)
     planned = _first(ladder, plan.get("ladder"), {})
     confirmed, controls, warnings = confirmed_rows(_one_table(trials))
     found = collect(confirmed, controls)
