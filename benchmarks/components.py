@@ -98,7 +98,7 @@ def measure(name: str, folder: Path, device: str) -> dict[str, Any]:
     import sklearn.decomposition  # noqa: F401 (imports are not what is measured)
     import torch
 
-    import pmae.components  # noqa: F401
+    import pmae.components.principal  # noqa: F401
 
     if device != "cpu":
         torch.linalg.eigh(torch.eye(64, dtype=torch.float64, device=device))  # starts the device's libraries

@@ -21,10 +21,11 @@ import torch
 from components import made_images
 from measuring import RESULTS, describe_machine, flops_per_image, matmul_peak, spread, write_result
 
-from pmae.bases import fit_basis
 from pmae.components import PrincipalComponents
+from pmae.components.bases import fit_basis
 from pmae.config import PretrainConfig, preset
-from pmae.trainer import Training, pretrain
+from pmae.trainer import pretrain
+from pmae.training.loop import Training
 
 VARIANTS: dict[str, dict[str, str]] = {
     "fp32": {"optim.precision": "fp32", "optim.compile": "off"},

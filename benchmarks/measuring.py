@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pmae.devices import synchronise
 
 if TYPE_CHECKING:
-    from pmae.trainer import Training
+    from pmae.training.loop import Training
 
 RESULTS = Path(__file__).parent / "results"
 REPOSITORY = Path(__file__).parent.parent

@@ -32,9 +32,10 @@ from measuring import RESULTS, describe_machine, write_result
 from scipy.special import stdtrit
 from tables import noise as markdown
 
-import pmae.batches
 import pmae.trainer
-from pmae.bases import fit_basis
+import pmae.training.loader
+import pmae.training.loop
+from pmae.components.bases import fit_basis
 from pmae.config import PretrainConfig, preset
 from pmae.data import ImageSet, load_images
 from pmae.probes import extract_pools
@@ -84,8 +85,8 @@ def seeds_replaced(seeds: Mapping[str, int]) -> Iterator[None]:
     Raises:
         RuntimeError: Training did not ask for a source by the names in ``SOURCES``.
     """
-    name = "stream" if hasattr(pmae.batches, "stream") else "seeded_generator"
-    original = getattr(pmae.batches, name)
+    name = "stream" if hasattr(pmae.training.loader, "stream") else "seeded_generator"
+    original = getattr(pmae.training.loader, name)
     by_purpose = {purpose: seed for source, seed in seeds.items() for purpose in SOURCES[source]}
     asked: set[str] = set()
 
@@ -94,7 +95,7 @@ def seeds_replaced(seeds: Mapping[str, int]) -> Iterator[None]:
         asked.add(purpose)
         return original(device, by_purpose.get(purpose, seed), *rest)
 
-    with mock.patch.object(pmae.batches, name, replaced), mock.patch.object(pmae.trainer, name, replaced):
+    with mock.patch.object(pmae.training.loader, name, replaced), mock.patch.object(pmae.training.loop, name, replaced):
         yield
     missing = [source for source in seeds if not asked.intersection(SOURCES[source])]
     if missing:

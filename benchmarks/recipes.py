@@ -28,7 +28,7 @@ from pmae.config import preset
 from pmae.data.imageset import ImageSet
 from pmae.data.load import load_images
 from pmae.probes import linear_probe
-from pmae.trainer import Training
+from pmae.training.loop import Training
 
 # Name: source, root, image size, limit, patch size, seeds. DATA stands for the folder that --data names.
 SETS: dict[str, tuple[str, str | None, int | None, int | None, int, int]] = {

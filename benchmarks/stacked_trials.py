@@ -23,7 +23,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from pmae.components import cached_components
 from pmae.config import preset
 from pmae.data import load_images
-from pmae.trainer import Training
+from pmae.training.loop import Training
 
 
 def contenders(method: str, patch_size: int, options: argparse.Namespace) -> dict[str, Callable[[], Any]]:

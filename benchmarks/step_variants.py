@@ -22,11 +22,11 @@ import torch
 from components import made_images
 from measuring import RESULTS, describe_machine, now, spread, write_result
 
-from pmae.bases import fit_basis
 from pmae.components import PrincipalComponents
+from pmae.components.bases import fit_basis
 from pmae.config import PretrainConfig, preset
-from pmae.encoder import use_fused_attention
-from pmae.trainer import Training, learning_rate
+from pmae.model.encoder import use_fused_attention
+from pmae.training.loop import Training, learning_rate
 
 RATIOS = {"pmae": 0.2, "mae": 0.75}
 PLAIN = "as it is"

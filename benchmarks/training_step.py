@@ -41,7 +41,7 @@ from measuring import (
 from pmae.components import PrincipalComponents
 from pmae.config import PretrainConfig, preset
 from pmae.devices import cpu_has_bf16, pick_device
-from pmae.trainer import Training, build_optimiser
+from pmae.training.loop import Training, build_optimiser
 
 RATIOS = {"pmae": 0.2, "mae": 0.75}
 WORKERS = 2  # of the peer's DataLoader

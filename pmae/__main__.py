@@ -16,7 +16,7 @@ from typing import Any
 
 import tyro
 
-from pmae.commands import options as asked
+from pmae.cli import options as asked
 from pmae.errors import ConfigError, DataError, DivergedError
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return leaving.code if isinstance(leaving.code, int) else BAD_USAGE
     warnings.showwarning = _show_warning
     try:
-        importlib.import_module(f"pmae.commands.{MODULES[type(options)]}").run(options)
+        importlib.import_module(f"pmae.cli.{MODULES[type(options)]}").run(options)
     except (ConfigError, DataError) as mistake:
         return _say(mistake, BAD_USAGE)
     except (DivergedError, OSError) as problem:

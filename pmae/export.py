@@ -1,9 +1,9 @@
-"""Encoders on disk: weights under timm's names, pixel statistics, and a JSON that says what they are.
+"""Encoders and whole models on disk: safetensors and JSON; nothing is ever unpickled.
 
-A folder holds ``encoder.safetensors``, ``standardisation.safetensors`` (``mean`` and ``std``, (C, H, W), uint8 units)
-and ``encoder.json`` (shapes, settings, versions, SHA-256 of both, and under ``timm`` the arguments of
-``timm.create_model`` for a model that takes the weights strictly and gives the same features). Nothing is ever
-unpickled. For whole models, decoder included, see ``saved_model``.
+An encoder's folder holds ``encoder.safetensors`` (weights under timm's names), ``standardisation.safetensors``
+(``mean`` and ``std``, (C, H, W), uint8 units) and ``encoder.json`` (shapes, settings, versions, SHA-256 of both, and
+under ``timm`` the arguments of ``timm.create_model`` for a model that takes the weights strictly and gives the same
+features). A whole model adds ``model.safetensors``, ``model.json`` and, for PMAE, ``components.safetensors``.
 
 Without this package, from the files alone::
 
@@ -30,13 +30,25 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from pmae.components import PrincipalComponents
 from pmae.config import ENCODER_PRESETS, ModelConfig, PretrainConfig
-from pmae.encoder import Encoder, build_vit
 from pmae.errors import ConfigError, DataError
 from pmae.files import replacing
+from pmae.model.autoencoder import MaskedAutoencoder
+from pmae.model.encoder import Encoder, build_vit
 from pmae.probes.features import as_encoder, extract_features
+from pmae.training.loader import PixelStatistics
+from pmae.training.loop import PretrainResult
 
-__all__ = ["extract_features", "load_encoder", "save_encoder", "timm_state_dict", "to_timm"]
+__all__ = [
+    "extract_features",
+    "load_encoder",
+    "load_model",
+    "save_encoder",
+    "save_model",
+    "timm_state_dict",
+    "to_timm",
+]
 
 FORMAT, FORMAT_VERSION = "pmae-encoder", 1
 TIMM_POOLS = {"cls": "token", "mean": "avg"}
@@ -264,4 +276,75 @@ def _shapes_of(vit: VisionTransformer) -> ModelConfig:
         heads=block.attn.num_heads,
         mlp_ratio=block.mlp.fc1.out_features / vit.embed_dim,
         position="learned" if vit.pos_embed is not None and vit.pos_embed.requires_grad else "sincos",
+    )
+
+
+MODEL_FORMAT, MODEL_FORMAT_VERSION = "pmae-model", 1
+MODEL_DESCRIPTION, MODEL_WEIGHTS, COMPONENTS = "model.json", "model.safetensors", "components.safetensors"
+
+
+def save_model(result: PretrainResult, folder: str | os.PathLike[str], *, images: object = None) -> Path:
+    """Write encoder and whole model to ``folder``, which is made if need be; what is there is replaced.
+
+    Args:
+        result: What :func:`~pmae.trainer.pretrain` returned.
+        folder: Where to.
+        images: Image set it was trained on, for the record.
+
+    Returns:
+        The folder, absolute.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    folder = save_encoder(result, folder, images=images)
+    checksum = write_tensors(folder / MODEL_WEIGHTS, result.model.state_dict())
+    if result.components is not None:
+        result.components.save(folder / COMPONENTS)
+    else:
+        (folder / COMPONENTS).unlink(missing_ok=True)
+    description = {
+        "format": MODEL_FORMAT,
+        "format_version": MODEL_FORMAT_VERSION,
+        "model": result.config.to_dict(),
+        "seed": result.seed,
+        "data": None if images is None else describe_images(images),
+        "sha256": {MODEL_WEIGHTS: checksum},
+        "history": result.history,
+        "precision": result.precision,
+    }
+    write_json(folder / MODEL_DESCRIPTION, description)
+    return folder
+
+
+def load_model(folder: str | os.PathLike[str]) -> PretrainResult:
+    """The model in ``folder`` with its history, settings, statistics and components, on the CPU.
+
+    Raises:
+        DataError: There is none, a file is damaged, or it was written by a newer version.
+    """
+    folder = Path(folder)
+    description = read_description(folder / MODEL_DESCRIPTION, MODEL_FORMAT, MODEL_FORMAT_VERSION)
+    encoder = read_description(folder / DESCRIPTION, FORMAT, FORMAT_VERSION)
+    weights = read_tensors(folder / MODEL_WEIGHTS, description["sha256"][MODEL_WEIGHTS])
+    statistics = read_tensors(folder / STATISTICS, encoder["sha256"][STATISTICS])
+    try:
+        config = PretrainConfig.from_dict(description["model"])
+        masking = config.masking
+        components = PrincipalComponents.load(folder / COMPONENTS) if masking.method == "pmae" else None
+        model = MaskedAutoencoder(
+            config.model, components, loss=masking.loss, normalise_target=masking.normalise_target
+        )
+        model.load_state_dict(weights)
+    except (ConfigError, RuntimeError) as error:
+        raise DataError(f"{folder / MODEL_DESCRIPTION} does not describe the weights beside it: {error}") from None
+    pixels = PixelStatistics(statistics["mean"], statistics["std"])
+    return PretrainResult(
+        model.on(torch.device("cpu")).eval(),
+        description["history"],
+        config,
+        pixels,
+        components,
+        description["seed"],
+        description.get("precision", "fp32"),
     )

@@ -1,4 +1,4 @@
-"""Writing files so that readers see the old one or the new one, and folders that can be written to."""
+"""Atomic writes, writable folders, and arrays in files that several processes map instead of copying."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+
+from pmae.errors import DataError
 
 
 @contextmanager
@@ -34,3 +39,41 @@ def make_writable_folder(folder: Path) -> None:
     trial = folder / f".writable-{os.getpid()}"
     trial.touch()
     trial.unlink()
+
+
+@dataclass(frozen=True)
+class MappedArray:
+    """Where an array lies: ``offset`` bytes into the file ``path``, uint8, C order."""
+
+    path: str
+    offset: int
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> MappedArray | None:
+        """The place of a uint8 array that is a whole piece of a memory map; None for any other."""
+        whole: object = array
+        while isinstance(whole, np.ndarray) and not isinstance(whole, np.memmap):
+            whole = whole.base
+        if not isinstance(whole, np.memmap) or whole.filename is None:
+            return None
+        while isinstance(whole.base, np.memmap):  # a slice of a map is a map that keeps the offset of the whole
+            whole = whole.base
+        if array.dtype != np.uint8 or not array.flags.c_contiguous:
+            return None
+        inside = array.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+        return cls(str(Path(str(whole.filename)).absolute()), whole.offset + inside, array.shape)
+
+    def open(self) -> np.ndarray:
+        """The array, mapped read-only.
+
+        Raises:
+            DataError: This machine does not see the file, or it is too short.
+        """
+        try:
+            return np.memmap(self.path, np.uint8, "r", self.offset, self.shape)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{self.path} cannot be mapped on this machine ({error}); images this large are read by every node "
+                "from the same file: set PMAE_CACHE to a folder that all nodes see"
+            ) from error

@@ -12,15 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pmae.batches import PixelStatistics
 from pmae.config import PretrainConfig
 from pmae.errors import ConfigError
-from pmae.mask_source import MaskSource
-from pmae.masking import pixel_coverage
-from pmae.patches import patchify, unpatchify
+from pmae.masking import MaskSampler, pixel_coverage
+from pmae.model.patches import patchify, unpatchify
+from pmae.training.loader import PixelStatistics
 
 if TYPE_CHECKING:
-    from pmae.model import MaskedAutoencoder
+    from pmae.model.autoencoder import MaskedAutoencoder
 
 LEVELS = 255.0
 WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03
@@ -64,7 +63,7 @@ def reconstruct(
     original = images.to(device).permute(0, 3, 1, 2).float()
     x = (original - mean) / std
     generators = (torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed))
-    source = MaskSource(config, None if model.projection is None else model.projection.spectrum)
+    source = MaskSampler(config, None if model.projection is None else model.projection.spectrum)
     mask, _ = source.draw(len(x), *generators)
     training = model.training
     try:

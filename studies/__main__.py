@@ -18,7 +18,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from studies.errors import StudyError, StudyWriteError
-from studies.uris import is_uri, without_secrets
+from studies.storage.object_store import is_uri, without_secrets
 
 if TYPE_CHECKING:
     from studies.records import Study
@@ -37,13 +37,13 @@ def list_studies(paths: Paths = ("runs",), *, json: bool = False, csv: bool = Fa
         json: Print JSON.
         csv: Print CSV.
     """
-    from studies.summaries import study_row
+    from studies.views.summaries import study_row
 
     rows = [study_row(study) for study in _read(paths)]
     if json or csv:
         _print_rows(rows, csv)
         return
-    from studies.terminal import make_console, print_list
+    from studies.cli.terminal import make_console, print_list
 
     print_list(make_console(), rows)
 
@@ -58,7 +58,7 @@ def show(paths: Paths, *, top: int = 10, json: bool = False, csv: bool = False) 
         json: Print everything as JSON.
         csv: Print the confirmed ratios as CSV.
     """
-    from studies.summaries import study_summary
+    from studies.views.summaries import study_summary
 
     summaries = [study_summary(study, top) for study in _read(paths)]
     if csv:
@@ -67,7 +67,7 @@ def show(paths: Paths, *, top: int = 10, json: bool = False, csv: bool = False) 
     if json:
         _print_rows(summaries, csv=False)
         return
-    from studies.terminal import make_console, print_summary
+    from studies.cli.terminal import make_console, print_summary
 
     for summary in summaries:
         print_summary(make_console(), summary)
@@ -92,8 +92,8 @@ def verdict(
         json: Print exactly what verdict.json holds.
         csv: Print the rows as CSV.
     """
-    from studies.export import as_json
-    from studies.judged import current_verdict
+    from studies.cli.export import as_json
+    from studies.verdict import current_verdict
 
     judged = current_verdict(_read(paths), margin=margin, default_ratio=default_ratio)
     if json:
@@ -101,7 +101,7 @@ def verdict(
     elif csv:
         _print_rows([{k: v for k, v in row.items() if not isinstance(v, (list, dict))} for row in judged["rows"]], csv)
     else:
-        from studies.terminal import make_console, print_verdict
+        from studies.cli.terminal import make_console, print_verdict
 
         print_verdict(make_console(), judged)
 
@@ -148,8 +148,8 @@ def export(
         parquet: Parquet file to write.
         json: JSON file to write; - prints it.
     """
-    from studies.export import as_csv, as_json, as_parquet, joined_table
-    from studies.files import write_file
+    from studies.cli.export import as_csv, as_json, as_parquet, joined_table
+    from studies.storage.atomic import write_file
 
     wanted = {as_csv: csv, as_parquet: parquet, as_json: json}
     if not any(wanted.values()):
@@ -172,8 +172,8 @@ def watch(path: Annotated[Positional[str], arg(metavar="PATH")], *, every: float
         every: Seconds between looks.
         once: Look once and end.
     """
-    from studies.terminal import make_console
-    from studies.watching import watch as look
+    from studies.cli.terminal import make_console
+    from studies.cli.watch import watch as look
 
     if every <= 0:
         raise StudyError(f"--every is {every}; give a number of seconds above 0, for example 2")
@@ -210,14 +210,14 @@ def _read(paths: Sequence[str]) -> list[Study]:
     if not paths:
         raise StudyError("no PATH given; name a study's folder, or a storage folder with several studies")
     if any(map(is_uri, paths)):
-        from studies.fetching import fetched
+        from studies.storage.object_store import fetched
 
         return read_studies([fetched(path) if is_uri(path) else path for path in paths])
     return read_studies(paths)
 
 
 def _print_rows(rows: Sequence[dict[str, Any]], csv: bool) -> None:
-    from studies.export import as_csv, as_json
+    from studies.cli.export import as_csv, as_json
 
     _print_bytes(as_csv(rows) if csv else as_json(rows))
 

@@ -6,8 +6,9 @@ A study's folder holds ``trials.arrow`` and ``history.arrow`` (Arrow IPC files),
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,10 +16,9 @@ from typing import Any
 import pyarrow as pa
 
 from studies.errors import StudyError
-from studies.files import read_json
-from studies.journal import JournalledTable, read_table
-from studies.schema import HISTORY_SCHEMA, SCHEMA_VERSION, TRIAL_SCHEMA, complete_epoch, complete_trial
-from studies.several import named_apart
+from studies.storage.atomic import read_json
+from studies.storage.journal import JournalledTable, read_table
+from studies.storage.schema import HISTORY_SCHEMA, SCHEMA_VERSION, TRIAL_SCHEMA, complete_epoch, complete_trial
 
 __all__ = [
     "HISTORY_SCHEMA", "SCHEMA_VERSION", "TRIAL_SCHEMA", "Study", "StudyWriter",
@@ -53,7 +53,7 @@ class Study:
 class StudyWriter:
     """Writes a study's records into ``folder``; opening a folder that has records continues them.
 
-    Use it as a context manager, or call :meth:`close`. One writer at a time: hold ``studies.lock.StudyLock``.
+    Use it as a context manager, or call :meth:`close`. One writer at a time: hold ``studies.storage.lock.StudyLock``.
 
     Args:
         folder: The study's own folder; made if it is missing.
@@ -200,3 +200,32 @@ def _check_plan_version(folder: Path, plan: Mapping[str, Any]) -> None:
             f"{folder / 'study.json'} has schema version {version}, this program reads up to {SCHEMA_VERSION}: "
             "it was written by a newer version; update this one with 'git pull' and 'pip install -e .'"
         )
+
+
+def named_apart(studies: Sequence[Study]) -> list[Study]:
+    """``studies`` with the place of the folder after every name that several of them have.
+
+    Their trials may have the same ids, and would otherwise pass for repeated rows.
+    """
+    names = Counter(study.name for study in studies)
+    places = Counter(_place(study) for study in studies)
+    apart = []
+    for study in studies:
+        if names[study.name] > 1:
+            place = _place(study) if places[_place(study)] == 1 else str(study.folder)
+            study = _renamed(study, f"{study.name} ({place})")
+        apart.append(study)
+    return apart
+
+
+def _place(study: Study) -> str:
+    return f"{study.folder.parent.name}/{study.folder.name}"
+
+
+def _renamed(study: Study, name: str) -> Study:
+    tables = {}
+    for key in ("trials", "history"):
+        table = getattr(study, key)
+        column = pa.array([name] * table.num_rows, table.schema.field("study").type)
+        tables[key] = table.set_column(table.schema.get_field_index("study"), table.schema.field("study"), column)
+    return replace(study, name=name, **tables)

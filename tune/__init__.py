@@ -11,25 +11,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tune.api import run_study as run_study
+    from tune.options import ConfirmOptions as ConfirmOptions
+    from tune.options import DataOptions as DataOptions
+    from tune.options import MachineOptions as MachineOptions
+    from tune.options import OutputOptions as OutputOptions
+    from tune.options import SearchOptions as SearchOptions
+    from tune.options import StorageOptions as StorageOptions
     from tune.options import StudyOptions as StudyOptions
+    from tune.options import TrainingOptions as TrainingOptions
     from tune.simulation import simulate as simulate
 
-_HOMES = {
-    "run_study": "tune.api",
-    "simulate": "tune.simulation",
-    "StudyOptions": "tune.options",
-    "DataOptions": "tune.options",
-    "SearchOptions": "tune.options",
-    "ConfirmOptions": "tune.options",
-    "TrainingOptions": "tune.options",
-    "StorageOptions": "tune.options",
-    "MachineOptions": "tune.options",
-    "OutputOptions": "tune.options",
-}
-__all__ = sorted(_HOMES)
+_NAMES = {
+    "tune.api": ("run_study",),
+    "tune.options": (
+        "ConfirmOptions", "DataOptions", "MachineOptions", "OutputOptions", "SearchOptions", "StorageOptions",
+        "StudyOptions", "TrainingOptions",
+    ),
+    "tune.simulation": ("simulate",),
+}  # fmt: skip
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

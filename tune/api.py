@@ -22,8 +22,8 @@ def run_study(options: StudyOptions, *, on_event: Callable[[str], None] | None =
         SessionError: Ray does not start, or the cluster is not there.
         KeyboardInterrupt: The study was interrupted; everything finished is on record.
     """
-    from tune.command import run_options
-    from tune.launch import FINISHED, INTERRUPTED
+    from tune.run.cli import run_options
+    from tune.run.runner import FINISHED, INTERRUPTED
 
     code, folder = run_options(options, on_event=on_event)
     if code == INTERRUPTED:

@@ -18,10 +18,10 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pmae.config import Basis
-from tune.command import run_command
-from tune.confirm import ConfirmRule
 from tune.options import ConfirmOptions, SearchOptions, StudyOptions
-from tune.space import default_patch_sizes
+from tune.run.cli import run_command
+from tune.search.confirm import ConfirmRule
+from tune.search.space import default_patch_sizes
 
 if TYPE_CHECKING:
     from pmae.data import ImageSet

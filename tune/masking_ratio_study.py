@@ -13,7 +13,7 @@ if __name__ == "__main__":
     # Run as a script: the checkout takes the place of its folder tune/, whose modules are not to be imported bare.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from tune.command import PROGRAM, run_command
+from tune.run.cli import PROGRAM, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

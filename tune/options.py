@@ -1,6 +1,6 @@
 """What a user can ask of a study: one dataclass per group of the command line's help, read by tyro.
 
-Defaults that depend on others (the preset, the data set) are ``None`` here and filled in by ``tune.plan``.
+Defaults that depend on others (the preset, the data set) are ``None`` here and filled in by ``tune.planning.plan``.
 Nothing is checked against the images here; only what an option can know alone is.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from pmae.commands.options import PRESET, said
+from pmae.cli.options import PRESET, said
 from pmae.config import Basis, Method, Precision, Preset
 
 if TYPE_CHECKING:

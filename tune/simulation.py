@@ -14,11 +14,11 @@ from optuna.trial import TrialState
 
 from pmae.config import masked_count
 from tune.options import DataOptions, StudyOptions
-from tune.plan import StudyPlan, plan_study
-from tune.proposals import Proposals
-from tune.schedule import judge_rows, next_round
-from tune.space import explore_seed
-from tune.spec import TrialSpec
+from tune.planning.plan import StudyPlan, plan_study
+from tune.search.sampler import Proposals
+from tune.search.schedule import judge_rows, next_round
+from tune.search.space import explore_seed
+from tune.trial.spec import TrialSpec
 
 if TYPE_CHECKING:
     from pmae.data import ImageSet

@@ -20,14 +20,14 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pmae.config import MIN_TOKENS
-from tune.command import run_command
-from tune.confirm import ConfirmRule
 from tune.options import ConfirmOptions, SearchOptions, StudyOptions
-from tune.space import default_patch_sizes
+from tune.run.cli import run_command
+from tune.search.confirm import ConfirmRule
+from tune.search.space import default_patch_sizes
 
 if TYPE_CHECKING:
     from pmae.data import ImageSet
-    from tune.trial import Measured
+    from tune.trial.run import Measured
 
 PROGRAM = "tune/theory_study.py"
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of Kong et al.'s Table 1

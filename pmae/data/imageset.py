@@ -6,7 +6,7 @@ Where they come from (sources), how they are decoded and where they are cached i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,43 +75,6 @@ class ImageSet:
                 f"labels of {self.name!r} run from {labels.min()} to {labels.max()}, but there are "
                 f"{len(self.class_names)} class names; labels must be indices into the class names"
             )
-
-    @classmethod
-    def from_array(
-        cls,
-        images: Any,
-        labels: Any = None,
-        *,
-        class_names: Sequence[str] | None = None,
-        splits: Mapping[str, npt.ArrayLike] | None = None,
-        name: str = "array",
-    ) -> ImageSet:
-        """A set from images in memory, in their order.
-
-        Args:
-            images: Array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W): uint8, or floats in [0, 1].
-            labels: (N,) whole numbers or text; None for images without labels, which can train but not be probed.
-            class_names: Names that whole-number labels are indices into; None takes the sorted labels.
-            splits: Split name -> indices; None draws stratified train, val and test splits with seed 0.
-            name: Short name for tables.
-
-        Raises:
-            DataError: Images, labels or splits that cannot be used.
-
-        Example:
-            ``ImageSet.from_array(x, y)``; for images that are not square ``load_images((x, y), image_size=32)``.
-        """
-        from pmae.data.objects import name_labels, to_labels, to_uint8
-        from pmae.data.splits import plan_splits
-
-        pixels = to_uint8(images, name)
-        encoded, names = np.zeros(len(pixels), dtype=np.int64), UNLABELLED
-        if labels is not None:
-            encoded, names = name_labels(to_labels(labels, len(pixels), name), tuple(class_names or ()), name)
-        if splits is None:
-            everything = {"train": np.arange(len(pixels), dtype=np.int64)}
-            splits = plan_splits(encoded, names, everything, limit=None, seed=0, name=name)
-        return cls(pixels, encoded, names, {k: np.asarray(v, dtype=np.int64) for k, v in splits.items()}, name)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split} {len(indices):,}" for split, indices in self.splits.items()) or "no splits"

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from pmae.data import cifar10, digits, folder, medmnist, npz, parquet, tinyimagenet
 from pmae.data.cache import Contents, MemorySink, cached_images, set_key
 from pmae.data.decode import Allocate, decode_images
 from pmae.data.imageset import ImageSet
-from pmae.data.objects import find_object
 from pmae.data.source import Listing, Request, Source
+from pmae.data.sources import cifar10, digits, folder, medmnist, npz, parquet, tinyimagenet
+from pmae.data.sources.objects import find_object
 from pmae.data.splits import plan_splits
 from pmae.errors import ConfigError, DataError, did_you_mean
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pmae.batches import PixelStatistics, pixel_statistics
 from pmae.config import PretrainConfig
 from pmae.devices import pick_device
-from pmae.encoder import Encoder
+from pmae.model.encoder import Encoder
 from pmae.probes.features import SPLITS, LabelledImages
-from pmae.trainer import Training
+from pmae.training.loader import PixelStatistics, pixel_statistics
+from pmae.training.loop import Training
 
 if TYPE_CHECKING:
-    from pmae.batches import Images
     from pmae.components import PrincipalComponents
+    from pmae.training.loader import Images
 
 BLOCK = 4096
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from pmae.errors import ConfigError, DataError
+from pmae.probes._logistic import fit_logistic_path, principal_coordinates
 from pmae.probes.features import SPLITS, LabelledImages, ProbeResult, described, labelled
 from pmae.probes.knn import REPORTED_K, nearest, vote
 from pmae.probes.linear import STRENGTHS
-from pmae.probes.logistic import fit_logistic_path, principal_coordinates
 
 FOLDS = 5
 # The penalty is chosen among fits that have converged to this; the fits that are scored converge fully.
@@ -58,7 +58,7 @@ def crossval_linear_probe(
         folds: Number of folds, at least 3.
         repeats: Number of cross-validations, each with folds of its own, whose accuracies are averaged.
         include_test: Score all labelled images. False never reads the test split.
-        strengths: L2 penalties to choose from, see :func:`~pmae.probes.logistic.fit_logistic_path`.
+        strengths: L2 penalties to choose from, see :func:`~pmae.probes._logistic.fit_logistic_path`.
         device: ``auto`` is the GPU if there is one.
 
     Returns:

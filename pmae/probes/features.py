@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pmae.config import check_choice
 from pmae.devices import BF16_CPU_WIDTH, cpu_has_bf16, pick_device
-from pmae.encoder import Encoder
 from pmae.errors import ConfigError, DataError
+from pmae.model.encoder import Encoder
 
 POOLS = ("cls", "mean")
 SPLITS = ("train", "val", "test")
@@ -70,7 +70,7 @@ def extract_features(
     """Features of every image of some splits.
 
     Args:
-        encoder: An :class:`~pmae.encoder.Encoder`, or a result that has one as ``.encoder``. It is left as it was:
+        encoder: An :class:`~pmae.model.Encoder`, or a result that has one as ``.encoder``. It is left as it was:
             device, training mode and weights.
         imageset: Images of the encoder's size and channels.
         splits: Names of the splits to read; others are not touched.

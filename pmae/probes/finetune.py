@@ -11,11 +11,11 @@ import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 
-from pmae.augment import augment
 from pmae.config import DataConfig
 from pmae.devices import pick_device
-from pmae.encoder import Encoder
 from pmae.errors import ConfigError, DataError, DivergedError
+from pmae.model.encoder import Encoder
+from pmae.probes._schedule import Shuffled, warmup_cosine
 from pmae.probes.features import (
     SPLITS,
     LabelledImages,
@@ -26,7 +26,7 @@ from pmae.probes.features import (
     check_images,
     read_images,
 )
-from pmae.probes.schedule import Shuffled, warmup_cosine
+from pmae.training.augment import augment
 
 EPOCHS, BATCH, BASE_RATE, WEIGHT_DECAY = 100, 512, 1e-3, 0.05
 WARMUP_SHARE = 0.05

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from pmae.config import DataConfig, check_choice
 from pmae.errors import ConfigError
+from pmae.probes._logistic import LogisticPath, fit_logistic_path
+from pmae.probes._sgd import AugmentedFeatures, sgd_probe
 from pmae.probes.features import (
     SPLITS,
     Labelled,
@@ -25,8 +27,6 @@ from pmae.probes.features import (
     extract_pools,
     labelled,
 )
-from pmae.probes.logistic import LogisticPath, fit_logistic_path
-from pmae.probes.sgd import AugmentedFeatures, sgd_probe
 
 STRENGTHS = tuple(float(f"{10**e:.3g}") for e in np.arange(-5, 0.25, 0.5))
 
@@ -61,7 +61,7 @@ def linear_probe(
         features: Split -> (N, W) float arrays extracted before; with ``pools``, pool -> split -> array.
         pools: Poolings to probe, for example ("cls", "mean"); the first is the result, all are in the details. None
             probes the encoder's own.
-        strengths: L2 penalties of the fast protocol, see :func:`~pmae.probes.logistic.fit_logistic_path`.
+        strengths: L2 penalties of the fast protocol, see :func:`~pmae.probes._logistic.fit_logistic_path`.
         score_test: Whether the test split is read and scored.
         augmentation: The paper protocol's random crops and flips (``crop_scale``, ``flip``); None has none.
         device, precision: See :func:`~pmae.probes.features.extract_features`.

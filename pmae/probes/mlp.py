@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pmae.errors import ConfigError
+from pmae.probes._logistic import standardisation
+from pmae.probes._schedule import Shuffled, warmup_cosine
 from pmae.probes.features import (
     SPLITS,
     Labelled,
@@ -21,8 +23,6 @@ from pmae.probes.features import (
     extract_features,
     labelled,
 )
-from pmae.probes.logistic import standardisation
-from pmae.probes.schedule import Shuffled, warmup_cosine
 
 RATES = (3e-4, 1e-3, 3e-3)
 EPOCHS, BATCH, WEIGHT_DECAY = 50, 512, 0.01

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pmae.corruptions import CORRUPTIONS, corrupt
+from pmae.probes.corruptions import CORRUPTIONS, corrupt
 from pmae.probes.features import (
     SPLITS,
     LabelledImages,
@@ -54,7 +54,7 @@ def corruption_probe(
         imageset: Images with labels and the splits train, val and test.
         seed: Of the corruptions' noise.
         features: Clean features of the encoder, split -> (N, W), extracted before.
-        corruptions: Names out of :data:`~pmae.corruptions.CORRUPTIONS`.
+        corruptions: Names out of :data:`~pmae.probes.corruptions.CORRUPTIONS`.
         severity: 1 to 5.
         score_test: Whether the test split is read and scored.
         device, precision: See :func:`~pmae.probes.features.extract_features`.

@@ -8,12 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from studies.curves import METHOD_NAMES, SHARE_OF, Panel, RungPoint
 from studies.figures.style import COLUMN, PAGE, SMALL, percent_ticks, place_inches, spread
 from studies.figures.svg import add_tooltip
-from studies.palette import BLUE, GREEN, INK, METHOD_COLORS, MUTED, PAPER
-from studies.published import published_curve
-from studies.sentences import accuracy, count, percent, points
+from studies.formatting import accuracy, count, percent, points
+from studies.literature.published import published_curve
+from studies.statistics.ratio_curves import METHOD_NAMES, SHARE_OF, Panel, RungPoint
+from studies.views.palette import BLUE, GREEN, INK, METHOD_COLORS, MUTED, PAPER
 
 LEFT, RIGHT, TOP, MAIN, BELOW, STRIP, BOTTOM = 0.46, 0.18, 0.38, 2.0, 0.62, 0.42, 0.1  # inches
 MOST_DOTS = 400

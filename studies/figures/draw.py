@@ -9,19 +9,19 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from studies.curves import Panel, make_panels
 from studies.figures.answer import answer_figure, answer_panel
 from studies.figures.forest import can_draw, forest_figure, regret_figure
 from studies.figures.pictures import eigenimage_figure, spectrum_figure, strip_figure
 from studies.figures.style import paper_style
 from studies.figures.svg import FORMATS, as_bytes
 from studies.figures.training import training_figure
-from studies.files import write_file
-from studies.histories import loss_curves
-from studies.judged import current_verdict
 from studies.records import Study, read_study
-from studies.samples import Samples, error_scale, read_samples
-from studies.sentences import judged_rows
+from studies.statistics.ratio_curves import Panel, make_panels
+from studies.storage.atomic import write_file
+from studies.verdict import current_verdict
+from studies.views.image_strips import Samples, error_scale, read_samples
+from studies.views.loss_curves import loss_curves
+from studies.views.wording import judged_rows
 
 
 def draw_figures(study_folder: Path | str) -> list[Path]:

@@ -8,11 +8,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from studies.curves import SHARE_OF, is_number
 from studies.figures.style import COLUMN, SMALL, place_inches
 from studies.figures.svg import add_tooltip
-from studies.palette import GREEN, INK, MUTED, PAPER, VERDICT_COLORS, VERMILLION
-from studies.sentences import confidence, in_points, interval, percent, points, row_label, verdict_word
+from studies.formatting import in_points, interval, is_number, percent, points
+from studies.statistics.ratio_curves import SHARE_OF
+from studies.views.palette import GREEN, INK, MUTED, PAPER, VERDICT_COLORS, VERMILLION
+from studies.views.wording import confidence, row_label, verdict_word
 
 LEFT, RIGHT, TOP, BOTTOM, LINE, GAP = 0.46, 1.12, 0.56, 0.5, 0.19, 0.14  # inches
 MARKERS = {"holds": "o", "fails": "X"}

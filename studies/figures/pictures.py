@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from studies.figures.style import COLUMN, PAGE, SMALL, percent_ticks, place_inches
-from studies.palette import BLUE, INK, MUTED, VERMILLION
-from studies.samples import PANELS, Strip, as_picture, component_picture, signed_picture
+from studies.views.image_strips import PANELS, Strip, as_picture, component_picture, signed_picture
+from studies.views.palette import BLUE, INK, MUTED, VERMILLION
 
 MARKED_SHARES = (0.5, 0.8, 0.95)
 IMAGES = 6

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from studies.palette import GRID, INK, MUTED
+from studies.views.palette import GRID, INK, MUTED
 
 COLUMN, PAGE = 89 / 25.4, 183 / 25.4  # inches: one and two columns of a journal
 SMALL = 6.5  # points

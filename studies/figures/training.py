@@ -8,12 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from studies.curves import METHOD_NAMES
 from studies.figures.style import COLUMN, PAGE, SMALL, place_inches, spread
 from studies.figures.svg import add_tooltip
-from studies.histories import LossCurve
-from studies.palette import BLUE, METHOD_COLORS, MUTED
-from studies.sentences import count, percent
+from studies.formatting import count, percent
+from studies.statistics.ratio_curves import METHOD_NAMES
+from studies.views.loss_curves import LossCurve
+from studies.views.palette import BLUE, METHOD_COLORS, MUTED
 
 LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 0.42, 0.42, 0.4, 0.38, 1.75  # inches
 LIMIT = 2.5  # losses above it are cut off: predicting the mean costs 1

@@ -9,23 +9,25 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from studies.curves import is_number
-from studies.records import Study
-from studies.sentences import (
+from studies.formatting import (
     accuracy,
     at_least,
     at_most,
-    best_set_sentence,
-    check_text,
-    confidence,
     count,
     duration,
     in_points,
     interval,
-    margin_text,
+    is_number,
     percent,
     points,
     ratio_list,
+)
+from studies.records import Study
+from studies.views.wording import (
+    best_set_sentence,
+    check_text,
+    confidence,
+    margin_text,
     row_label,
     share_of,
     verdict_word,

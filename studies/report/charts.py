@@ -11,16 +11,17 @@ import pyarrow as pa
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from studies.curves import Panel
 from studies.figures.answer import answer_description, answer_panel
 from studies.figures.forest import can_draw, forest_figure, regret_figure
 from studies.figures.pictures import spectrum_figure
 from studies.figures.style import paper_style
 from studies.figures.svg import as_inline
 from studies.figures.training import training_figure
-from studies.histories import loss_curves
+from studies.formatting import accuracy, in_points, interval, percent
 from studies.report.pictures import Gallery
-from studies.sentences import accuracy, confidence, in_points, interval, method_name, percent, row_label, verdict_word
+from studies.statistics.ratio_curves import Panel
+from studies.views.loss_curves import loss_curves
+from studies.views.wording import confidence, method_name, row_label, verdict_word
 
 
 @dataclass(frozen=True)

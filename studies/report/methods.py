@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from studies.formatting import count, percent, ratio_list
 from studies.records import Study
-from studies.sentences import count, margin_text, method_name, percent, ratio_list
+from studies.views.wording import margin_text, method_name
 
 BIBTEX = """@article{bizeul2025components,
   title   = {From Pixels to Components: Eigenvector Masking for Visual Representation Learning},

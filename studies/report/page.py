@@ -16,12 +16,6 @@ import jinja2
 import pyarrow as pa
 from markupsafe import Markup
 
-from studies.contrasts import contrasts
-from studies.curves import DEFAULT_RATIOS, make_panels
-from studies.files import write_file
-from studies.inverted_u import shape_sentences
-from studies.judged import current_verdict
-from studies.measures import measures
 from studies.records import Study, read_studies
 from studies.report.cards import RUNG_HEADINGS, make_cards
 from studies.report.charts import make_charts
@@ -31,10 +25,16 @@ from studies.report.pictures import gallery
 from studies.report.run_facts import how_it_was_run, what_is_missing
 from studies.report.sections import contrast_rows, measure_table, own_answer, published_rows
 from studies.report.table import trial_table
-from studies.sentences import headline, judged_rows, question, verdict_word
-from studies.several import datasets_apart
+from studies.statistics.contrasts import contrasts
+from studies.statistics.inverted_u import shape_sentences
+from studies.statistics.ratio_curves import DEFAULT_RATIOS, make_panels
+from studies.storage.atomic import write_file
+from studies.verdict import current_verdict
+from studies.views.extra_metrics import measures
+from studies.views.merge import datasets_apart
+from studies.views.wording import headline, judged_rows, question, verdict_word
 
-TEMPLATES = Path(__file__).parent.parent / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(

@@ -12,7 +12,7 @@ from PIL import Image
 from studies.errors import StudyError
 from studies.figures.pictures import error_legend
 from studies.records import Study
-from studies.samples import (
+from studies.views.image_strips import (
     PANELS,
     Samples,
     as_picture,

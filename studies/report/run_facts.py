@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from studies.margin import Margin
+from studies.formatting import duration
 from studies.records import Study
 from studies.report.pictures import Gallery
-from studies.sentences import duration
+from studies.statistics.margin import Margin
 
 RESOURCES = {
     "concurrent": "trials at once", "max_concurrent": "trials at once", "threads": "threads per worker",

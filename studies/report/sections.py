@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from studies.contrasts import Contrast, comparison_sentences
-from studies.measures import MeasureRow, is_accuracy, measure_names
-from studies.published_verdict import judge_published
-from studies.sentences import in_points, interval, method_name, percent
+from studies.formatting import in_points, interval, percent
+from studies.literature.published_regret import judge_published
+from studies.statistics.contrasts import Contrast, comparison_sentences
+from studies.views.extra_metrics import MeasureRow, is_accuracy, measure_names
+from studies.views.wording import method_name
 
 
 def published_rows() -> list[tuple[str, ...]]:

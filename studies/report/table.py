@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from studies.curves import METHOD_NAMES, rows_of
+from studies.statistics.ratio_curves import METHOD_NAMES, rows_of
 
 # key: (heading, kind). Kinds tell the script how to show and sort a value.
 COLUMNS: dict[str, tuple[str, str]] = {

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tune.gauges import STUDY_GAUGES, TRIAL_GAUGES
 from tune.options import parse_options
+from tune.trial.metrics import STUDY_GAUGES, TRIAL_GAUGES
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 

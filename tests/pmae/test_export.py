@@ -16,9 +16,9 @@ from timm.models.vision_transformer import VisionTransformer
 
 from pmae.config import ModelConfig, PretrainConfig
 from pmae.data import load_images
-from pmae.encoder import Encoder, build_vit
 from pmae.errors import ConfigError, DataError
 from pmae.export import load_encoder, save_encoder, timm_state_dict, to_timm
+from pmae.model.encoder import Encoder, build_vit
 
 SHAPE = {"image_size": 16, "channels": 3, "width": 24, "depth": 2, "heads": 3, "mlp_ratio": 2.0}
 

@@ -11,11 +11,12 @@ import math
 import pytest
 import torch
 
-from pmae.bases import fit_basis
+from pmae.components.bases import fit_basis
 from pmae.config import ModelConfig, preset
-from pmae.model import MaskedAutoencoder
-from pmae.probes import finetune, mlp, sgd
-from pmae.trainer import build_optimiser, learning_rate
+from pmae.model.autoencoder import MaskedAutoencoder
+from pmae.probes import _sgd as sgd
+from pmae.probes import finetune, mlp
+from pmae.training.loop import build_optimiser, learning_rate
 
 PAPER = {
     "data": {"crop_scale": [0.2, 1.0], "flip": True, "image_size": None, "limit": None, "root": None, "seed": 0,

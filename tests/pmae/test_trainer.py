@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from pmae.batches import Batches, pixel_statistics, stream
+from pmae.components.moments import STD_FLOOR
 from pmae.config import DataConfig, OptimConfig
 from pmae.errors import ConfigError, DataError, DivergedError
-from pmae.moments import STD_FLOOR
-from pmae.trainer import Training, compiles, learning_rate, pretrain, training_problem
+from pmae.trainer import Training, pretrain
+from pmae.training.loader import Batches, pixel_statistics, stream
+from pmae.training.loop import compiles, learning_rate, training_problem
 
 CPU = torch.device("cpu")
 

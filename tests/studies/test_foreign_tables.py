@@ -143,7 +143,7 @@ def test_without_confirmed_rows_or_a_second_seed_there_is_no_verdict_but_a_reaso
 
 def test_a_study_of_a_bare_table_can_be_listed_shown_and_reported(tmp_path: Path) -> None:
     from studies.report import write_report
-    from studies.summaries import study_row, study_summary
+    from studies.views.summaries import study_row, study_summary
 
     study = read_study(written(foreign(dict.fromkeys(TEXTS, CATEGORY)), tmp_path / "bare"))
     assert study_row(study)["done"] == ROWS and study.history.num_rows == 0

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.feather as feather
 import pytest
 
-from studies import journal
 from studies.errors import StudyError
 from studies.records import HISTORY_SCHEMA, TRIAL_SCHEMA, StudyWriter, read_studies, read_study
-from studies.schema import VERSION_KEY
+from studies.storage import journal
+from studies.storage.schema import VERSION_KEY
 
 CONTRACT = [
     "study", "trial_id", "phase", "dataset", "method", "strategy", "ratio", "achieved_ratio", "achieved_sd",
@@ -168,7 +168,7 @@ def test_bytes_written_grow_with_the_rows_not_their_square(tmp_path: Path, monke
 
 WRITE_FOR_EVER = """
 import sys
-from studies import journal
+from studies.storage import journal
 from studies.records import StudyWriter
 journal.SMALL_ROWS = int(sys.argv[2]); journal.SMALL_BYTES = 0
 writer = StudyWriter(sys.argv[1])

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from studies.errors import StudyError
-from studies.regret import dunnett_critical_value
-from studies.sentences import at_most, percent, verdict_word
-from studies.sequential import level_for_look
+from studies.formatting import at_most, percent
+from studies.statistics.regret import dunnett_critical_value
+from studies.statistics.sequential import level_for_look
 from studies.verdict import Looks, Verdict, judge
+from studies.views.wording import verdict_word
 from tests.studies.tables import DEFAULT, LADDER, Rows, as_table, change, control_rows, draw, study_rows, trial_rows
 
 LOST = {"val_linear": None, "test_linear": None}

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from tune.session import SWITCHES, token_path
+from tune.run.ray_session import SWITCHES, token_path
 
 
 class TwoNodes:

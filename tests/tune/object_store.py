@@ -11,7 +11,7 @@ from pathlib import Path
 
 from moto.server import ThreadedMotoServer
 
-from studies.store import Store
+from studies.storage.object_store import Store
 
 SECRET_KEY = "Kq7-secret-key"
 

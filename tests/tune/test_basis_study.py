@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from pmae.data import ImageSet, load_images
-from studies.contrasts import contrasts
 from studies.records import read_study
+from studies.statistics.contrasts import contrasts
 from tune.basis_study import BASES, RATIOS, RULE, BasisStudy
-from tune.confirm import most_settings, settings_to_confirm
 from tune.options import parse_options
-from tune.plan import plan_study
+from tune.planning.plan import plan_study
+from tune.search.confirm import most_settings, settings_to_confirm
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from pmae.errors import ConfigError
-from studies.lock import StudyLock
 from studies.records import TRIAL_SCHEMA, read_study
+from studies.storage.lock import StudyLock
 from tests.tune.conftest import SECRET, optuna_states
 from tune import (
     ConfirmOptions,

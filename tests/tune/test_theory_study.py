@@ -12,19 +12,19 @@ import pytest
 import torch
 
 from pmae.config import preset
-from pmae.corruptions import CORRUPTIONS
 from pmae.data import load_images
 from pmae.probes import extract_features
+from pmae.probes.corruptions import CORRUPTIONS
 from pmae.reconstruction import psnr, reconstruct
 from pmae.trainer import pretrain
 from studies.records import read_study
 from tests.tune.test_basis_study import ROOT, blank_images
-from tune.confirm import most_settings, settings_to_confirm
 from tune.options import parse_options
-from tune.plan import plan_study
-from tune.spec import TrialSpec
+from tune.planning.plan import plan_study
+from tune.search.confirm import most_settings, settings_to_confirm
 from tune.theory_study import RATIOS, RULE, TheoryStudy, mask_units, measure
-from tune.trial import Measured
+from tune.trial.run import Measured
+from tune.trial.spec import TrialSpec
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from pmae.data import load_images
 from pmae.errors import DataError
 from tests.pmae.data.samples import medmnist_arrays, write_parquet
-from tests.pmae.data.test_named import binary_files, tar, tiny_files, zipped
+from tests.pmae.data.sources.test_named import binary_files, tar, tiny_files, zipped
 
 DAMAGES = 25
 

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from pmae.config import ModelConfig
 from pmae.data.imageset import ImageSet
-from pmae.encoder import Encoder, build_vit
+from pmae.model.encoder import Encoder, build_vit
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from pmae.bases import fit_basis
-from pmae.batches import pixel_statistics
-from pmae.moments import STD_FLOOR
-from pmae.probes import linear_probe, logistic, pixel_features, untrained_encoder
-from pmae.probes.logistic import fit_logistic_path, principal_coordinates
+from pmae.components.bases import fit_basis
+from pmae.components.moments import STD_FLOOR
+from pmae.probes import _logistic as logistic
+from pmae.probes import linear_probe, pixel_features, untrained_encoder
+from pmae.probes._logistic import fit_logistic_path, principal_coordinates
 from pmae.trainer import pretrain
+from pmae.training.loader import pixel_statistics
 
 
 def weights(encoder):
@@ -42,7 +43,7 @@ def test_the_untrained_encoder_depends_on_the_seed_and_not_on_the_masking(digits
 
 def test_components_that_are_given_are_not_fitted_again(digits, tiny, monkeypatch):
     components = fit_basis("pca", digits.images)
-    monkeypatch.setattr("pmae.trainer._fit", None)
+    monkeypatch.setattr("pmae.training.loop._fit", None)
     assert untrained_encoder(tiny, digits, components, seed=0).width == 16
 
 

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from pmae.config import DataConfig
 from pmae.errors import ConfigError, DataError
 from pmae.probes import extract_pools, linear_probe
-from pmae.probes.logistic import fit_logistic_path
+from pmae.probes._logistic import fit_logistic_path
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 

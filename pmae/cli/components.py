@@ -1,0 +1,55 @@
+"""``python -m pmae components``: fit, or find in the cache, and show how the variance is spread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pmae.cli.loading import check_output, load_dataset, print_result, say
+from pmae.cli.options import ComponentsOptions
+from pmae.components import PrincipalComponents, cached_components
+from pmae.devices import pick_device
+
+SHARES = (0.2, 0.5, 0.9, 0.99)
+
+
+def run(options: ComponentsOptions) -> None:
+    """Fit the components and print their spectrum."""
+    out = None if options.out is None else check_output(options.out, (".safetensors",))
+    images = load_dataset(options.data, options.printing)
+    say(options.printing, f"{options.basis} components of {len(images.indices('train')):,} images of {images.name}")
+    components, how = cached_components(
+        images, options.basis, device=pick_device(options.device), progress=not options.printing.quiet
+    )
+    if out is not None:
+        components.save(out)
+    summary = spectrum_summary(components)
+    lines = [
+        ("components", f"{components.rank:,} of {components.components.shape[0]:,} dimensions ({how})"),
+        ("first component", f"{summary['first']:.1%} of the variance"),
+        *((f"{float(share):.0%} of the variance", f"{n:,} components") for share, n in summary["needed"].items()),
+        ("without variance", f"{summary['without_variance']:,} components"),
+    ]
+    if out is not None:
+        lines.append(("written to", str(out)))
+    report = {"dataset": images.name, "basis": options.basis, "how": how, "out": None if out is None else str(out)}
+    print_result(options.printing, {**report, **summary}, lines)
+
+
+def spectrum_summary(components: PrincipalComponents) -> dict[str, Any]:
+    """How many leading components hold given shares of the variance (None: more than there are)."""
+    ratio = components.explained_variance_ratio
+    cumulated = np.cumsum(ratio)
+    needed: dict[str, int | None] = {}
+    for share in SHARES:
+        count = int(np.searchsorted(cumulated, share - 1e-12)) + 1
+        needed[str(share)] = count if count <= len(ratio) else None
+    return {
+        "rank": components.rank,
+        "dimensions": components.components.shape[0],
+        "first": float(ratio[0]),
+        "needed": needed,
+        "without_variance": int((ratio <= 1e-12).sum()),
+        "error_bound": components.error_bound,
+    }

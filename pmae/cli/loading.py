@@ -1,0 +1,85 @@
+"""What several commands share: images for a saved encoder, places to write to, results to print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pmae.cli.options import DataOptions, PrintOptions, SavedDataOptions
+from pmae.config import DataConfig
+from pmae.data import ImageSet, load_images
+from pmae.errors import ConfigError
+from pmae.files import make_writable_folder
+
+
+def load_dataset(options: DataOptions, printing: PrintOptions) -> ImageSet:
+    """The images that the options name."""
+    return load_images(
+        options.dataset,
+        options.data_root,
+        options.image_size,
+        options.limit,
+        options.data_seed,
+        skip_unreadable=options.skip_unreadable,
+        progress=not printing.quiet,
+    )
+
+
+def load_for_encoder(
+    options: SavedDataOptions, trained: DataConfig | None, image_size: int, printing: PrintOptions
+) -> ImageSet:
+    """The images that the options name, else those that the encoder was trained on, at its size.
+
+    Limit and seed are the training's for its own data: another split would put training images into validation.
+    """
+    if options.dataset is None and trained is None:
+        raise ConfigError("the encoder does not say what it was trained on; give --dataset")
+    own = trained is not None and options.dataset in (None, trained.source)
+    default = trained if own and trained is not None else DataConfig(source=options.dataset or "digits")
+    return load_images(
+        default.source,
+        default.root if options.data_root is None else options.data_root,
+        image_size,
+        default.limit if options.limit is None else options.limit,
+        default.seed if options.data_seed is None else options.data_seed,
+        skip_unreadable=options.skip_unreadable,
+        progress=not printing.quiet,
+    )
+
+
+def check_output(path: Path, suffixes: tuple[str, ...]) -> Path:
+    """An output file in a folder that is made if need be; refused before any work is done if it cannot be written."""
+    path = path.expanduser().absolute()
+    if path.suffix.lower() not in suffixes:
+        raise ConfigError(f"--out is {path.name!r}; its name must end in {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise ConfigError(f"--out is {path}, which is a folder; name a file in it")
+    check_writable(path.parent)
+    return path
+
+
+def check_writable(folder: Path) -> None:
+    """Make ``folder``; ConfigError where that or writing in it is not possible."""
+    try:
+        make_writable_folder(folder)
+    except OSError as error:
+        raise ConfigError(f"--out: {folder} cannot be written ({error.strerror}); choose another place") from None
+
+
+def print_result(printing: PrintOptions, result: Mapping[str, Any], lines: list[tuple[str, str]]) -> None:
+    """The result as JSON, or as aligned lines of a name and a value."""
+    if printing.json:
+        print(json.dumps(result, indent=2))
+        return
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        print(f"{name:<{width}}  {value}")
+
+
+def say(printing: PrintOptions, text: str) -> None:
+    """One line of progress on standard error."""
+    if not printing.quiet:
+        print(text, file=sys.stderr, flush=True)

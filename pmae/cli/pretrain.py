@@ -1,0 +1,131 @@
+"""``python -m pmae pretrain``: options to settings, training with progress and checkpoints, a saved model."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pmae.cli.loading import check_writable, load_dataset, print_result, say
+from pmae.cli.options import PretrainOptions
+from pmae.config import PretrainConfig, preset
+from pmae.data.load import absolute_source
+from pmae.errors import ConfigError
+from pmae.export import MODEL_DESCRIPTION, save_model
+from pmae.trainer import pretrain
+from pmae.training.checkpoint import list_checkpoints
+
+CHECKPOINTS = "checkpoints"
+SECONDS_BETWEEN_LINES = 5.0
+SAVES = 20  # checkpoints over a run
+
+
+def run(options: PretrainOptions) -> None:
+    """Train as asked, save the model, print where it is."""
+    out = options.out.expanduser().absolute()
+    config = settings(options)
+    checkpoints = out / CHECKPOINTS
+    _check_folder(out, checkpoints, options.resume)
+    images = load_dataset(options.data, options.printing)
+    config = config.resolve(images.image_size, images.channels, len(images.indices("train")))
+    masking, model, epochs = config.masking, config.model, config.optim.epochs
+    assert epochs is not None
+    say(
+        options.printing,
+        f"{masking.method} on {images.name} ({len(images.indices('train')):,} training images of "
+        f"{images.image_size} px): ratio {masking.ratio:g}, patch {model.patch_size}, {epochs} epochs",
+    )
+    lines = EpochLines(epochs, options.printing.quiet)
+    try:
+        result = pretrain(
+            config,
+            images,
+            seed=options.training.seed,
+            on_epoch=lambda record, model: lines(record),
+            checkpoint_dir=checkpoints,
+            checkpoint_every=max(1, epochs // SAVES),
+            resume_from=checkpoints if options.resume else None,
+            device=options.machine.device,
+        )
+    except KeyboardInterrupt:
+        hint = "add --resume to the command to go on" if list_checkpoints(checkpoints) else "no epoch had ended yet"
+        raise KeyboardInterrupt(hint) from None
+    save_model(result, out, images=images)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    last = result.history[-1]
+    if result.training_problem is not None:
+        say(options.printing, f"warning: {result.training_problem}")
+    print_result(
+        options.printing,
+        {
+            "folder": str(out),
+            "config": result.config.to_dict(),
+            "seed": result.seed,
+            "history": result.history,
+            "training_problem": result.training_problem,
+            "precision": result.precision,
+        },
+        [
+            ("final training loss", f"{last['train_loss']:.4f}"),
+            ("achieved ratio", f"{last['achieved_ratio']:.3f}"),
+            ("model saved in", str(out)),
+            ("next", f"python -m pmae probe {options.out}"),
+        ],
+    )
+
+
+def settings(options: PretrainOptions) -> PretrainConfig:
+    """The preset with what the options say instead."""
+    training, data = options.training, options.data
+    given: dict[str, Any] = {f"masking.{n}": v for n, v in dataclasses.asdict(options.masking).items()}
+    given |= {f"model.{n}": v for n, v in dataclasses.asdict(options.model).items()}
+    names = ("epochs", "batch_size", "base_learning_rate", "warmup_epochs", "weight_decay", "clip_grad_norm")
+    given |= {f"optim.{n}": getattr(training, n) for n in names}
+    given["data.crop_scale"] = training.crop_scale
+    given["data.flip"] = None if training.flip is None else training.flip == "on"
+    given |= {"data.root": data.data_root, "data.image_size": data.image_size, "data.limit": data.limit}
+    given |= {"data.seed": data.data_seed, "optim.precision": options.machine.precision}
+    if not options.masking.normalise_target:  # the flag's absence is no setting that a method could refuse
+        given["masking.normalise_target"] = None
+    base = preset(training.preset, absolute_source(data.dataset, data.data_root), options.masking.method)
+    return base.with_values({name: value for name, value in given.items() if value is not None})
+
+
+def _check_folder(out: Path, checkpoints: Path, resume: bool) -> None:
+    if (out / MODEL_DESCRIPTION).exists():
+        raise ConfigError(f"--out: {out} holds a model already; choose another folder, or delete it first")
+    found = list_checkpoints(checkpoints)
+    if resume and not found:
+        raise ConfigError(f"--resume: there are no checkpoints in {checkpoints}; leave it out to start a training")
+    if found and not resume:
+        raise ConfigError(
+            f"--out: {out} holds the checkpoints of an interrupted run; go on with --resume, or delete {checkpoints}"
+        )
+    check_writable(out)
+
+
+class EpochLines:
+    """Progress on standard error: one line that is rewritten on a terminal, else a line every few seconds."""
+
+    def __init__(self, epochs: int, quiet: bool) -> None:
+        self.epochs, self.quiet, self.terminal = epochs, quiet, sys.stderr.isatty()
+        self.start = self.last = time.monotonic()
+        self.first: int | None = None
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        done = record["epoch"] + 1
+        self.first = done if self.first is None else self.first
+        now = time.monotonic()
+        if self.quiet or not (self.terminal or now - self.last >= SECONDS_BETWEEN_LINES or done == self.epochs):
+            return
+        self.last = now
+        left = (now - self.start) / (done - self.first + 1) * (self.epochs - done)
+        text = (
+            f"epoch {done}/{self.epochs}  loss {record['train_loss']:.4f}  "
+            f"{record['images_per_second']:,.0f} images/s  {left:.0f} s left"
+        )
+        end = "\n" if not self.terminal or done == self.epochs else ""
+        print(f"\r{text:<79}" if self.terminal else text, end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,95 @@
+"""``python -m pmae probe``: score a saved encoder by any probe."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from pmae.cli.loading import load_for_encoder, print_result
+from pmae.cli.options import ProbeOptions
+from pmae.config import DataConfig, PretrainConfig
+from pmae.data import ImageSet
+from pmae.errors import ConfigError
+from pmae.export import DESCRIPTION, load_encoder
+from pmae.model.encoder import Encoder
+from pmae.probes import ProbeResult, corruption_probe, finetune, knn_probe, linear_probe, mlp_probe
+
+# Which options each kind of probe reads; the others are refused with it.
+EFFECTIVE = {
+    "linear": ("protocol", "augment"),
+    "mlp": ("epochs",),
+    "knn": ("k",),
+    "finetune": ("epochs", "layer_decay", "augment"),
+    "corruptions": ("severity",),
+}
+
+
+def run(options: ProbeOptions) -> None:
+    """Load encoder and images, probe, print accuracies."""
+    check_effect(options)
+    encoder = load_encoder(options.encoder)
+    if options.pool in ("cls", "mean"):
+        encoder.pool = options.pool
+    trained = trained_on(options.encoder)
+    images = load_for_encoder(options.data, trained, encoder.image_size, options.printing)
+    result = probe(options, encoder, images, trained)
+    report = {"encoder": str(options.encoder), "dataset": images.name, "kind": options.kind}
+    protocol = result.details["protocol"]
+    kind = options.kind if protocol == options.kind else f"{options.kind} ({protocol})"
+    lines = [("probe", f"{kind} on {images.name}")]
+    pools = result.details.get("pools", {})
+    for pool, scores in pools.items() if len(pools) > 1 else [(result.details["pool"], vars(result))]:
+        test = scores["test_accuracy"]
+        lines.append((f"{pool} val accuracy", f"{scores['val_accuracy']:.4f}"))
+        lines.append((f"{pool} test accuracy", "not scored" if test is None else f"{test:.4f}"))
+    lines += [(name.replace("_", " "), _shown(value)) for name, value in _notable(result.details).items()]
+    print_result(options.printing, {**report, **dataclasses.asdict(result)}, lines)
+
+
+def probe(options: ProbeOptions, encoder: Encoder, images: ImageSet, trained: DataConfig | None) -> ProbeResult:
+    """Run the probe that the options ask for."""
+    shared: dict[str, Any] = {"seed": options.seed, "score_test": not options.skip_test}
+    shared |= {"device": options.machine.device, "precision": options.machine.precision}
+    augmentation = (trained or DataConfig()) if options.augment else None
+    given = {name: getattr(options, name) for name in EFFECTIVE[options.kind] if name != "augment"}
+    given = {name: value for name, value in given.items() if value is not None}
+    if options.kind == "linear":
+        pools = ("cls", "mean") if options.pool == "both" else None
+        return linear_probe(encoder, images, **given, pools=pools, augmentation=augmentation, **shared)
+    if options.kind == "mlp":
+        return mlp_probe(encoder, images, **given, **shared)
+    if options.kind == "knn":
+        return knn_probe(encoder, images, **given, **shared)
+    if options.kind == "finetune":
+        return finetune(encoder, images, **given, augmentation=augmentation, **shared)
+    return corruption_probe(encoder, images, **given, **shared)
+
+
+def check_effect(options: ProbeOptions) -> None:
+    """Refuse options that the kind of probe does not read."""
+    for name in ("protocol", "k", "epochs", "layer_decay", "severity", "augment"):
+        if name not in EFFECTIVE[options.kind] and getattr(options, name) not in (None, False):
+            kinds = " or ".join(kind for kind, names in EFFECTIVE.items() if name in names)
+            raise ConfigError(
+                f"--{name.replace('_', '-')} has no effect with --kind {options.kind}; it is for {kinds}: leave it out"
+            )
+    if options.pool == "both" and options.kind != "linear":
+        raise ConfigError(f"--pool both is for --kind linear; with {options.kind} choose cls or mean")
+
+
+def trained_on(folder: Any) -> DataConfig | None:
+    """Data settings that the encoder in ``folder`` was trained with, if it says so."""
+    stored = json.loads((folder / DESCRIPTION).read_bytes())["config"]
+    return None if stored is None else PretrainConfig.from_dict(stored).data
+
+
+def _notable(details: dict[str, Any]) -> dict[str, Any]:
+    names = ("strength", "learning_rate", "k", "val_by_k", "val_clean", "val_by_corruption", "test_clean")
+    return {name: details[name] for name in (*names, "test_by_corruption") if name in details}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{name}: {score:.4f}" for name, score in value.items())
+    return f"{value:.4g}"

@@ -1,0 +1,118 @@
+"""Orthonormal bases other than the principal components, to answer whether it is the PCA that matters.
+
+Each is applied to standardised pixels and comes back as :class:`PrincipalComponents`, its columns sorted by the
+variance measured on the training images. ``pca`` itself is fitted in ``components.py``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pywt
+import scipy.fft
+
+from pmae.components.eigen import Eigen, run_interruptibly
+from pmae.components.moments import Device, Shape, TrainingImages
+from pmae.components.principal import MAX_FULL_SIZE, PrincipalComponents, from_basis
+from pmae.config import BASES, check_choice
+from pmae.errors import ConfigError
+
+Matrix = npt.NDArray[np.floating]
+
+WAVELET = "db2"
+ROTATION_SEED = 0
+COLUMNS_AT_ONCE = 1024
+
+
+def fit_basis(name: str, images: Any, *, device: Device = "cpu", progress: bool = False) -> PrincipalComponents:
+    """Basis ``name`` with the variance of each coordinate over the training images, by falling variance.
+
+    Args:
+        name: ``pca``; ``dct``: the two-dimensional DCT-II of each channel; ``wavelet``: Daubechies' db2, periodic, of
+            each channel on as many levels as the sides can be halved; ``rotation``: a random one, always the same;
+            ``pixel``: the pixels themselves.
+        images: An image set, whose ``train`` split is used, or an array (N, H, W, C).
+        device: Where sums (and for ``pca`` eigenvectors) are computed.
+        progress: Report on standard error when fitting ``pca`` takes more than a few seconds.
+
+    Raises:
+        ConfigError: An unknown name, or images that the basis cannot take.
+        DataError: As :meth:`PrincipalComponents.fit`.
+    """
+    check_choice("basis", name, BASES)
+    if name == "pca":
+        return PrincipalComponents.fit(images, device=device, progress=progress)
+    data = TrainingImages.of(images)
+    if data.size > MAX_FULL_SIZE:
+        raise ConfigError(
+            f"basis {name!r} of images (C, H, W) = {data.shape} has {data.size} coordinates, more than the "
+            f"{MAX_FULL_SIZE} that are held; lower image_size or use basis 'pca', which then keeps the leading ones"
+        )
+    vectors = run_interruptibly(lambda: _MATRICES[name](data.shape))
+    moments = data.moments(device)
+    correlation = moments.correlation()
+    variances = run_interruptibly(lambda: _variances(vectors, correlation))
+    order = np.argsort(-variances.round(12), kind="stable")  # equal variances keep their order despite rounding
+    sorted_ = Eigen(variances[order], vectors[:, order])
+    return from_basis(name, data.shape, data.fingerprint, moments.mean_and_std(), sorted_)
+
+
+def dct_matrix(shape: Shape) -> Matrix:
+    """(D, D) orthonormal columns: the DCT-II over height and width of each channel."""
+    channels, height, width = shape
+    vertical, horizontal = (scipy.fft.dct(np.eye(n), norm="ortho", axis=0).T for n in (height, width))
+    return np.kron(np.eye(channels), np.kron(vertical, horizontal))
+
+
+def wavelet_matrix(shape: Shape) -> Matrix:
+    """(D, D) orthonormal columns: the periodic db2 wavelets over height and width of each channel.
+
+    Raises:
+        ConfigError: A side is odd, so that it cannot be halved even once.
+    """
+    channels, height, width = shape
+    levels = min((n & -n).bit_length() - 1 for n in (height, width))
+    if levels == 0:
+        raise ConfigError(
+            f"basis 'wavelet' halves the sides, and {width} x {height} px has an odd one; "
+            f"set image_size to an even number, best a power of two, or use basis 'dct'"
+        )
+    impulses = np.eye(height * width).reshape(-1, height, width)
+    with warnings.catch_warnings():
+        # It warns of boundary effects on many levels; periodic wavelets stay orthonormal down to one pixel.
+        warnings.filterwarnings("ignore", message="Level value", category=UserWarning)
+        transformed = pywt.wavedec2(impulses, WAVELET, mode="periodization", level=levels)
+    coefficients, _ = pywt.coeffs_to_array(transformed, axes=(-2, -1))
+    return np.kron(np.eye(channels), coefficients.reshape(height * width, -1))
+
+
+def rotation_matrix(shape: Shape, seed: int = ROTATION_SEED) -> Matrix:
+    """(D, D) orthonormal columns, uniform over all rotations and reflections (Mezzadri 2007)."""
+    size = int(np.prod(shape))
+    q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))
+    return q * np.sign(r.diagonal())
+
+
+def pixel_matrix(shape: Shape) -> Matrix:
+    """(D, D) identity: each pixel is a coordinate."""
+    return np.eye(int(np.prod(shape)))
+
+
+def _variances(vectors: Matrix, correlation: Matrix) -> npt.NDArray[np.float64]:
+    """diag(Vᵀ C V), a stripe of columns at a time to save memory."""
+    starts = range(0, vectors.shape[1], COLUMNS_AT_ONCE)
+    stripes = (vectors[:, start : start + COLUMNS_AT_ONCE] for start in starts)
+    parts = [np.einsum("dk,dk->k", stripe, correlation @ stripe) for stripe in stripes]
+    return np.concatenate(parts).clip(0)
+
+
+_MATRICES: dict[str, Callable[[Shape], Matrix]] = {
+    "dct": dct_matrix,
+    "wavelet": wavelet_matrix,
+    "rotation": rotation_matrix,
+    "pixel": pixel_matrix,
+}

@@ -1,0 +1,305 @@
+"""Principal components of images: fit, save, load, project, reconstruct.
+
+:class:`PrincipalComponents` carries any orthonormal basis with its variances (``bases`` makes the others, ``cached``
+keeps them). Sums over images are in ``moments``, eigenvectors in ``eigen``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pmae.components.eigen import Eigen, gram_eigen, leading_eigen, symmetric_eigen
+from pmae.components.io import read_arrays, write_arrays
+from pmae.components.moments import Device, MeanAndStd, PixelMoments, Shape, TrainingImages, channels_first
+from pmae.data.progress import progress_bar
+from pmae.errors import ConfigError, DataError
+
+_ARRAYS = ("mean", "std", "components", "explained_variance_ratio")
+
+# Largest matrix that is held and decomposed: of pixel values, or of images where those are fewer.
+MAX_FULL_SIZE = 12_288
+LOW_RANK = 1024
+STRIPE_BYTES = 2**28
+LONG_EIGEN = 2048  # rows of a matrix whose eigenvectors take more than a moment
+# Rounding leaves this much of a total of 1 when all variance is captured; it is no residual.
+NO_VARIANCE = 1e-12
+NO_VARIATION = "the training images are all equal: there is no variance to mask; add other images"
+
+Array = TypeVar("Array", npt.NDArray[Any], torch.Tensor)
+
+
+@dataclass(frozen=True, eq=False)
+class PrincipalComponents:
+    """An orthonormal basis of standardised images, by falling variance.
+
+    A pixel is standardised by its mean and population standard deviation over the training images; the deviation has
+    a floor (:func:`pmae.components.moments.floor_std`). An image is
+    flattened to D = C·H·W in that order. With K < D components (large images) what they leave of an image, the
+    residual, counts as one more entry of a mask: see :attr:`spectrum`. Fewer training images than D have at most N - 1
+    components with variance; these are kept, and the share of the residual is then exactly 0.
+
+    Attributes:
+        mean, std: (D,) float32 in the units of the images (uint8: 0 to 255).
+        components: (D, K) float32 orthonormal columns V.
+        explained_variance_ratio: (K,) float64 shares of the variance, falling; they sum to 1 when K = D.
+        shape: (C, H, W).
+        basis: ``pca``, ``dct``, ``wavelet``, ``rotation`` or ``pixel``.
+        fingerprint: Hex hash of what it was fitted on.
+        error_bound: How far, as a share of the variance, an entry of the ratio can be from the exact one; 0 where
+            only rounding is left. The share of the residual, 1 minus their sum, adds these errors up: it is too large
+            by at most K times this bound (7e-5 to 4e-4 were measured where the spectrum falls slowly).
+    """
+
+    mean: npt.NDArray[np.float32]
+    std: npt.NDArray[np.float32]
+    components: npt.NDArray[np.float32]
+    explained_variance_ratio: npt.NDArray[np.float64]
+    shape: Shape
+    basis: str = "pca"
+    fingerprint: str = ""
+    error_bound: float = 0.0
+
+    def __post_init__(self) -> None:
+        size, rank = int(np.prod(self.shape)), self.components.shape[-1]
+        found = [a.shape for a in (self.mean, self.std, self.components, self.explained_variance_ratio)]
+        if found != [(size,), (size,), (size, rank), (rank,)]:
+            raise DataError(f"arrays of shapes {found} are no components of images (C, H, W) = {self.shape}")
+
+    @classmethod
+    def fit(
+        cls, images: Any, *, rank: int | None = None, device: Device = "cpu", progress: bool = False
+    ) -> PrincipalComponents:
+        """Principal components of the standardised training images (Bizeul et al. 2025, step 1).
+
+        All D components, exactly, from the streamed covariance; for uint8 images its sums are exact integers. At most
+        D training images (and at most 12,288) go through their N x N Gram matrix instead: the components are exact
+        as well, and K is the number of those with variance. Otherwise, images of more than 12,288 values get the
+        1,024 leading components and a residual.
+
+        Args:
+            images: An image set, whose ``train`` split is used, or an array (N, H, W, C): uint8, or float in any unit.
+            rank: Number K of leading components; None takes all that the size allows.
+            device: Where sums and eigenvectors are computed.
+            progress: Report on standard error when the fit takes more than a few seconds.
+
+        Raises:
+            DataError: Fewer than 2 images, images that do not vary, or no such array.
+            ConfigError: ``rank`` is no number of components of these images.
+
+        Warns:
+            UserWarning: Fewer images than components: only those with variance are fitted.
+        """
+        data = TrainingImages.of(images)
+        if rank is not None and not 1 <= rank <= data.size:
+            raise ConfigError(f"rank is {rank}; images of (C, H, W) = {data.shape} have 1 to {data.size} components")
+        if rank is None and data.size > MAX_FULL_SIZE:
+            rank = LOW_RANK
+        if is_few(data):
+            return _fit_few(data, rank, device, progress)
+        if rank is not None and rank < data.size:
+            return _fit_leading(data, rank, device, progress)
+        moments = PixelMoments(data.shape, device=device, shift=data.shift)
+        with progress_bar("summing products of pixels", data.count, unit="images", shown=progress) as advance:
+            for block in data.blocks():
+                moments.update(block)
+                advance(len(block))
+        return cls.from_moments(moments, fingerprint=data.fingerprint, progress=progress)
+
+    @classmethod
+    def from_moments(
+        cls, moments: PixelMoments, *, fingerprint: str = "", progress: bool = False
+    ) -> PrincipalComponents:
+        """All components from the sums over images, which several workers may have collected and merged.
+
+        Raises:
+            DataError, Warns: As :meth:`fit`.
+        """
+        matrix = moments.correlation()
+        with _eigenvector_progress(len(matrix), progress) as tick:
+            eigen = symmetric_eigen(matrix, moments.device, tick)
+        components = from_basis("pca", moments.shape, fingerprint, moments.mean_and_std(), eigen)
+        if moments.count < len(eigen.values):
+            warnings.warn(
+                f"{moments.count} training images are fewer than the {len(eigen.values)} components: the last "
+                f"{len(eigen.values) - np.count_nonzero(eigen.values)} carry no variance and only complete the basis",
+                stacklevel=3,
+            )
+        return components
+
+    @property
+    def rank(self) -> int:
+        """Number K of components."""
+        return self.components.shape[1]
+
+    @property
+    def has_residual(self) -> bool:
+        """Whether components do not span the images, so that masks have one more entry."""
+        return self.rank < self.components.shape[0]
+
+    @cached_property
+    def spectrum(self) -> npt.NDArray[np.float64]:
+        """Variance shares of all entries of a mask, (K,) or, with the residual's share last, (K + 1,)."""
+        ratio = self.explained_variance_ratio
+        if not self.has_residual:
+            return ratio
+        rest = 1.0 - ratio.sum()
+        return np.append(ratio, rest if rest > NO_VARIANCE else 0.0)
+
+    def standardise(self, images: Array) -> Array:
+        """Images (N, H, W, C) in the units of :attr:`mean` to standardised float32 (N, C, H, W)."""
+        pixels = _tensor(images)
+        if pixels.ndim != 4 or channels_first(pixels) != self.shape:
+            raise DataError(
+                f"images of shape {tuple(pixels.shape)} do not fit components of (C, H, W) = {self.shape}; "
+                "give (N, H, W, C) of the size that the components were fitted on"
+            )
+        mean, std = (_shared(a, pixels.device).view(self.shape) for a in (self.mean, self.std))
+        return _like(images, (pixels.permute(0, 3, 1, 2).float() - mean) / std)
+
+    def project(self, images: Array) -> Array:
+        """Coordinates Vᵀ x, (..., K) float32.
+
+        Args:
+            images: uint8 (N, H, W, C), which are standardised first; floats, (..., D) or (..., C, H, W), are taken as
+                standardised already.
+        """
+        pixels = _tensor(images)
+        if pixels.dtype == torch.uint8:
+            pixels = self.standardise(pixels)
+        return _like(images, self._flat(pixels) @ _shared(self.components, pixels.device))
+
+    def reconstruct(self, coordinates: Array) -> Array:
+        """Standardised images V z, (..., D) float32, from coordinates (..., K)."""
+        z = _tensor(coordinates).float()
+        if z.shape[-1] != self.rank:
+            raise DataError(f"coordinates of shape {tuple(z.shape)} do not end in the {self.rank} components")
+        return _like(coordinates, z @ _shared(self.components, z.device).T)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with a checksum, beside its place and then renamed."""
+        description = {name: getattr(self, name) for name in ("shape", "basis", "fingerprint", "error_bound")}
+        write_arrays(Path(path), {name: getattr(self, name) for name in _ARRAYS}, description)
+
+    @classmethod
+    def load(cls, path: str | Path) -> PrincipalComponents:
+        """Read what :meth:`save` wrote, memory-mapped; DataError names a file that is missing, cut short or changed."""
+        arrays, description = read_arrays(Path(path))
+        if sorted(arrays) != sorted(_ARRAYS):
+            raise DataError(f"{path} holds {', '.join(sorted(arrays))}, not components; give a file that save() wrote")
+        shape = tuple(description.pop("shape"))
+        fields: dict[str, Any] = {**arrays, **description, "shape": shape}
+        return cls(**fields)
+
+    def _flat(self, x: torch.Tensor) -> torch.Tensor:
+        size = self.components.shape[0]
+        if x.shape[-1] == size:
+            return x.float()
+        if tuple(x.shape[-3:]) == self.shape:
+            return x.float().flatten(-3)
+        raise DataError(f"standardised images of shape {tuple(x.shape)} end neither in {size} nor in {self.shape}")
+
+
+def from_basis(
+    basis: str, shape: Shape, fingerprint: str, mean_and_std: MeanAndStd, eigen: Eigen, total: float | None = None
+) -> PrincipalComponents:
+    """Components from orthonormal columns and their variances by falling size.
+
+    Args:
+        basis: The basis's name.
+        shape: (C, H, W).
+        fingerprint: Of the images that the variances were measured on.
+        mean_and_std: (D,) each, of the pixels.
+        eigen: Variances (K,) and columns (D, K).
+        total: Variance of all D coordinates; None is the sum of the K.
+    """
+    total = float(eigen.values.sum()) if total is None else total
+    if not total > 0:
+        raise DataError(NO_VARIATION)
+    mean, std = (a.astype(np.float32) for a in mean_and_std)
+    vectors = np.ascontiguousarray(eigen.vectors, dtype=np.float32)
+    error = eigen.error_bound / total
+    return PrincipalComponents(mean, std, vectors, eigen.values / total, shape, basis, fingerprint, error)
+
+
+def is_few(data: TrainingImages) -> bool:
+    """Whether the Gram matrix of the images is smaller than the covariance of the pixels, and can be held."""
+    return data.count <= min(data.size, MAX_FULL_SIZE)
+
+
+def _fit_few(data: TrainingImages, rank: int | None, device: Device, progress: bool) -> PrincipalComponents:
+    mean, std = data.mean_and_std(device)
+    channels, height, width = data.shape
+    lines = max(1, STRIPE_BYTES // (8 * data.count * channels * width))  # image rows at a time
+    centre, scale = (torch.from_numpy(a).to(device).view(data.shape) for a in (mean, std))
+
+    def stripes() -> Iterator[torch.Tensor]:
+        for top in range(0, height, lines):
+            rows = slice(top, top + lines)
+            pixels = torch.from_numpy(np.ascontiguousarray(data.images[data.indices, rows])).to(device)
+            x = pixels.permute(0, 3, 1, 2).to(torch.float64, memory_format=torch.contiguous_format)
+            yield x.sub_(centre[:, rows]).div_(scale[:, rows]).view(data.count, -1)
+
+    with _eigenvector_progress(data.count, progress) as tick:
+        eigen, total = gram_eigen(stripes, data.count, rank, device, tick)
+    if not total > 0:
+        raise DataError(NO_VARIATION)
+    # Each stripe holds some rows of all channels; the order of the pixels is C, H, W.
+    starts = range(0, height, lines)
+    sizes = [channels * min(lines, height - top) * width for top in starts]
+    parts = np.split(eigen.vectors, np.cumsum(sizes)[:-1])
+    vectors = np.concatenate([part.reshape(channels, -1, width, part.shape[1]) for part in parts], axis=1)
+    found = vectors.shape[-1]
+    eigen = eigen._replace(vectors=vectors.reshape(data.size, found))
+    components = from_basis("pca", data.shape, data.fingerprint, (mean, std), eigen, total)
+    wanted = data.size if rank is None else rank
+    if found < wanted:
+        warnings.warn(
+            f"{data.count} training images are fewer than the {data.size} components: {found} carry variance and are "
+            f"fitted, the other {wanted - found} carry no variance",
+            stacklevel=3,
+        )
+    return components
+
+
+def _fit_leading(data: TrainingImages, rank: int, device: Device, progress: bool) -> PrincipalComponents:
+    mean, std = data.mean_and_std(device)
+
+    def blocks() -> Iterator[torch.Tensor]:
+        with progress_bar("a pass over the images", data.count, unit="images", shown=progress) as advance:
+            for rows in data.standardised_blocks(mean, std, device):
+                yield rows
+                advance(len(rows))
+
+    eigen, total = leading_eigen(blocks, data.size, rank, device)
+    return from_basis("pca", data.shape, data.fingerprint, (mean, std), eigen, total)
+
+
+@contextmanager
+def _eigenvector_progress(size: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    title = f"eigenvectors of a {size:,} x {size:,} matrix"
+    with progress_bar(title, None, unit="seconds", shown=shown and size >= LONG_EIGEN) as advance:
+        yield advance
+
+
+def _tensor(array: Any) -> torch.Tensor:
+    return array if isinstance(array, torch.Tensor) else torch.from_numpy(np.array(array))
+
+
+def _like(given: Array, result: torch.Tensor) -> Array:
+    """The result as the type that was given."""
+    return result if isinstance(given, torch.Tensor) else result.numpy()  # type: ignore[return-value]
+
+
+def _shared(array: npt.NDArray[np.float32], device: torch.device) -> torch.Tensor:
+    # Ray hands out read-only arrays, which torch does not take.
+    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)

@@ -1,0 +1,1 @@
+"""One module for each kind of image source; :mod:`pmae.data.load` chooses among them."""

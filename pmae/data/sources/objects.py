@@ -1,0 +1,286 @@
+"""Images that are in memory already: arrays, tensors, torch data sets and Hugging Face data sets.
+
+They are recognized by what they offer, not by their class, so that neither torch nor ``datasets`` is imported here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pmae.data.decode import MAX_PIXELS, Pixels, UnreadableError, pixels_of
+from pmae.data.imageset import UNLABELLED, ImageSet, Indices
+from pmae.data.source import Listing, Payload, Source, encode_labels
+from pmae.data.sources.parquet import IMAGE_COLUMNS, LABEL_COLUMNS, SPLIT_NAMES
+from pmae.errors import ConfigError, DataError
+
+ALLOWED = (
+    "give (images, labels) or images as arrays or tensors, a torch Dataset, a Hugging Face dataset, or a mapping from "
+    "split names (train, val, test) to those"
+)
+BLOCK = 1024
+
+Raw = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split.
+
+    Attributes:
+        name: Short name for tables and messages.
+        count: Number of images.
+        read: From an index to an image.
+        labels: Raw labels (N,); None where there are none.
+        class_names: As far as the source tells them.
+    """
+
+    name: str
+    count: int
+    read: Callable[[int], Payload]
+    labels: Raw | None = None
+    class_names: tuple[str, ...] = ()
+
+
+def find_object(source: Any) -> Source:
+    """The source for images in memory; it has no files, so it is not cached.
+
+    Raises:
+        ConfigError: An object of another kind.
+        DataError: Images or labels that cannot be used.
+    """
+    if isinstance(source, ImageSet):
+        return Source(source.name, (), lambda: _list_set(source))
+    if isinstance(source, Mapping):
+        parts = _split_parts(source)
+        name = next(iter(parts.values())).name
+    else:
+        part = _part(source)
+        parts, name = {"train": part}, part.name
+    return Source(name, (), lambda: _list(parts, name))
+
+
+def describe_object(value: Any) -> str:
+    """Type and shape of a value for messages; never its content."""
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple):
+        return f"{getattr(value, 'dtype', type(value).__name__)} array of shape {tuple(int(n) for n in shape)}"
+    text = repr(value) if isinstance(value, str | int | float | bool | type(None)) else ""
+    return text if 0 < len(text) <= 80 else f"a {type(value).__name__}"
+
+
+def to_uint8(images: Any, name: str = "array") -> Pixels:
+    """Images as uint8 (N, H, W, C).
+
+    Args:
+        images: Array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3: uint8, whole numbers in 0..255
+            or floats in [0, 1]. Where both ends could be channels, tensors are channel-first, arrays channel-last.
+        name: For messages.
+
+    Raises:
+        DataError: Another shape, type or range.
+    """
+    is_tensor = hasattr(images, "detach")
+    array = np.asarray(images.detach().cpu() if is_tensor else images)
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or not {array.shape[1], array.shape[3]} & {1, 3}:
+        raise DataError(
+            f"the images of {name!r} are a {describe_object(images)}; they must be (N, H, W), (N, H, W, C) or "
+            "(N, C, H, W) with C 1 or 3"
+        )
+    if not len(array):
+        raise DataError(f"{name!r} holds no images")
+    if array.shape[1] in (1, 3) and (is_tensor or array.shape[3] not in (1, 3)):
+        array = array.transpose(0, 2, 3, 1)
+    return array if array.dtype == np.uint8 else _scaled(array, name)
+
+
+def _scaled(array: Raw, name: str) -> Pixels:
+    if array.dtype.kind not in "fiu":
+        raise DataError(f"the images of {name!r} are {array.dtype}; they must be uint8, or floats in [0, 1]")
+    low, high = array.min(), array.max()
+    is_float, top = array.dtype.kind == "f", 1 if array.dtype.kind == "f" else 255
+    if not (low >= 0 and high <= top):  # NaN as well
+        raise DataError(
+            f"the images of {name!r} are {array.dtype} from {low:.4g} to {high:.4g}; they must be uint8, or floats in "
+            "[0, 1]: undo a normalization, or convert levels 0..255 by images.round().astype('uint8')"
+        )
+    result = np.empty(array.shape, dtype=np.uint8)
+    for start in range(0, len(array), BLOCK):
+        block = array[start : start + BLOCK]
+        result[start : start + BLOCK] = np.round(block.astype(np.float64) * 255) if is_float else block
+    return result
+
+
+def to_labels(labels: Any, count: int, name: str) -> Raw:
+    """Labels as an array (N,) of whole numbers or text; DataError where they are none or not as many."""
+    values = np.asarray(labels.detach().cpu() if hasattr(labels, "detach") else labels)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1 or values.dtype.kind not in "iubU":
+        raise DataError(
+            f"the labels of {name!r} are a {describe_object(values)}; they must be whole numbers or text, one per image"
+        )
+    if len(values) != count:
+        raise DataError(f"{name!r} has {count} images, but {len(values)} labels; give one label per image")
+    return values.astype(np.int64) if values.dtype.kind == "b" else values
+
+
+def _part(source: Any) -> Part:
+    if isinstance(source, tuple) and len(source) == 2:
+        images = _part(source[0])
+        return Part(images.name, images.count, images.read, to_labels(source[1], images.count, images.name))
+    if isinstance(source, np.ndarray) or (hasattr(source, "detach") and hasattr(source, "numpy")):
+        array = to_uint8(source)
+        return Part("array", len(array), lambda i: array[i])
+    if hasattr(source, "column_names") and hasattr(source, "features"):
+        return _hugging_face(source)
+    if isinstance(source, str | bytes) or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
+        way_out = "pass its data set, loader.dataset" if hasattr(source, "batch_size") else ALLOWED
+        raise ConfigError(f"source is {describe_object(source)}; {way_out}")
+    if hasattr(source, "columns") or hasattr(source, "dtype"):  # a table, an h5py data set
+        raise ConfigError(f"source is {describe_object(source)}; {ALLOWED}")
+    return _indexed(source)
+
+
+def _hugging_face(source: Any) -> Part:
+    columns, features = list(source.column_names), source.features or {}
+    image = _column(columns, features, IMAGE_COLUMNS, "Image")
+    label = _column([c for c in columns if c != image], features, LABEL_COLUMNS, "ClassLabel")
+    name = _name(getattr(getattr(source, "info", None), "dataset_name", None) or "dataset")
+    if image is None:
+        raise DataError(
+            f"{name!r} has no image column; its columns: {', '.join(columns)}. Rename one to {IMAGE_COLUMNS[0]!r}"
+        )
+    count = len(source)
+    labels = None if label is None else to_labels(list(source[label]), count, name)
+    class_names = tuple(map(str, getattr(features.get(label), "names", None) or ()))
+    return Part(name, count, lambda i: _image(source[i][image], name, i), labels, class_names)
+
+
+def _column(columns: list[str], features: Any, names: tuple[str, ...], kind: str) -> str | None:
+    marked = [c for c in columns if type(features.get(c)).__name__ == kind]
+    usual = [name for name in names if name in columns]
+    return next(iter([name for name in usual if name in marked] + marked + usual), None)
+
+
+def _indexed(source: Any) -> Part:
+    """A torch Dataset or a sequence: items are images or (image, label)."""
+    count, name = len(source), _name("images" if isinstance(source, list | tuple) else type(source).__name__)
+    if not count:
+        raise DataError(f"{name!r} holds no images")
+    paired = isinstance(_item(source, 0, name), tuple | list)
+    labels = None
+    if paired:
+        known = next((v for v in (getattr(source, n, None) for n in ("targets", "labels")) if v is not None), None)
+        usable = known is not None and len(known) == count
+        labels = to_labels(known if usable else [_label(source, i, name) for i in range(count)], count, name)
+    classes = getattr(source, "classes", None)
+    class_names = tuple(map(str, classes)) if isinstance(classes, list | tuple) else ()
+
+    def read(i: int) -> Payload:
+        item = _item(source, i, name)
+        return _image(item[0] if paired else item, name, i)
+
+    return Part(name, count, read, labels, class_names)
+
+
+def _item(source: Any, i: int, name: str) -> Any:
+    try:
+        return source[i]
+    except Exception as error:  # the data set is the user's
+        raise DataError(f"{name!r}: item {i} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _label(source: Any, i: int, name: str) -> int | str:
+    item = _item(source, i, name)
+    label = item[1].item() if hasattr(item[1], "item") and np.ndim(item[1]) == 0 else item[1]
+    if len(item) < 2 or not isinstance(label, int | str | np.integer):
+        raise DataError(f"{name!r}: the label of item {i} is {describe_object(label)}; it must be a number or text")
+    return label if isinstance(label, str) else int(label)
+
+
+def _image(value: Any, name: str, i: int) -> Payload:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
+        return value["bytes"]
+    if hasattr(value, "convert") and hasattr(value, "size"):  # PIL
+        try:
+            return pixels_of(value)
+        except (OSError, ValueError) as error:
+            raise UnreadableError(f"{name}, image {i} cannot be read ({error})") from error
+    if hasattr(value, "shape"):
+        array = value[None] if len(value.shape) == 2 else value
+        if len(value.shape) == 2 or len(array.shape) == 3:
+            pixels = to_uint8(array if len(value.shape) == 2 else array[None], f"{name}, image {i}")[0]
+            if pixels.shape[0] * pixels.shape[1] <= MAX_PIXELS:
+                return pixels
+    raise DataError(
+        f"{name}, image {i} is {describe_object(value)}; it must be a PIL image, or an array or tensor (H, W), "
+        "(H, W, C) or (C, H, W)"
+    )
+
+
+def _split_parts(source: Mapping[Any, Any]) -> dict[str, Part]:
+    parts: dict[str, Part] = {}
+    for key, value in source.items():
+        split = SPLIT_NAMES.get(str(key).lower())
+        if split is None or split in parts:
+            raise ConfigError(f"source has the key {str(key)[:40]!r}; the keys must be train, val and test, once each")
+        parts[split] = _part(value)
+    if "train" not in parts:
+        raise ConfigError(f"source has the splits {', '.join(map(str, source)) or 'none'}; 'train' is missing")
+    return parts
+
+
+def _list(parts: dict[str, Part], name: str) -> Listing:
+    ordered = list(parts.values())
+    ends = np.cumsum([0, *(part.count for part in ordered)])
+    splits = {s: np.arange(a, b) for s, a, b in zip(parts, ends[:-1], ends[1:], strict=True)}
+    known = [part.labels for part in ordered if part.labels is not None]
+    if not known:
+        labels, class_names = np.zeros(int(ends[-1]), dtype=np.int64), UNLABELLED
+    elif len(known) < len(ordered):
+        raise DataError(f"only some splits of {name!r} have labels; give all of them labels, or none")
+    else:
+        given = next((part.class_names for part in ordered if part.class_names), ())
+        labels, class_names = name_labels(np.concatenate(known), given, name)
+
+    def read(indices: Indices) -> Iterator[tuple[str, Payload]]:
+        for i in indices:
+            part = int(np.searchsorted(ends, i, side="right")) - 1
+            own = int(i - ends[part])
+            yield f"{ordered[part].name}, image {own}", ordered[part].read(own)
+
+    return Listing(labels, class_names, splits, read)
+
+
+def name_labels(values: Raw, class_names: tuple[str, ...], name: str) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """Labels (N,) as int64 indices into class names, which default to the sorted values."""
+    if not class_names or values.dtype.kind == "U":
+        return encode_labels(values)
+    if len(values) and not 0 <= values.min() <= values.max() < len(class_names):
+        raise DataError(
+            f"labels of {name!r} run from {values.min()} to {values.max()}, but there are {len(class_names)} class "
+            "names; labels must be indices into the class names"
+        )
+    return values.astype(np.int64), class_names
+
+
+def _list_set(images: ImageSet) -> Listing:
+    def read(indices: Indices) -> Iterator[tuple[str, Payload]]:
+        for i in indices:
+            yield f"{images.name}, image {i}", images.images[i]
+
+    return Listing(images.labels, images.class_names, dict(images.splits), read)
+
+
+def _name(text: str) -> str:
+    return re.sub(r"[^a-z0-9_-]+", "-", str(text).lower()).strip("-")[:40] or "dataset"

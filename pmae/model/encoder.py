@@ -1,0 +1,129 @@
+"""The encoder that pre-training leaves behind: a timm ``VisionTransformer`` and how to feed it pixels.
+
+Training it is ``trainer``'s business, scoring it ``probes``', storing it ``export``'s.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from pmae.config import ENCODER_PRESETS, ModelConfig
+from pmae.errors import ConfigError
+from pmae.model.patches import OverlappingPatchEmbed, position_parameter
+
+
+def build_vit(config: ModelConfig) -> VisionTransformer:
+    """A timm vision transformer without a head, with a class token, of the shape that ``config`` says.
+
+    Raises:
+        ConfigError: The size of the images is not known, or the timm model has no single class token.
+    """
+    side = config.grid
+    if config.channels is None:
+        raise ConfigError("channels is not known yet; give it, or let pretrain() take it from the images")
+    overlapping = config.patch_stride != config.patch_size
+    assert config.patch_stride is not None
+    embed = partial(OverlappingPatchEmbed, stride=config.patch_stride)
+    shape: dict[str, Any] = {
+        "img_size": config.image_size,
+        "patch_size": config.patch_size,
+        "in_chans": config.channels,
+        "num_classes": 0,
+        **({"embed_layer": embed} if overlapping else {}),
+    }
+    vit: nn.Module
+    if config.encoder is None or config.encoder in ENCODER_PRESETS:
+        assert config.width is not None and config.depth is not None and config.heads is not None
+        vit = VisionTransformer(
+            embed_dim=config.width,
+            depth=config.depth,
+            num_heads=config.heads,
+            mlp_ratio=config.mlp_ratio,
+            global_pool="token",
+            **shape,
+        )
+    else:
+        vit = timm.create_model(config.encoder, pretrained=False, **shape)
+    if not isinstance(vit, VisionTransformer) or vit.num_prefix_tokens != 1 or vit.pos_embed is None:
+        raise ConfigError(
+            f"encoder {config.encoder!r} is no plain vision transformer with one class token and absolute positions; "
+            f"use {', '.join(ENCODER_PRESETS)} or a timm name such as 'vit_small_patch16_224'"
+        )
+    vit.pos_embed = position_parameter(config.position, vit.embed_dim, side)
+    return vit
+
+
+def use_fused_attention(module: nn.Module, fused: bool) -> None:
+    """Choose scaled_dot_product_attention (GPU) or plain matrix products (CPU, where its bf16 backward is slow)."""
+    for part in module.modules():
+        if hasattr(part, "fused_attn"):
+            part.fused_attn = fused  # type: ignore[assignment]
+
+
+def pool_tokens(tokens: Tensor, pool: str) -> Tensor:
+    """Tokens (B, 1 + N, W) to features (B, W): the class token, or the mean of the patch tokens."""
+    return tokens[:, 0] if pool == "cls" else tokens[:, 1:].mean(dim=1)
+
+
+class Encoder(nn.Module):
+    """Standardised images to features.
+
+    Attributes:
+        vit: The timm ``VisionTransformer``.
+        mean, std: Pixel statistics of the training split, (C, H, W), in uint8 units.
+        pool: ``cls`` or ``mean``: what :meth:`forward` returns.
+        image_size, channels, width: Side in pixels, 1 or 3, length of a feature.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, vit: VisionTransformer, mean: Tensor, std: Tensor, pool: str = "cls") -> None:
+        super().__init__()
+        if pool not in ("cls", "mean"):
+            raise ConfigError(f"pool is {pool!r}; allowed are cls, mean")
+        self.vit = vit
+        self.pool = pool
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("std", std.float())
+
+    @property
+    def channels(self) -> int:
+        return self.mean.shape[0]
+
+    @property
+    def image_size(self) -> int:
+        return self.mean.shape[1]
+
+    @property
+    def width(self) -> int:
+        return self.vit.embed_dim
+
+    def standardise(self, images: Tensor) -> Tensor:
+        """uint8 images (B, H, W, C) to standardised float32 (B, C, H, W)."""
+        return (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Standardised images (B, C, H, W) to normalised tokens (B, 1 + N, W), the class token first."""
+        use_fused_attention(self.vit, images.is_cuda)
+        return self.vit.forward_features(images)
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """Standardised images (B, C, H, W) to both poolings, ``{"cls": (B, W), "mean": (B, W)}``."""
+        tokens = self.tokens(images)
+        return {pool: pool_tokens(tokens, pool) for pool in ("cls", "mean")}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Standardised images (B, C, H, W) to features (B, W)."""
+        return pool_tokens(self.tokens(images), self.pool)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 images (B, H, W, C) to features (B, W)."""
+        return self(self.standardise(images))

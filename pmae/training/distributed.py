@@ -1,0 +1,261 @@
+"""The same training loop on several workers through Ray Train. The only module of ``pmae`` that imports Ray.
+
+Every worker draws the order, the crops and the masks of the whole batch and takes its part, so the images seen and
+the masks on them do not depend on the number of workers; gradients and losses are averaged over them. Worker 0 saves
+a checkpoint, from which Ray Train goes on when a worker or its node is lost.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before Ray is imported: by default every report waits up to 2 s and every run ends 5 s late.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # workers would run at nice 15, behind everything else
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pmae.config import PretrainConfig
+from pmae.errors import ConfigError, DivergedError
+from pmae.files import MappedArray
+from pmae.training.checkpoint import load_checkpoint, save_checkpoint
+from pmae.training.loader import Images
+from pmae.training.loop import PretrainResult, Training, as_images
+
+if TYPE_CHECKING:
+    from pmae.components import PrincipalComponents
+
+STORE_SHARE = 0.3  # of a node's object store that images may take; larger ones are mapped from their file
+
+
+class PMAETrainer:
+    """Pre-train one model on ``num_workers`` workers; :meth:`fit` gives what :func:`pmae.trainer.pretrain` gives.
+
+    Args:
+        config, images, components, seed: As for :func:`pmae.trainer.pretrain`.
+        num_workers: Workers that share each batch; (least, most) lets Ray go on with fewer while nodes are missing.
+        use_gpu: One GPU per worker; ``auto`` takes them if the cluster has any.
+        cpus_per_worker: CPU cores that each worker declares and uses.
+        storage_path: Where checkpoints go: an absolute path, ``file://``, or a URI that pyarrow knows, seen by every
+            node. None is Ray's default, ``~/ray_results``.
+        storage_filesystem: pyarrow filesystem of ``storage_path`` where a URI does not say enough.
+        name: Name of the run; the same name and storage go on from the last checkpoint.
+        max_failures: Lost workers that are replaced before the run fails.
+        checkpoint_every: Epochs between checkpoints; the last epoch always has one.
+        placement_strategy: Ray's ``PACK`` or ``SPREAD``.
+        callbacks: ``ray.train.UserCallback`` objects, for example Tune's ``TuneReportCallback``.
+
+    Raises:
+        ConfigError: More workers than the cluster has cores for, or GPUs where it has none.
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        images: Images | np.ndarray,
+        num_workers: int | tuple[int, int] = 1,
+        use_gpu: bool | Literal["auto"] = "auto",
+        *,
+        components: PrincipalComponents | None = None,
+        seed: int = 0,
+        cpus_per_worker: int = 1,
+        storage_path: str | os.PathLike[str] | None = None,
+        storage_filesystem: Any = None,
+        name: str | None = None,
+        max_failures: int = 2,
+        checkpoint_every: int = 1,
+        placement_strategy: str = "PACK",
+        callbacks: Sequence[Any] = (),
+    ) -> None:
+        if not ray.is_initialized():
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        self.images = as_images(images)
+        shape = self.images.images.shape
+        self.config = config.resolve(int(shape[1]), int(shape[3]), len(self.images.indices("train")))
+        self.components, self.seed = components, seed
+        self.use_gpu = _checked_gpu(use_gpu)
+        _check_workers(num_workers, cpus_per_worker, self.use_gpu)
+        self.cpus_per_worker, self.checkpoint_every = cpus_per_worker, checkpoint_every
+        self.scaling = ScalingConfig(
+            num_workers=num_workers,  # type: ignore[arg-type]
+            use_gpu=self.use_gpu,
+            resources_per_worker={"CPU": cpus_per_worker, **({"GPU": 1} if self.use_gpu else {})},
+            placement_strategy=placement_strategy,
+        )
+        self.run = RunConfig(
+            name=name,
+            storage_path=None if storage_path is None else str(storage_path),
+            storage_filesystem=storage_filesystem,
+            callbacks=list(callbacks),
+            # A shortage of resources raises instead of being retried for ever. Where fewer workers will do it is looked
+            # at again: Ray still counts on a node that has only just been lost.
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=max_failures,
+                controller_failure_limit=0 if isinstance(num_workers, int) else max_failures,
+            ),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        )
+
+    def fit(self) -> PretrainResult:
+        """Train to the end and return model (on the CPU) and history.
+
+        Raises:
+            DivergedError: The loss became infinite or NaN.
+            ray.train.TrainingFailedError: Workers were lost more often than ``max_failures`` allows.
+        """
+        job = _Job(
+            config=self.config.to_dict(),
+            seed=self.seed,
+            components=ray.put(self.components),
+            images=_shared(np.asarray(self.images.images)),
+            indices=ray.put(np.asarray(self.images.indices("train"))),
+            fingerprint=getattr(self.images, "fingerprint", None),
+            threads=self.cpus_per_worker,
+            checkpoint_every=self.checkpoint_every,
+        )
+        trainer = TorchTrainer(
+            _worker, train_loop_config={"job": job}, scaling_config=self.scaling, run_config=self.run
+        )
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise _diverged(error) or error from None
+        if result.error is not None:
+            raise _diverged(result.error) or result.error
+        assert result.checkpoint is not None
+        with result.checkpoint.as_directory() as folder:
+            state = load_checkpoint(folder, self.config.hash(), self.seed)
+        training = Training(self.config, self.images, self.components, seed=self.seed, device=torch.device("cpu"))
+        training.restore(state)
+        return training.result()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What each worker is sent; references are fetched once per node, without a copy per worker."""
+
+    config: dict[str, Any]
+    seed: int
+    components: ray.ObjectRef
+    images: ray.ObjectRef | MappedArray
+    indices: ray.ObjectRef
+    fingerprint: str | None
+    threads: int
+    checkpoint_every: int
+
+
+def _shared(images: np.ndarray) -> ray.ObjectRef | MappedArray:
+    """Images in the object store, or where to map them when they would fill it."""
+    stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    place = MappedArray.of(images)
+    if place is not None and images.nbytes > STORE_SHARE * min(stores):
+        return place
+    return ray.put(images)
+
+
+@dataclass(frozen=True)
+class _SharedImages:
+    """Images out of the object store, in the shape that training expects."""
+
+    images: np.ndarray
+    train: np.ndarray
+
+    def indices(self, split: str) -> np.ndarray:
+        return self.train
+
+
+def _worker(loop: dict[str, Any]) -> None:
+    job: _Job = loop["job"]
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(job.threads)
+    training = Training(
+        PretrainConfig.from_dict(job.config),
+        _SharedImages(
+            job.images.open() if isinstance(job.images, MappedArray) else ray.get(job.images), ray.get(job.indices)
+        ),
+        ray.get(job.components),
+        seed=job.seed,
+        device=device,
+        rank=rank,
+        world_size=world_size,
+        wrap=None if world_size == 1 else _data_parallel(device),
+    )
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            training.restore(load_checkpoint(folder, training.config.hash(), job.seed))
+    for record in training.epochs():
+        with tempfile.TemporaryDirectory() as folder:
+            saved = rank == 0 and training.checkpoint_is_due(job.checkpoint_every)
+            if saved:
+                save_checkpoint(folder, training.epoch, training.state())
+            ray.train.report(record, checkpoint=Checkpoint.from_directory(Path(folder)) if saved else None)
+
+
+def _data_parallel(device: torch.device):  # type: ignore[no-untyped-def]
+    def wrap(model: nn.Module) -> nn.Module:
+        return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+    return wrap
+
+
+def _diverged(error: BaseException | None) -> DivergedError | None:
+    """The DivergedError among the causes of a failed run, however deep Ray has wrapped it."""
+    seen: list[BaseException] = []
+    queue = [error]
+    while queue:
+        part = queue.pop()
+        if part is None or part in seen:
+            continue
+        if isinstance(part, DivergedError):
+            return part
+        seen.append(part)
+        queue += [part.__cause__, getattr(part, "cause", None)]
+        failures = getattr(part, "worker_failures", None)
+        queue += list(failures.values()) if isinstance(failures, dict) else []
+    return None
+
+
+def _checked_gpu(use_gpu: bool | str) -> bool:
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if use_gpu == "auto":
+        return gpus > 0
+    if use_gpu and not gpus:
+        raise ConfigError("use_gpu is True, but no node of the Ray cluster has a GPU; use use_gpu='auto' or False")
+    return bool(use_gpu)
+
+
+def _check_workers(num_workers: int | tuple[int, int], cpus_per_worker: int, use_gpu: bool) -> None:
+    least = num_workers if isinstance(num_workers, int) else num_workers[0]
+    if least < 1:
+        raise ConfigError(f"num_workers is {num_workers!r}; at least 1 is needed")
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    if least * cpus_per_worker > cpus:
+        raise ConfigError(
+            f"{least} workers of {cpus_per_worker} CPUs were asked for, but the Ray cluster has {cpus} CPUs; "
+            f"use num_workers={max(1, cpus // cpus_per_worker)}"
+        )
+    if use_gpu and least > gpus:
+        raise ConfigError(
+            f"{least} GPU workers were asked for, but the Ray cluster has {gpus} GPUs; use fewer, or use_gpu=False"
+        )

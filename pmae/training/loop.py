@@ -1,0 +1,344 @@
+"""One training run, an epoch at a time. :mod:`pmae.trainer` offers it in one process and under Ray Train."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pmae.config import OptimConfig, PretrainConfig
+from pmae.devices import autocast_dtype, synchronise
+from pmae.errors import ConfigError, DataError, DivergedError
+from pmae.masking import MaskSampler
+from pmae.model.autoencoder import MaskedAutoencoder, MaskedOutput
+from pmae.model.encoder import Encoder
+from pmae.training.loader import Batches, Images, PixelStatistics, pixel_statistics, stream
+
+if TYPE_CHECKING:
+    from pmae.components import PrincipalComponents
+
+COMPILE_STEPS = 5000  # compiling takes about a minute, in which a GPU does about as many small steps
+# A rise of the loss counts as a training problem when it loses this share of the best epoch's explained variance ...
+RISE = 0.2
+LEAST_RISE = 0.03  # ... and at least this share of the masked variance.
+
+EpochRecord = dict[str, Any]
+OnEpoch = Callable[[EpochRecord, MaskedAutoencoder], None]
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What pre-training gives.
+
+    Attributes:
+        model: The trained :class:`MaskedAutoencoder`, on the device it was trained on.
+        history: One dictionary per epoch, see :class:`Training`.
+        config: The settings, resolved for the images.
+        statistics: Pixel mean and standard deviation of the training split.
+        components: The components that were masked; None for MAE.
+        seed: The seed.
+        precision: ``fp32`` or ``bf16`` (autocast): what ``optim.precision`` resolved to on this machine.
+    """
+
+    model: MaskedAutoencoder
+    history: list[EpochRecord]
+    config: PretrainConfig
+    statistics: PixelStatistics
+    components: PrincipalComponents | None
+    seed: int
+    precision: str = "fp32"
+
+    @property
+    def training_problem(self) -> str | None:
+        """Why the training is not to be trusted although it finished, or None; see :func:`training_problem`."""
+        return training_problem([record["train_loss"] for record in self.history])
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder with its standardisation, ready for probes and export (it shares the model's weights)."""
+        device = next(self.model.parameters()).device
+        return Encoder(self.model.encoder, *self.statistics, pool=self.config.model.pool).to(device).eval()
+
+
+class Training:
+    """One training run: model, optimiser, data and masks, an epoch at a time.
+
+    Each epoch gives a record with
+
+    * ``epoch``: from 0,
+    * ``train_loss``: share of the masked variance left unexplained, sum of squared errors / sum of squares of the
+      target over all batches of the epoch. Predicting the mean costs exactly 1 at every masking ratio,
+    * ``objective``: the loss that is minimized, averaged over steps. A few images with almost empty masks can
+      dominate it, so it does not compare ratios,
+    * ``learning_rate``: of the last step,
+    * ``achieved_ratio``, ``achieved_sd``: mean and standard deviation of the masked share over the masks,
+    * ``images_per_second``.
+
+    Args:
+        config, images, components, seed: As for :func:`pmae.trainer.pretrain`.
+        device: Where to train.
+        rank, world_size: This worker and how many share each batch.
+        wrap: What to do to the model before it is trained, for example DistributedDataParallel.
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        images: Images | np.ndarray,
+        components: PrincipalComponents | None = None,
+        *,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+        wrap: Callable[[nn.Module], nn.Module] | None = None,
+    ) -> None:
+        images = as_images(images)
+        size, channels = int(images.images.shape[1]), int(images.images.shape[3])
+        self.config = config.resolve(size, channels, len(images.indices("train")))
+        self.seed, self.device, self.world_size = seed, device, world_size
+        self.components, self.statistics = _components_and_statistics(self.config, images, components)
+        optim, masking = self.config.optim, self.config.masking
+        self.batches = Batches(
+            images, self.config.data, self.statistics, optim.batch_size, seed, device, rank, world_size
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream("cpu", seed, "initialisation").initial_seed())
+            self.model = MaskedAutoencoder(
+                self.config.model, self.components, loss=masking.loss, normalise_target=masking.normalise_target
+            ).on(device)
+        self.masks = MaskSampler(self.config, None if self.model.projection is None else self.model.projection.spectrum)
+        self.forward: Callable[..., MaskedOutput] = self.model if wrap is None else wrap(self.model)
+        assert optim.epochs is not None
+        self.last_epoch = optim.epochs
+        self.compiled = compiles(optim, device, self.batches.steps)
+        if self.compiled:
+            self.forward = torch.compile(self.forward, mode=None if optim.compile in ("auto", "on") else optim.compile)
+        self.optimiser = build_optimiser(self.model, optim)
+        self.autocast = autocast_dtype(optim.precision, device, self.config.model)
+        self.epoch = 0
+        self.history: list[EpochRecord] = []
+
+    def epochs(self):  # type: ignore[no-untyped-def]
+        """Train the epochs that are left; yields the history entry of each."""
+        while self.epoch < self.last_epoch:
+            record = self._train_epoch()
+            self.history.append(record)
+            self.epoch += 1
+            yield record
+
+    def _train_epoch(self) -> EpochRecord:
+        self.model.train()
+        steps, batch = self.batches.steps, self.batches.batch_size
+        masks = stream(self.device, self.seed, self.epoch, "masks")
+        ratios = stream("cpu", self.seed, self.epoch, "ratios")
+        losses = torch.zeros(steps, device=self.device)
+        sums = torch.zeros(2, device=self.device, dtype=torch.float64)
+        shares: list[Tensor] = []
+        start, rate = time.perf_counter(), 0.0
+        for step, pixels in enumerate(self.batches.epoch(self.epoch)):
+            rate = learning_rate(self.config.optim, self.epoch + step / steps, 1 / steps, batch)
+            mask, achieved = self.masks.draw(batch, masks, ratios, self.batches.shard)
+            shares.append(achieved)
+            losses[step], error, target = self._step(pixels, mask, rate)
+            sums += torch.stack([error, target])
+        synchronise(self.device)
+        seconds = time.perf_counter() - start
+        losses = self._sum_over_workers(losses) / self.world_size
+        self._check_finite(losses, steps)
+        error, target = self._sum_over_workers(sums)
+        achieved = torch.cat(shares)
+        return {
+            "epoch": self.epoch,
+            # Overlapping patches can leave no pixel hidden: then there is nothing to explain.
+            "train_loss": float(error / target) if target > 0 else 0.0,
+            "objective": float(losses.mean()),
+            "learning_rate": rate,
+            "achieved_ratio": float(achieved.mean()),
+            "achieved_sd": float(achieved.std(correction=0)),
+            "images_per_second": steps * batch / seconds,
+        }
+
+    def _step(self, pixels: Tensor, mask: Tensor, rate: float) -> tuple[Tensor, Tensor, Tensor]:
+        """One optimiser step; the worker's shares of the batch's loss, error and target, still on the device."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        if self.compiled:
+            torch.compiler.cudagraph_mark_step_begin()  # what CUDA graphs gave in the last step is done with
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            output = self.forward(pixels, mask, self._visible_tokens(mask))
+        loss = self._objective(output, len(pixels))
+        loss.backward()
+        if self.config.optim.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return loss.detach(), output.squared_error.detach(), output.squared_target
+
+    def _objective(self, output: MaskedOutput, images: int) -> Tensor:
+        """What this worker minimizes; its average over workers is the objective of the whole batch."""
+        if self.config.masking.reduction == "image":
+            # Workers' parts may differ by an image.
+            return output.loss * (images * self.world_size / self.batches.batch_size)
+        values = output.masked_values.detach().clone()
+        if self.world_size > 1:
+            torch.distributed.all_reduce(values)
+        return output.squared_error * self.world_size / values
+
+    def _visible_tokens(self, mask: Tensor) -> int | None:
+        if self.model.projection is not None or (self.device.type == "cpu" and not self.compiled):
+            return None
+        return int((~mask[0]).sum()) if self.config.masking.ratio_range else self._fixed_visible_tokens(mask)
+
+    def _fixed_visible_tokens(self, mask: Tensor) -> int:
+        if not hasattr(self, "_visible"):
+            self._visible = int((~mask[0]).sum())  # waits for the device once; a fixed ratio never changes it
+        return self._visible
+
+    def _sum_over_workers(self, values: Tensor) -> Tensor:
+        if self.world_size > 1:
+            torch.distributed.all_reduce(values)
+        return values.cpu()
+
+    def _check_finite(self, losses: Tensor, steps: int) -> None:
+        bad = (~torch.isfinite(losses)).nonzero()
+        if len(bad):
+            first = int(bad[0])
+            raise DivergedError(self.epoch, self.epoch * steps + first, float(losses[first]))
+
+    def checkpoint_is_due(self, every: int) -> bool:
+        """Whether the epoch that has just ended is to be saved."""
+        return self.epoch % every == 0 or self.epoch == self.last_epoch
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`restore` needs. Random streams are derived from seed and epoch, so none is stored."""
+        return {
+            "config": self.config.to_dict(),
+            "config_hash": self.config.hash(),
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "history": self.history,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on after the epoch at which ``state`` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.epoch, self.history = state["epoch"], list(state["history"])
+
+    def result(self) -> PretrainResult:
+        """Model and history as they are now."""
+        precision = "fp32" if self.autocast is None else "bf16"
+        return PretrainResult(
+            self.model, self.history, self.config, self.statistics, self.components, self.seed, precision
+        )
+
+
+def learning_rate(config: OptimConfig, epoch: float, step: float, batch_size: int | None = None) -> float:
+    """Rate of the step that begins at ``epoch`` (fractional, from 0) and takes ``step`` epochs.
+
+    Linear warm-up that reaches the peak at the end of ``warmup_epochs``, then a cosine to 0.
+
+    Args:
+        config: Its ``epochs`` are known: it was resolved, or they were given.
+        epoch, step: See above.
+        batch_size: Images that a batch really holds; None is the number that ``config`` asks for.
+    """
+    assert config.epochs is not None
+    peak = config.base_learning_rate * (config.batch_size if batch_size is None else batch_size) / 256
+    warmup = config.warmup_epochs or 0.0
+    if epoch < warmup:
+        return peak * min(1.0, (epoch + step) / warmup)
+    progress = (epoch - warmup) / max(config.epochs - warmup, step)
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def training_problem(losses: Sequence[float]) -> str | None:
+    """What is wrong with a finished training, judged by ``train_loss`` per epoch; None if nothing is.
+
+    Two things are: a last loss of 1 or more, which predicting the mean reaches as well; and a rise, by which a fifth
+    of the variance that the best epoch explained, and at least 3 % of the masked variance, is lost again.
+    """
+    if not losses:
+        return None
+    last, best = losses[-1], min(losses)
+    if last >= 1:
+        return f"the loss ended above that of predicting the mean ({last:.2f})"
+    if last - best > max(RISE * (1 - best), LEAST_RISE):
+        return f"the loss rose from {best:.2f} (epoch {losses.index(best)}) to {last:.2f}"
+    return None
+
+
+def compiles(config: OptimConfig, device: torch.device, steps: int) -> bool:
+    """Whether the step goes through ``torch.compile``: where asked for, or on a GPU for runs long enough to pay."""
+    if config.compile == "auto":
+        assert config.epochs is not None
+        return device.type == "cuda" and config.epochs * steps >= COMPILE_STEPS
+    return config.compile != "off"
+
+
+def build_optimiser(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW that decays matrices only: biases, norms, tokens and position embeddings are left alone."""
+    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    plain = [p for n, p in trained if p.ndim < 2 or n.endswith(("pos_embed", "cls_token", "mask_token"))]
+    decayed = [p for n, p in trained if not (p.ndim < 2 or n.endswith(("pos_embed", "cls_token", "mask_token")))]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+@dataclass(frozen=True)
+class _Array:
+    """A bare array of training images in the shape that training expects."""
+
+    images: np.ndarray
+
+    def indices(self, split: str) -> np.ndarray:
+        return np.arange(len(self.images))
+
+
+def as_images(images: Images | np.ndarray) -> Images:
+    """An image set as it is, an array as one whose images all train; refuses other shapes and types."""
+    if isinstance(images, np.ndarray):
+        images = _Array(images)
+    array = images.images
+    if array.ndim != 4 or array.dtype != np.uint8 or array.shape[1] != array.shape[2]:
+        raise DataError(
+            f"images are {array.dtype} of shape {tuple(array.shape)}; they must be uint8 (N, H, W, C) with H = W, "
+            "as pmae.data.load_images gives them"
+        )
+    return images
+
+
+def _components_and_statistics(
+    config: PretrainConfig, images: Images, components: PrincipalComponents | None
+) -> tuple[PrincipalComponents | None, PixelStatistics]:
+    masking = config.masking
+    if masking.method == "pmae":
+        if components is None:
+            components = _fit(masking.basis, images)
+        if components.basis != masking.basis:
+            raise ConfigError(
+                f"the components' basis is {components.basis!r}, the settings say {masking.basis!r}; "
+                "fit that basis or leave the components out"
+            )
+    if components is None:
+        return None, pixel_statistics(images.images, images.indices("train"))
+    mean, std = (torch.tensor(a, dtype=torch.float32).view(components.shape) for a in (components.mean, components.std))
+    return (components if masking.method == "pmae" else None), PixelStatistics(mean, std)
+
+
+def _fit(basis: str, images: Images) -> PrincipalComponents:
+    from pmae.components import cached_components
+    from pmae.components.bases import fit_basis
+
+    if hasattr(images, "fingerprint"):
+        return cached_components(images, basis)[0]
+    return fit_basis(basis, images)

@@ -1,0 +1,214 @@
+"""Bases, masking strategies or mask units against each other, each at its own best ratio, over paired seeds.
+
+The best ratio is picked on one half of the seeds by validation accuracy and measured on the other
+half by test accuracy, so that the value with more ratios to choose from gains nothing by chance. Verdicts on defaults
+are left to ``verdict.py``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from scipy.special import stdtrit
+
+from studies.formatting import is_number
+from studies.statistics.ratio_curves import METHOD_NAMES, Setting, rows_of
+
+COLUMNS = ("basis", "strategy", "mask_unit")
+REFERENCES = ("pca", "fixed", "random")  # what other bases and strategies are compared with; of mask units the smallest
+FIXED = ("dataset", "method", "strategy", "basis", "patch_size", "patch_stride", "mask_unit")
+LEAST_SEEDS, MOST_SPLITS = 2, 200
+Cells = dict[float, dict[int, tuple[float, float]]]  # ratio -> seed -> accuracies on val and test
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One value beside the reference.
+
+    Attributes:
+        dataset, method, column, value: What was compared, for example ``basis`` ``dct``.
+        reference: The value it is compared with; itself in the reference's own row.
+        ratio: Best ratio by validation accuracy over all seeds.
+        accuracy: Test accuracy at the best ratio, cross-fitted.
+        difference: ``accuracy`` minus the reference's; None in its own row, as are the bounds.
+        low, high: Two-sided bounds that hold for all rows of the comparison together at 95 % (Bonferroni).
+        seeds: Paired seeds.
+    """
+
+    dataset: str
+    method: str
+    column: str
+    value: str
+    reference: str
+    ratio: float
+    accuracy: float
+    difference: float | None
+    low: float | None
+    high: float | None
+    seeds: int
+
+    @property
+    def subject(self) -> str:
+        """What all rows of the comparison share, for example ``PMAE on digits: basis``."""
+        name = METHOD_NAMES.get(self.method, self.method)
+        return f"{name} on {self.dataset}: {self.column.replace('_', ' ')}"
+
+
+def contrasts(trials: pa.Table) -> list[Contrast]:
+    """Every comparison that the confirmed trials allow: values of one column, everything else but the ratio equal."""
+    rows = _scored_rows(trials)
+    found = []
+    for column in COLUMNS:
+        groups: dict[tuple[Any, ...], dict[Any, Cells]] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
+        for row in rows:
+            if row[column] is not None:
+                key = tuple(row[name] for name in FIXED if name != column)
+                groups[key][row[column]][row["ratio"]][row["seed"]] = (row["val_linear"], row["test_linear"])
+        for (dataset, method, *_), values in sorted(groups.items(), key=lambda item: str(item[0])):
+            if len(values) > 1:
+                found += _compare(dataset, method, column, values)
+    return found
+
+
+def comparison_sentences(found: Sequence[Contrast]) -> list[str]:
+    """The outcome of each comparison in one sentence."""
+    subjects = dict.fromkeys(c.subject for c in found)
+    return [_sentence([c for c in found if c.subject == subject]) for subject in subjects]
+
+
+def _sentence(rows: list[Contrast]) -> str:
+    differ = [c for c in rows if c.low is not None and c.high is not None and not c.low <= 0 <= c.high]
+    others = [c for c in rows if c.difference is not None and c not in differ]
+    reference = rows[0].reference
+    said = [f"{c.value} is {_signed(c)} than {reference} ({_bounds(c)})" for c in differ]
+    if others:
+        said.append(
+            f"no difference to {reference} is shown for " + ", ".join(f"{c.value} ({_bounds(c)})" for c in others)
+        )
+    seeds, what = rows[0].seeds, rows[0].column.replace("_", " ")
+    where = f"{METHOD_NAMES.get(rows[0].method, rows[0].method)} on {rows[0].dataset}"
+    return f"{where}, each {what} at its best ratio ({seeds} seeds, points of accuracy): {'; '.join(said)}."
+
+
+def _signed(contrast: Contrast) -> str:
+    difference = contrast.difference or 0.0
+    return f"{abs(100 * difference):.1f} {'better' if difference > 0 else 'worse'}"
+
+
+def _bounds(contrast: Contrast) -> str:
+    assert contrast.low is not None and contrast.high is not None
+    return f"{100 * contrast.low:.1f} to {100 * contrast.high:.1f}"
+
+
+def _scored_rows(trials: pa.Table) -> list[dict[str, Any]]:
+    """Confirmed trials that are done and scored on both splits; the last row of each trial counts."""
+    columns = (*Setting._fields, "study", "trial_id", "phase", "status", "ratio", "seed", "val_linear", "test_linear")
+    latest: dict[Any, dict[str, Any]] = {}
+    for number, row in enumerate(rows_of(trials, columns)):
+        scored = all(is_number(row[name]) for name in ("ratio", "val_linear", "test_linear"))
+        if scored and row["phase"] == "confirm" and row["status"] == "done":
+            row |= {"ratio": round(row["ratio"], 6), "patch_stride": row["patch_stride"] or row["patch_size"]}
+            named = row["trial_id"] is not None
+            latest[(row["study"], row["dataset"], row["trial_id"], row["seed"]) if named else number] = row
+    return list(latest.values())
+
+
+def _halves(seeds: int) -> np.ndarray:
+    """Splits of n seeds as booleans (S, n), True where a seed selects; each split comes both ways round.
+
+    All splits where there are at most ``MOST_SPLITS``, else as many random ones.
+    """
+    half = seeds // 2
+    if math.comb(seeds, half) <= MOST_SPLITS:
+        chosen = [[i in pick for i in range(seeds)] for pick in itertools.combinations(range(seeds), half)]
+        splits = np.array(chosen, dtype=bool)
+        return np.concatenate([splits, ~splits]) if seeds % 2 else splits
+    ranks = np.random.default_rng(0).random((MOST_SPLITS // 2, seeds)).argsort(axis=1)
+    return np.concatenate([ranks < half, ranks >= half])
+
+
+def _compare(dataset: str, method: str, column: str, values: dict[Any, Cells]) -> list[Contrast]:
+    cells = {value: _without_thin(ratios) for value, ratios in values.items()}
+    seeds = sorted(set.intersection(*(set(s) for ratios in cells.values() for s in ratios.values())))
+    if len(seeds) < LEAST_SEEDS:
+        return []
+    splits = _halves(len(seeds))
+    ordered = sorted(cells, key=lambda v: (v not in REFERENCES, v))
+    picked = {value: _Picked.of(cells[value], seeds, splits) for value in ordered}
+    reference = picked[ordered[0]]
+    out = []
+    for value in ordered:
+        mine = picked[value]
+        alone = mine is reference
+        difference, low, high = (None,) * 3 if alone else mine.against(reference, splits, len(ordered) - 1)
+        out.append(
+            Contrast(
+                dataset=dataset,
+                method=method,
+                column=column,
+                value=str(value),
+                reference=str(ordered[0]),
+                ratio=mine.ratio,
+                accuracy=float(mine.scores.mean()),
+                difference=difference,
+                low=low,
+                high=high,
+                seeds=len(seeds),
+            )
+        )
+    return out
+
+
+def _without_thin(ratios: Cells) -> Cells:
+    """Ratios that at least half as many seeds finished as any other: one lost arm must not take all seeds with it."""
+    most = max(len(seeds) for seeds in ratios.values())
+    return {ratio: seeds for ratio, seeds in ratios.items() if 2 * len(seeds) >= most}
+
+
+@dataclass(frozen=True, eq=False)
+class _Picked:
+    """One value at the ratio that each split of the seeds picks.
+
+    Attributes:
+        ratio: The one that all seeds together pick.
+        per_split: (S, n) test accuracy of every seed at the split's pick.
+        scores: (n,) contribution of each seed to the cross-fitted accuracy.
+    """
+
+    ratio: float
+    per_split: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def of(cls, cells: Cells, seeds: list[int], splits: np.ndarray) -> _Picked:
+        ratios = sorted(cells)
+        both = np.array([[cells[ratio][seed] for ratio in ratios] for seed in seeds])  # (n, K, 2)
+        val, test = both[..., 0], both[..., 1]
+        picks = (splits.astype(float) @ val).argmax(axis=1)
+        per_split = test[:, picks].T
+        return cls(ratios[int(val.mean(axis=0).argmax())], per_split, _measured(per_split, splits))
+
+    def against(self, other: _Picked, splits: np.ndarray, comparisons: int) -> tuple[float, float, float]:
+        """Difference of accuracy and its bounds."""
+        difference = self.per_split - other.per_split
+        scores = _measured(difference, splits)
+        # The scores' spread alone is too small when splits pick different ratios.
+        error = max(scores.std(ddof=1), math.sqrt(float(difference.var(axis=1, ddof=1).mean()))) / math.sqrt(
+            len(scores)
+        )
+        reach = float(stdtrit(len(scores) - 1, 1 - 0.05 / (2 * comparisons))) * error
+        middle = float(scores.mean())
+        return middle, middle - reach, middle + reach
+
+
+def _measured(per_split: np.ndarray, splits: np.ndarray) -> np.ndarray:
+    """(n,) what each seed contributes when only seeds that did not pick measure; their mean is the estimate."""
+    measuring = ~splits / (~splits).sum(axis=1, keepdims=True)
+    return per_split.shape[1] * (per_split * measuring).sum(axis=0) / len(splits)

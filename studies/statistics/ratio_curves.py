@@ -1,0 +1,239 @@
+"""Accuracy over the masking ratio, read from a table of trials: the points that figures, report and terminal show.
+
+A *setting* is everything but the ratio and the seed that is compared. Differences, bounds and verdicts come from
+``verdict.json``; drawing is done by ``figures``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from studies.formatting import is_number
+
+METHOD_NAMES = {"pmae": "PMAE", "mae": "MAE", "untrained": "untrained encoder", "pixels": "raw pixels"}
+SHARE_OF = {"pmae": "of the variance", "mae": "of the patches"}
+DEFAULT_RATIOS = {"pmae": 0.20, "mae": 0.75}  # Bizeul et al. 2025; He et al. 2022
+
+
+class Setting(NamedTuple):
+    """What one curve holds fixed. Sides are in pixels; None where a method has no such setting."""
+
+    dataset: str
+    method: str
+    strategy: str | None
+    basis: str | None
+    patch_size: int | None
+    patch_stride: int | None
+    mask_unit: int | None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Setting:
+        """The setting of a row of trials or of a verdict; a missing column counts as None, a missing stride as the
+        patch size."""
+        values = {name: row.get(name) for name in cls._fields[2:]}
+        values["patch_stride"] = values["patch_stride"] or values["patch_size"]
+        return cls(str(row.get("dataset")), str(row.get("method")), **values)
+
+
+@dataclass(frozen=True)
+class RungPoint:
+    """The confirmed trials at one ratio.
+
+    Attributes:
+        ratio: Mean achieved ratio (the nominal one where none was recorded).
+        nominal: The ratio that was asked for.
+        scores: Test accuracy (fraction) by seed.
+    """
+
+    ratio: float
+    nominal: float
+    scores: dict[int, float]
+
+    @property
+    def seeds(self) -> int:
+        """Seeds that were scored."""
+        return len(self.scores)
+
+    @cached_property
+    def mean(self) -> float:
+        """Mean test accuracy."""
+        return float(np.mean(list(self.scores.values())))
+
+    @cached_property
+    def deviation(self) -> float | None:
+        """Standard deviation over the seeds; None with one seed."""
+        return float(np.std(list(self.scores.values()), ddof=1)) if self.seeds > 1 else None
+
+    @cached_property
+    def interval(self) -> tuple[float, float] | None:
+        """Two-sided 95 % Student interval of the mean; None with one seed."""
+        if self.deviation is None:
+            return None
+        from scipy.special import stdtrit  # here, since tables in the terminal do without scipy
+
+        half = float(stdtrit(self.seeds - 1, 0.975)) * self.deviation / math.sqrt(self.seeds)
+        return self.mean - half, self.mean + half
+
+
+@dataclass(frozen=True)
+class RatioCurve:
+    """One setting's curve: what was confirmed on the test split, and what exploration saw on validation."""
+
+    setting: Setting
+    label: str
+    confirmed: tuple[RungPoint, ...]
+    explored: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A curve with what its figure marks.
+
+    Attributes:
+        curve: The curve.
+        default: Achieved ratio of the method's default; None where the method has none.
+        margin: Largest regret that still holds, a fraction; None where it is not known.
+        references: Mean test accuracy of controls by name, for example ``untrained``.
+        other_patches: Ratio and validation accuracy of trials explored with other patch settings.
+        row: The verdict's row on this setting; None where it was not judged.
+    """
+
+    curve: RatioCurve
+    default: float | None = None
+    margin: float | None = None
+    references: dict[str, float] = field(default_factory=dict)
+    other_patches: tuple[tuple[float, float], ...] = ()
+    row: dict[str, Any] | None = None
+
+    @property
+    def title(self) -> str:
+        """``PMAE on digits, patch 2``."""
+        name, _, rest = self.curve.label.partition(", ")
+        return f"{name} on {self.curve.setting.dataset}" + (f", {rest}" if rest else "")
+
+
+def make_panels(
+    trials: pa.Table, rows: Sequence[dict[str, Any]], plan: Mapping[str, Any], most: int = 12
+) -> list[Panel]:
+    """A panel per setting with confirmed trials (of all settings where there is none), at most ``most``.
+
+    Args:
+        trials: The study's trials.
+        rows: Rows of its verdict, from ``sentences.judged_rows``.
+        plan: ``study.json``.
+        most: Panels at most; settings that were judged come first.
+    """
+    curves = ratio_curves(trials)
+    judged = {Setting.of(row): row for row in rows}
+    shown = [curve for curve in curves if curve.confirmed] or curves
+    kept = sorted(shown, key=lambda curve: curve.setting not in judged)[:most]
+    return [_panel(curve, judged.get(curve.setting), curves, plan) for curve in shown if curve in kept]
+
+
+def _panel(
+    curve: RatioCurve, row: dict[str, Any] | None, curves: Sequence[RatioCurve], plan: Mapping[str, Any]
+) -> Panel:
+    setting = curve.setting
+    prefix = "" if setting.method == "pmae" else f"{setting.method}_"
+    default = plan.get(f"{prefix}default_ratio") or DEFAULT_RATIOS.get(setting.method)
+    planned, references = plan.get("margin"), {}
+    margin = planned if isinstance(planned, float) else None  # a share becomes points with the training gain
+    if row is not None:
+        default = row["default_achieved"] or row["default_ratio"] or default
+        margin = row["margin"]
+        references = {name: row[name] for name in ("untrained", "pixels") if is_number(row[name])}
+    others = (c for c in curves if c.setting != setting and c.setting[:4] == setting[:4])
+    explored = tuple(sorted(point for other in others for point in other.explored))
+    return Panel(curve, default, margin if is_number(margin) else None, references, explored, row)
+
+
+def ratio_curves(trials: pa.Table) -> list[RatioCurve]:
+    """Every setting's curve, ordered by data set, method (``pmae`` first), patch size and the rest.
+
+    Args:
+        trials: Rows with at least ``dataset, method, ratio, phase, status, val_linear, test_linear``; rows that are not
+            done and controls have no place on a curve.
+    """
+    groups: dict[Setting, list[dict[str, Any]]] = defaultdict(list)
+    columns = (*Setting._fields, "ratio", "achieved_ratio", "seed", "phase", "status", "val_linear", "test_linear")
+    for row in rows_of(trials, columns):
+        if row["status"] == "done" and is_number(row["ratio"]):
+            groups[Setting.of(row)].append(row)
+    ordered = in_order(groups)
+    labels = setting_labels(ordered)
+    curves = (RatioCurve(s, labels[s], _confirmed(groups[s]), _explored(groups[s])) for s in ordered)
+    return [curve for curve in curves if curve.confirmed or curve.explored]
+
+
+def in_order(settings: Iterable[Setting]) -> list[Setting]:
+    """By data set, method (``pmae`` first), patch size and the rest."""
+
+    def key(setting: Setting) -> tuple[Any, ...]:
+        numbers = tuple(value or 0 for value in setting[4:])
+        return (setting.dataset, setting.method != "pmae", setting.method, *numbers, *map(str, setting[2:4]))
+
+    return sorted(settings, key=key)
+
+
+def setting_labels(settings: Iterable[Setting]) -> dict[Setting, str]:
+    """Short names that tell the settings of one picture apart: ``PMAE, patch 2``; what never differs is left out."""
+    listed = list(settings)
+    return {s: ", ".join(_label_parts(s, [o for o in listed if o.method == s.method])) for s in listed}
+
+
+def _label_parts(setting: Setting, peers: Sequence[Setting]) -> list[str]:
+    parts = [METHOD_NAMES.get(setting.method, setting.method)]
+    if setting.patch_size is not None:
+        parts.append(f"patch {setting.patch_size}")
+    if setting.patch_stride not in (None, setting.patch_size):
+        parts.append(f"stride {setting.patch_stride}")
+    if setting.mask_unit not in (None, setting.patch_size):
+        parts.append(f"mask unit {setting.mask_unit}")
+    if setting.basis not in (None, "pca") or len({p.basis for p in peers}) > 1:
+        parts.append(f"basis {setting.basis}")
+    if len({p.strategy for p in peers}) > 1:
+        parts.append(f"strategy {setting.strategy}")
+    return parts
+
+
+def rows_of(table: pa.Table, columns: Iterable[str]) -> list[dict[str, Any]]:
+    """The rows as dictionaries of ``columns`` only; a column that the table lacks is None throughout."""
+    names = list(columns)
+    there = [name for name in names if name in table.column_names]
+    empty = dict.fromkeys(names)
+    return [empty | row for row in table.select(there).to_pylist()]
+
+
+def achieved(row: Mapping[str, Any]) -> float:
+    """A trial's achieved ratio; the nominal one where none was recorded."""
+    return float(row["achieved_ratio"] if is_number(row["achieved_ratio"]) else row["ratio"])
+
+
+def _confirmed(rows: list[dict[str, Any]]) -> tuple[RungPoint, ...]:
+    rungs: dict[float, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["phase"] == "confirm" and is_number(row["test_linear"]):
+            # Nominal ratios of MAE that mask the same number of patches are one rung.
+            rungs[round(achieved(row) if row["method"] == "mae" else row["ratio"], 6)].append(row)
+    points = (
+        RungPoint(
+            float(np.mean([achieved(row) for row in members])),
+            members[0]["ratio"],
+            {-i if row["seed"] is None else row["seed"]: row["test_linear"] for i, row in enumerate(members)},
+        )
+        for members in rungs.values()
+    )
+    return tuple(sorted(points, key=lambda point: point.ratio))
+
+
+def _explored(rows: list[dict[str, Any]]) -> tuple[tuple[float, float], ...]:
+    found = ((achieved(r), r["val_linear"]) for r in rows if r["phase"] == "explore" and is_number(r["val_linear"]))
+    return tuple(sorted(found))

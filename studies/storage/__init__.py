@@ -1,0 +1,1 @@
+"""How studies are stored: schemas, Arrow files, the journal, locks, atomic writes and object stores."""

@@ -1,0 +1,112 @@
+"""Verdicts in words, for report, figures and terminal. Numbers are formatted in :mod:`studies.formatting`.
+
+One vocabulary: *regret* (best rung minus default), *loses at most* (its upper bound), *margin*, *seeds*, *masked*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from studies.formatting import at_most, count, is_number, percent, points, ratio_list
+from studies.statistics.ratio_curves import METHOD_NAMES, SHARE_OF, Setting, setting_labels
+
+KINDS = ("default", "mae_default")
+ROW_FIELDS = (
+    "study", *Setting._fields, "kind", "default_ratio", "default_achieved", "best_ratio", "regret", "ci_low", "ci_high",
+    "margin", "margin_share", "alpha", "verdict", "seeds", "seeds_needed", "reason", "training_gain",
+    "training_gain_low", "untrained", "pixels", "evaluation",
+)  # fmt: skip
+ROW_LISTS = ("ratios", "excluded", "checks", "rungs")
+RUNG_FIELDS = (
+    "ratio", "achieved_sd", "nominal_ratio", "seeds", "accuracy", "difference", "low", "high", "may_be_best",
+    "regret_high", "train_loss", "is_default",
+)  # fmt: skip
+NO_ANSWER = "No answer yet: no default was confirmed next to other ratios with at least two paired seeds."
+
+
+def judged_rows(verdict: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The verdict's rows on defaults with every field of schema version 2; what an older one lacks is None or empty."""
+    rows = []
+    for row in verdict.get("rows") or []:
+        if row.get("kind", "default") not in KINDS:
+            continue
+        full = {**dict.fromkeys(ROW_FIELDS), **{name: [] for name in ROW_LISTS}, **row}
+        full["rungs"] = [{**dict.fromkeys(RUNG_FIELDS), **rung} for rung in full["rungs"] or []]
+        full["verdict"] = full["verdict"] or "inconclusive"
+        rows.append(full)
+    return rows
+
+
+def question(default_ratio: float) -> str:
+    """What the study asks."""
+    return f"Is masking {percent(default_ratio)} of the variance good enough?"
+
+
+def headline(verdict: Mapping[str, Any]) -> str:
+    """The answer, as the judge worded it."""
+    return str(verdict.get("answer") or NO_ANSWER)
+
+
+def verdict_word(row: Mapping[str, Any]) -> str:
+    """The row's verdict; ``withheld`` where it holds in spite of a failed check, which our judge never says.
+
+    A default that fails against the rungs at hand does so whatever else is missing.
+    """
+    failed = any(check.get("passed") is False for check in row.get("checks") or [])
+    word = str(row.get("verdict") or "inconclusive")
+    return "withheld" if failed and word == "holds" else word
+
+
+def row_label(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) -> str:
+    """``PMAE on digits, patch 2``; what tells ``row`` apart from the other ``rows`` is named."""
+    setting = Setting.of(row)
+    name, _, rest = setting_labels([*map(Setting.of, rows), setting])[setting].partition(", ")
+    return f"{name} on {setting.dataset}" + (f", {rest}" if rest else "")
+
+
+def loses(row: Mapping[str, Any]) -> str:
+    """What the default loses, for example ``loses at most 1.8 points (95 % confidence, margin 1 point)``."""
+    if not is_number(row.get("ci_high")):
+        return f"cannot be judged yet: {row.get('reason') or 'too few paired seeds'}"
+    margin = "" if not is_number(row.get("margin")) else f", margin {margin_text(row)}"
+    return f"loses at most {at_most(row['ci_high'])} ({confidence(row)} confidence{margin})"
+
+
+def confidence(row: Mapping[str, Any]) -> str:
+    """``95 %``: the level of each bound; a study judged after every round has a higher one."""
+    return percent(1 - (row.get("alpha") or 0.05))
+
+
+def margin_text(row: Mapping[str, Any]) -> str:
+    """``1 point``, or ``1.6 points, 10 % of the training gain``."""
+    share: float | None = row.get("margin_share")
+    text = points(row["margin"])
+    return text if share is None else f"{text}, {percent(share)} of the training gain"
+
+
+def best_set_sentence(row: Mapping[str, Any]) -> str:
+    """Which rungs may be the best one: ``Each of 5, 10 and 20 % may be the best ratio (95 % confidence)``."""
+    best = [rung["ratio"] for rung in row["rungs"] if rung["may_be_best"]]
+    if not best:
+        return "Too few paired seeds to tell which ratios may be the best."
+    if len(best) == len(row["rungs"]):
+        return f"None of the {count(len(best), 'ratio')} can be ruled out as the best ({confidence(row)} confidence)."
+    if len(best) == 1:
+        return f"Only {ratio_list(best)} can be the best ratio ({confidence(row)} confidence)."
+    return f"Each of {ratio_list(best)} may be the best ratio ({confidence(row)} confidence); the others are ruled out."
+
+
+def check_text(check: Mapping[str, Any]) -> str:
+    """A check in words: ``training beats the untrained encoder: by 15.2 points (at least 13.9)``."""
+    return ": ".join(filter(None, (check.get("name"), check.get("detail"))))
+
+
+def method_name(method: str) -> str:
+    """The method's name as the papers write it."""
+    return METHOD_NAMES.get(method, method)
+
+
+def share_of(method: str) -> str:
+    """``of the variance`` or ``of the patches``."""
+    return SHARE_OF.get(method, "")

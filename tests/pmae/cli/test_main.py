@@ -1,0 +1,208 @@
+"""``python -m pmae`` as a user calls it: every command on digits, exit codes, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pmae.__main__ import main
+from pmae.cli.options import PretrainOptions
+from pmae.cli.pretrain import settings
+from pmae.components import PrincipalComponents
+from pmae.config import preset
+from pmae.export import load_encoder
+
+TINY = [
+    *("--patch-size", "4", "--width", "16", "--depth", "1", "--heads", "2"),
+    *("--decoder-width", "16", "--decoder-heads", "2", "--epochs", "2", "--quiet"),
+]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "pmae"
+    assert main(["pretrain", "--out", str(folder), *TINY]) == 0
+    return folder
+
+
+@pytest.fixture
+def run_json(capsys):
+    """Run a command with --json --quiet; its exit code must be 0."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        assert main([*map(str, arguments), "--json", "--quiet"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def test_pretrain_saves_a_model_and_leaves_no_checkpoints(saved):
+    names = {path.name for path in saved.iterdir()}
+    assert {"encoder.safetensors", "encoder.json", "model.safetensors", "model.json"} <= names
+    assert "checkpoints" not in names
+    description = json.loads((saved / "model.json").read_text())
+    assert description["data"]["name"] == "digits" and len(description["history"]) == 2
+
+
+def test_settings_reach_the_configuration():
+    from pmae.cli import options as o
+
+    asked = PretrainOptions(
+        out=Path("x"),
+        data=o.DataOptions(dataset="folder:somewhere", limit=7, data_seed=3),
+        masking=o.MaskingOptions(method="mae", mask_unit=8),
+        training=o.TrainingOptions(preset="paper", epochs=10, flip="off", crop_scale=(0.5, 1.0)),
+        machine=o.MachineOptions(precision="fp32"),
+    )
+    config = settings(asked)
+    assert config.data.source == f"folder:{Path('somewhere').absolute()}" and (config.data.limit, config.data.seed) == (
+        7,
+        3,
+    )
+    assert config.data.flip is False and config.data.crop_scale == (0.5, 1.0)
+    assert (config.masking.method, config.masking.ratio, config.masking.mask_unit) == ("mae", 0.75, 8)
+    assert (config.optim.epochs, config.optim.warmup_epochs, config.optim.precision) == (10, 0.5, "fp32")
+    paper = PretrainOptions(out=Path("x"), training=o.TrainingOptions(preset="paper"))
+    assert settings(paper) == preset("paper", "digits", "pmae")
+
+
+@pytest.mark.parametrize("kind", ["linear", "knn", "corruptions", "mlp", "finetune"])
+def test_every_probe_scores_a_saved_encoder(saved, run_json, kind):
+    few = {"mlp": ["--epochs", 2], "finetune": ["--epochs", 1, "--augment", "--layer-decay", 0.8], "knn": ["--k", 5]}
+    result = run_json("probe", saved, "--kind", kind, *few.get(kind, []))
+    assert 0 < result["val_accuracy"] <= 1 and 0 < result["test_accuracy"] <= 1
+    assert result["dataset"] == "digits" and result["kind"] == kind
+
+
+def test_both_poolings_and_no_test(saved, run_json):
+    result = run_json("probe", saved, "--pool", "both", "--skip-test")
+    assert set(result["details"]["pools"]) == {"cls", "mean"} and result["test_accuracy"] is None
+
+
+def test_probe_prints_lines_for_people(saved, capsys):
+    assert main(["probe", str(saved), "--kind", "knn"]) == 0
+    out = capsys.readouterr().out
+    assert "knn on digits" in out and "test accuracy" in out and "val by k" in out
+
+
+def test_the_validation_images_are_those_of_training(tmp_path, run_json):
+    folder = tmp_path / "limited"
+    assert main(["pretrain", "--out", str(folder), *TINY, "--limit", "200", "--data-seed", "5"]) == 0
+    trained = json.loads((folder / "model.json").read_text())["data"]["fingerprint"]
+    from pmae.data import load_images
+
+    assert load_images("digits", limit=200, seed=5).fingerprint == trained
+    assert run_json("probe", folder)["details"]["images"]["train"] == 200
+    assert run_json("probe", folder, "--dataset", "digits", "--limit", "300")["details"]["images"]["train"] == 300
+
+
+def test_components_tell_how_the_variance_is_spread(tmp_path, run_json):
+    result = run_json("components", "--out", tmp_path / "c.safetensors")
+    components = PrincipalComponents.load(tmp_path / "c.safetensors")
+    for share, count in result["needed"].items():
+        cumulated = components.explained_variance_ratio.cumsum()
+        assert cumulated[count - 1] >= float(share) - 1e-9 > cumulated[count - 2] - 1e-8
+    assert result["rank"] == 64 and run_json("components")["how"] == "cached"
+    assert run_json("components", "--basis", "dct")["basis"] == "dct"
+
+
+def test_features_become_arrays_or_a_table(saved, tmp_path, run_json):
+    npz, parquet = tmp_path / "new" / "f.npz", tmp_path / "f.parquet"
+    result = run_json("features", saved, "--out", npz)
+    run_json("features", saved, "--out", parquet, "--splits", "val", "test", "--pool", "mean")
+    arrays = np.load(npz, allow_pickle=False)
+    assert arrays["train_features"].shape == tuple(result["shapes"]["train"]) and arrays["class_names"][9] == "9"
+    table = pq.read_table(parquet)
+    assert table.num_rows == len(arrays["val_labels"]) + len(arrays["test_labels"])
+    assert table["label"].to_pylist()[: len(arrays["val_labels"])] == arrays["val_labels"].tolist()
+    assert len(table["features"][0]) == load_encoder(saved).width
+
+
+def test_reconstruct_draws_a_strip_and_measures(saved, tmp_path, run_json):
+    result = run_json("reconstruct", saved, "--out", tmp_path / "strip.png", "--pictures", 3)
+    assert Image.open(tmp_path / "strip.png").size[0] > 300
+    assert -1 < result["ssim"] < 1 and result["psnr"] > 0
+    assert run_json("reconstruct", saved, "--out", tmp_path / "again.png")["ssim"] == result["ssim"]
+
+
+MISTAKES = [
+    (["pretrain", "--out", "new", "--ratio", "1.5"], "ratio is 1.5"),
+    (["pretrain", "--out", "new", "--patch-size", "3"], "patch_size 3 (stride 3) does not divide the 8-px image"),
+    (["pretrain", "--out", "new", "--method", "mae", "--basis", "dct"], "basis='dct' has no effect with method 'mae'"),
+    (["pretrain", "--out", "new", "--mask-unit", "4"], "mask_unit=4 has no effect with method 'pmae'"),
+    (["pretrain", "--out", "new", "--dataset", "digit"], "did you mean 'digits'"),
+    (["pretrain", "--out", "new", "--device", "tpu"], "device is 'tpu'"),
+    (["pretrain", "--out", "new", "--resume"], "no checkpoints in"),
+    (["pretrain", "--out", "{saved}"], "holds a model already"),
+    (["pretrain", "--out", "/proc/nowhere"], "cannot be written"),
+    (["probe", "nowhere"], "there is no encoder.json in nowhere"),
+    (["probe", "{saved}", "--kind", "knn", "--protocol", "fast"], "--protocol has no effect with --kind knn"),
+    (["probe", "{saved}", "--k", "3"], "--k has no effect with --kind linear; it is for knn"),
+    (["probe", "{saved}", "--kind", "mlp", "--pool", "both"], "--pool both is for --kind linear"),
+    (["probe", "{saved}", "--kind", "knn", "--k", "99999"], "k is 99999"),
+    (["probe", "{saved}", "--augment"], "augmentation needs protocol='paper'"),
+    (["probe", "{saved}", "--kind", "corruptions", "--severity", "9"], "severity is 9"),
+    (["features", "{saved}", "--out", "f.csv"], "must end in .npz or .parquet"),
+    (["features", "{saved}", "--out", "f.npz", "--splits", "holdout"], "no split 'holdout'"),
+    (["reconstruct", "{saved}", "--out", "s.png", "--pictures", "0"], "--pictures is 0"),
+    (["components", "--dataset", "folder:nowhere"], "nowhere"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_exit_code_2(saved, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert main([a.format(saved=saved) for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert error.splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "new" / "model.json").exists() and not (tmp_path / "f.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["fly"], ["probe"], ["pretrain", "--out", "x", "--colour"], ["pretrain", "--out", "x", "--epochs", "a"]],
+)
+def test_usage_that_cannot_be_read_is_exit_code_2(arguments, capsys):
+    assert main(arguments) == 2
+
+
+def test_help_is_exit_code_0(capsys):
+    assert main(["--help"]) == 0
+    assert "reconstruct" in capsys.readouterr().out
+
+
+def test_a_diverged_training_is_exit_code_1(tmp_path, capsys):
+    assert main(["pretrain", "--out", str(tmp_path), *TINY, "--base-learning-rate", "1e12"]) == 1
+    assert "the training loss became" in capsys.readouterr().err
+
+
+def test_interrupted_and_resumed_is_the_undisturbed_run(tmp_path):
+    """A real process and a real Ctrl-C, then --resume; the history equals a run that nobody disturbed."""
+    command = [sys.executable, "-m", "pmae", "pretrain", *TINY, "--epochs", "600", "--limit", "60", "--out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*command, tmp_path / "a"], stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 240
+    while not list((tmp_path / "a").glob("checkpoints/*.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130 and "--resume" in error and "Traceback" not in error
+    assert main(["pretrain", *TINY, "--epochs", "600", "--limit", "60", "--out", str(tmp_path / "a")]) == 2, (
+        "it would start over"
+    )
+    assert main(["pretrain", *TINY, "--epochs", "600", "--limit", "60", "--out", str(tmp_path / "a"), "--resume"]) == 0
+    assert main(["pretrain", *TINY, "--epochs", "600", "--limit", "60", "--out", str(tmp_path / "b")]) == 0
+    losses = [[e["train_loss"] for e in json.loads((tmp_path / f / "model.json").read_text())["history"]] for f in "ab"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

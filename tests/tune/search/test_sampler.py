@@ -1,0 +1,75 @@
+"""The sequence of settings follows from the seed and the results, not from the order in which trials end."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from optuna.trial import TrialState
+
+from tests.tune.search.test_space import space_for
+from tune.search.sampler import Proposals
+from tune.search.space import Setting
+
+
+def accuracy(setting: Setting) -> float:
+    return 1 - (setting.ratio - 0.3) ** 2 - 0.01 * setting.patches.patch_size
+
+
+def run(search: str, order_seed: int, count: int = 16, lag: int = 4, known: dict | None = None) -> list[Setting]:
+    """Run trials three at a time that end in an order drawn from ``order_seed``."""
+    space = space_for(32)
+    proposals = Proposals(space, {**dict(enumerate(space.fixed())), **(known or {})}, search, seed=7, lag=lag)
+    order, settings, running = random.Random(order_seed), [], []
+    while len(settings) < count or running:
+        setting = proposals.next() if len(settings) < count and len(running) < 3 else None
+        if setting is not None:
+            running.append(len(settings))
+            settings.append(setting)
+        else:
+            number = running.pop(order.randrange(len(running)))
+            proposals.tell(number, TrialState.COMPLETE, accuracy(settings[number]))
+    return settings
+
+
+@pytest.mark.parametrize("search", ["tpe", "gp", "qmc", "random"])
+def test_the_order_of_ends_does_not_matter(search):
+    assert run(search, 1) == run(search, 2)
+
+
+def test_a_restart_goes_on_with_the_same_settings():
+    whole = run("tpe", 1)
+    ran = {n: s for n, s in enumerate(whole[:11]) if n != 9}  # trial 9 was running when the driver was killed
+    assert run("tpe", 5, known=ran) == whole
+
+
+def test_results_change_what_is_proposed():
+    space = space_for(32)
+    sequences = []
+    for sign in (1, -1):
+        proposals = Proposals(space, {}, "tpe", seed=0, lag=1)
+        settings = []
+        for number in range(24):
+            settings.append(proposals.next())
+            proposals.tell(number, TrialState.COMPLETE, sign * settings[-1].ratio)
+        sequences.append(settings)
+    high, low = (sum(s.ratio for s in settings[-10:]) for settings in sequences)
+    assert high > low
+
+
+def test_a_number_waits_for_the_results_it_depends_on():
+    proposals = Proposals(space_for(32), {}, "random", seed=0, lag=2)
+    assert proposals.next() is not None and proposals.next() is not None
+    assert proposals.next() is None
+    proposals.tell(1, TrialState.COMPLETE, 0.5)
+    assert proposals.next() is None
+    proposals.tell(0, TrialState.FAIL, None)
+    assert proposals.next() is not None
+
+
+def test_values_that_are_no_numbers_count_as_failures():
+    proposals = Proposals(space_for(32), {}, "tpe", seed=0, lag=1)
+    for number in range(8):
+        assert proposals.next() is not None
+        proposals.tell(number, TrialState.COMPLETE, float("nan") if number % 2 else None)
+    assert proposals.next() is not None

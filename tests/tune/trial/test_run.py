@@ -1,0 +1,76 @@
+"""One trial in this process: whatever goes wrong in it becomes a status and an advice, never an exception."""
+
+from __future__ import annotations
+
+import errno
+
+import numpy as np
+import pytest
+import torch
+
+from pmae.config import preset
+from pmae.errors import DivergedError
+from tune.trial import run as trial
+from tune.trial.run import run_trial
+from tune.trial.spec import TrialJob, TrialSpec
+
+
+@pytest.fixture
+def spec() -> TrialSpec:
+    config = preset("quick", "digits", "pmae").with_values(
+        {"masking.ratio": 0.2, "model.patch_size": 4, "optim.epochs": 2, "data.limit": 100, "probe.knn_k": 5}
+    )
+    return TrialSpec("explore-0000", "explore", 1, "pmae r=0.20 p=4", config.resolve(8, 1))
+
+
+@pytest.fixture
+def job(tmp_path) -> TrialJob:
+    return TrialJob(str(tmp_path), "digits")
+
+
+def test_a_trial_gives_a_record_and_its_curve(spec, job):
+    row = run_trial(spec, job)
+    assert row["status"] == "done", row["error"]
+    assert 0.2 < row["val_linear"] <= 1 and row["test_linear"] is None
+    assert [h["epoch"] for h in row["history"]] == [0, 1]
+    again = run_trial(spec, TrialJob(job.folder + "/other", "digits"))
+    assert (again["train_loss"], again["val_linear"]) == (row["train_loss"], row["val_linear"])
+
+
+@pytest.mark.parametrize(
+    ("problem", "status", "said"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), "failed", "smaller --batch-size"),
+        (MemoryError("cannot allocate"), "failed", "--max-concurrent"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "failed", "smaller --batch-size"),
+        (DivergedError(3, 7, float("nan")), "diverged", "step 7"),
+        (OSError(errno.ENOSPC, "No space left on device"), "interrupted", "the disk is full"),
+        (ZeroDivisionError("division by zero"), "failed", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_goes_wrong_becomes_a_status(problem, status, said, spec, job, monkeypatch):
+    def fail(*arguments: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(trial, "_train", fail)
+    row = run_trial(spec, job)
+    assert row["status"] == status and said in row["error"]
+    assert row.get("val_linear") is None
+
+
+@pytest.mark.parametrize("allocate", [torch.empty, np.empty])
+def test_memory_that_is_not_there_becomes_advice(allocate, spec, job, monkeypatch):
+    monkeypatch.setattr(trial, "_train", lambda *arguments: allocate(10**14))
+    row = run_trial(spec, job)
+    assert row["status"] == "failed" and "smaller --batch-size" in row["error"]
+
+
+def test_a_trial_that_is_asked_to_stop_ends_with_its_epoch_and_goes_on_later(spec, job):
+    whole = run_trial(spec, TrialJob(job.folder + "/whole", "digits"))
+    job.stop_file.touch()
+    row = run_trial(spec, job)
+    assert row["status"] == "interrupted" and "stopped after epoch 1 of 2" in row["error"]
+    job.stop_file.unlink()
+    rest = run_trial(spec, job)
+    assert rest["status"] == "done" and rest["history"][0]["train_loss"] == row["history"][0]["train_loss"]
+    assert (rest["train_loss"], rest["val_linear"]) == (whole["train_loss"], whole["val_linear"])

@@ -1,0 +1,492 @@
+"""From options and images to a plan: what is explored, what is confirmed, with which seeds; and ``study.json``.
+
+Where it runs and what fits is worked out in ``tune.planning.placement``; nothing is trained here.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pmae.config import DEFAULT_RATIO, METHODS, PretrainConfig, check_choice, check_ratio, preset
+from pmae.data import ImageSet, load_images
+from pmae.errors import ConfigError, DataError
+from studies.errors import StudyError
+from studies.statistics.margin import Margin
+from tune.options import SearchOptions, StudyOptions, TrainingOptions
+from tune.search.confirm import ConfirmRule
+from tune.search.space import (
+    DEFAULT_GRID,
+    DEFAULT_LADDER,
+    DEFAULT_RANGE,
+    LEAST_TOKENS,
+    Ratios,
+    Setting,
+    Space,
+    confirm_seeds,
+    default_patch_sizes,
+    patch_settings,
+    strategies_of,
+    tokens_of,
+)
+from tune.trial.spec import TrialSpec
+
+MOST_ROUNDS = 5  # of --until-settled
+ALPHA = 0.05
+MOST_TRIALS = 10_000  # of the exploration, and seeds of the confirm phase
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a preset spends where the user says nothing."""
+
+    trials: int
+    confirm_seeds: int
+    round_seeds: int  # with --until-settled
+    rule: ConfirmRule
+
+
+BUDGETS = {
+    "quick": Budget(trials=8, confirm_seeds=5, round_seeds=4, rule=ConfirmRule()),
+    "paper": Budget(trials=24, confirm_seeds=5, round_seeds=4, rule=ConfirmRule()),
+}
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """Everything that decides what a study finds.
+
+    Attributes:
+        options: What was asked for.
+        name: The study's name.
+        space: What may be tried.
+        base: Configuration that every setting changes.
+        images: The images (their train, val and test splits).
+        search: ``tpe``, ``gp``, ``qmc``, ``random``, ``grid`` or ``none``.
+        trials: Trials of the exploration.
+        seeds: Paired seeds of the confirm phase's first round.
+        rule: What the confirm phase confirms.
+        metrics: ``module:function`` of further measures, see ``tune.trial.run.TrialJob``.
+        warnings: What the user should know before it starts.
+        configs: Configurations resolved so far; building one takes a millisecond.
+    """
+
+    options: StudyOptions
+    name: str
+    space: Space
+    base: PretrainConfig
+    images: ImageSet
+    search: str
+    trials: int
+    seeds: tuple[int, ...]
+    rule: ConfirmRule
+    metrics: str | None = None
+    warnings: tuple[str, ...] = field(default=())
+    configs: dict[Setting, PretrainConfig] = field(default_factory=dict, repr=False, compare=False)
+
+    def config(self, setting: Setting) -> PretrainConfig:
+        """The resolved configuration of one setting."""
+        if setting not in self.configs:
+            train = len(self.images.indices("train"))
+            resolved = setting.config(self.base).resolve(self.images.image_size, self.images.channels, train)
+            self.configs[setting] = resolved
+        return self.configs[setting]
+
+    def known_settings(self) -> dict[int, Setting]:
+        """Settings given from the start by trial number: all of a grid, else the fixed points."""
+        points = self.space.grid() if self.search == "grid" else self.space.fixed()
+        return dict(enumerate(points[: self.trials]))
+
+    def explore_spec(self, number: int, setting: Setting, seed: int) -> TrialSpec:
+        """Trial ``number`` of the exploration."""
+        return TrialSpec(f"explore-{number:04d}", "explore", seed, setting.label, self.config(setting))
+
+    @property
+    def sampler(self) -> str:
+        """Optuna's sampler; of a grid every point is given, so any will do."""
+        return self.search if self.search in ("tpe", "gp", "qmc") else "random"
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of the confirm phase at most."""
+        return MOST_ROUNDS if self.options.confirm.until_settled else 1
+
+    @property
+    def alpha(self) -> float:
+        """Level of the verdict: 5 %, less where the question was asked before."""
+        look = self.options.confirm.look
+        return ALPHA if look == 1 else ALPHA / 2**look
+
+    def round_seeds(self, number: int) -> tuple[int, ...]:
+        """Seeds of confirm round ``number`` (from 0)."""
+        size = len(self.seeds)
+        return tuple(confirm_seeds(size, self.options.training.seed, first=number * size))
+
+    def judgement(self) -> dict[str, Any]:
+        """What ``studies.verdict.judge`` is given."""
+        from studies.verdict import Looks
+
+        return {
+            "margin": self.options.confirm.margin,
+            "default_ratio": self.space.default_ratio,
+            "alpha": self.alpha,
+            "looks": Looks(len(self.seeds), self.rounds) if self.rounds > 1 else None,
+        }
+
+
+def plan_study(
+    options: StudyOptions,
+    *,
+    metrics: str | None = None,
+    rule: ConfirmRule | None = None,
+    progress: bool = False,
+    images: ImageSet | None = None,
+) -> StudyPlan:
+    """Load the images and work out the plan.
+
+    Args:
+        options: From the command line, normalised.
+        metrics, rule: What a study of another question measures and confirms.
+        progress: Show how far a download or a decode is.
+        images: Images loaded before; None loads those that the options name.
+
+    Raises:
+        ConfigError: Settings that cannot work, alone or for these images.
+        DataError: Images that cannot be used.
+    """
+    _check_alone(options)
+    data = options.data
+    if images is None:
+        images = load_images(
+            data.dataset, data.data_root, data.image_size, data.limit, options.training.seed,
+            skip_unreadable=data.skip_unreadable, progress=progress,
+        )  # fmt: skip
+    options = options.fitted(images)
+    space = _space(options, images)
+    base = _base(options, space, images)
+    budget = BUDGETS[options.training.preset]
+    trials = _trials(options.search, space, budget)
+    usual = budget.round_seeds if options.confirm.until_settled else budget.confirm_seeds
+    seeds = options.confirm.confirm_seeds or usual
+    plan = StudyPlan(
+        options=options,
+        name=options.storage.name or images.name,
+        space=space,
+        base=base,
+        images=images,
+        search=options.search.search,
+        trials=trials,
+        seeds=tuple(confirm_seeds(seeds, options.training.seed)),
+        rule=rule or budget.rule,
+        metrics=metrics,
+    )
+    for setting in space.grid():  # every combination is built once, so that none fails hours later
+        plan.config(setting)
+    return replace(plan, warnings=tuple(_warnings(plan)))
+
+
+def _check_alone(options: StudyOptions) -> None:
+    search, confirm = options.search, options.confirm
+    if not search.methods:
+        raise ConfigError(f"--methods is empty; allowed are {', '.join(METHODS)}")
+    for method in search.methods:
+        check_choice("--methods", method, METHODS)
+    _check_margin(confirm.margin)
+    check_ratio(confirm.default_ratio, "--default-ratio")
+    for option, value, least in (
+        ("--trials", search.trials, 1), ("--confirm-seeds", confirm.confirm_seeds, 2), ("--look", confirm.look, 1),
+    ):  # fmt: skip
+        if value is not None and not least <= value <= MOST_TRIALS:
+            raise ConfigError(f"{option} is {value}; it must be a whole number from {least} to {MOST_TRIALS:,}")
+    if confirm.time_budget is not None:
+        parse_duration(confirm.time_budget)
+        if confirm.confirm_seeds is not None:
+            raise ConfigError("--confirm-seeds and --time-budget both set the number of seeds; leave one of them out")
+    if options.training.steps is not None and options.training.epochs is not None:
+        raise ConfigError("--steps and --epochs are both given; leave one of them out")
+    if search.search == "none" and search.trials is not None:
+        raise ConfigError("--trials has no effect with --search none, which explores nothing; leave it out")
+    _check_ladder("--ladder", confirm.ladder, confirm.default_ratio)
+    _check_ladder("--mae-ladder", confirm.mae_ladder, DEFAULT_RATIO["mae"])
+    if search.search == "grid" and search.trials is not None:
+        raise ConfigError("--trials has no effect with --search grid, which runs every combination once; leave it out")
+    if options.training.seed < 0:
+        raise ConfigError(f"--seed is {options.training.seed}; it must be 0 or above")
+    if "mae" not in search.methods and (search.mae_ratios is not None or search.mask_units is not None):
+        raise ConfigError("--mae-ratios and --mask-units have no effect without mae among --methods; leave them out")
+    if "pmae" not in search.methods and (tuple(search.basis) != ("pca",) or confirm.ladder):
+        raise ConfigError("--basis and --ladder have no effect without pmae among --methods; leave them out")
+    if "mae" not in search.methods and confirm.mae_ladder:
+        raise ConfigError("--mae-ladder has no effect without mae among --methods; leave it out")
+
+
+def _check_margin(margin: float | str) -> None:
+    try:
+        Margin.parse(margin)
+    except StudyError as problem:
+        raise ConfigError(f"--{problem}") from None
+
+
+def _check_ladder(option: str, ladder: Sequence[float] | None, default: float) -> None:
+    if ladder is None:
+        return
+    for ratio in ladder:
+        check_ratio(ratio, option)
+    if len(set(ladder)) < 2:
+        raise ConfigError(f"{option} has {len(set(ladder))} ratio; a ladder needs at least 2 to compare")
+    if not any(abs(ratio - default) < 1e-9 for ratio in ladder):
+        listed = " ".join(f"{ratio:g}" for ratio in sorted({*ladder, default}))
+        raise ConfigError(
+            f"{option} lacks the default {default:g}, which every ratio is compared with; use {option} {listed}"
+        )
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``90s``, ``20m``, ``2h`` or ``1.5h``; a number alone is minutes.
+
+    Raises:
+        ConfigError: It is none of these, or not above 0.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(text).strip())
+    seconds = float(found[1]) * {"s": 1, "m": 60, "": 60, "h": 3600}[found[2]] if found else 0.0
+    if seconds <= 0:
+        raise ConfigError(f"--time-budget is {text!r}; give a time such as 90s, 20m or 2h")
+    return seconds
+
+
+def _ladder(options: StudyOptions, methods: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    confirm, search = options.confirm, options.search
+    asked = {"pmae": confirm.ladder, "mae": confirm.mae_ladder}
+    default = {"pmae": confirm.default_ratio, "mae": DEFAULT_RATIO["mae"]}
+    found = {}
+    for method in methods:
+        listed = search.mae_ratios if method == "mae" and search.mae_ratios is not None else search.ratios
+        usual = listed if listed is not None and len(listed) != 2 else DEFAULT_LADDER[method]
+        found[method] = tuple(sorted({*(asked[method] or usual), default[method]}))
+    return found
+
+
+def _check_distinct_rungs(space: Space, asked: Sequence[float] | None) -> None:
+    """Refuse rungs of MAE that were asked for and mask the same number of patches."""
+    if asked is None or "mae" not in space.methods:
+        return
+    for patches in space.patches["mae"]:
+        setting = Setting("mae", patches, DEFAULT_RATIO["mae"], space.strategies["mae"][0])
+        kept = [s.ratio for s in space.rungs(setting)]
+        lost = [f"{ratio:g}" for ratio in space.ladder["mae"] if ratio not in kept]
+        if lost:
+            raise ConfigError(
+                f"--mae-ladder {' '.join(f'{r:g}' for r in asked)}: with patch {patches.label} the ratios "
+                f"{', '.join(lost)} mask as many patches as another one; leave them out or use smaller --patch-sizes"
+            )
+
+
+def _space(options: StudyOptions, images: ImageSet) -> Space:
+    search, size = options.search, images.image_size
+    methods: tuple[str, ...] = tuple(dict.fromkeys(search.methods))
+    if search.patch_sizes is not None and not search.patch_sizes:
+        raise ConfigError("--patch-sizes is empty; give at least one patch side in pixels")
+    sizes = search.patch_sizes or _preset_patch_sizes(options.training.preset, size)
+    patches = {
+        m: patch_settings(size, sizes, search.patch_strides, search.mask_units if m == "mae" else None) for m in methods
+    }
+    space = Space(
+        ladder=_ladder(options, methods),
+        ratios={m: _ratios(search, m) for m in methods},
+        patches=patches,
+        strategies=strategies_of(methods, search.strategies),
+        bases=tuple(dict.fromkeys(search.basis)),
+        default_ratio=options.confirm.default_ratio,
+        image_size=size,
+    )
+    _check_distinct_rungs(space, options.confirm.mae_ladder)
+    return space
+
+
+def _preset_patch_sizes(name: str, image_size: int) -> tuple[int, ...]:
+    paper = preset("paper").model.patch_size
+    return (
+        (paper,)
+        if name == "paper" and image_size % paper == 0 and image_size > paper
+        else default_patch_sizes(image_size)
+    )
+
+
+def _ratios(search: SearchOptions, method: str) -> Ratios:
+    if method == "mae" and search.mae_ratios is not None:
+        return Ratios.of(search.mae_ratios, "--mae-ratios")
+    if search.ratios is not None:
+        return Ratios.of(search.ratios)
+    low, high = DEFAULT_RANGE[method]
+    return Ratios(low, high, DEFAULT_GRID[method] if search.search == "grid" else ())
+
+
+def _base(options: StudyOptions, space: Space, images: ImageSet) -> PretrainConfig:
+    data, training = options.data, options.training
+    base = preset(training.preset, data.dataset, space.methods[0])
+    values: dict[str, Any] = {
+        "data.root": data.data_root,
+        "data.image_size": data.image_size,
+        "data.limit": data.limit,
+        "data.seed": training.seed,
+        "model.patch_size": space.patches[space.methods[0]][0].patch_size,
+        "probe.knn_k": min(base.probe.knn_k, len(images.indices("train"))),
+        **_overrides(training),
+    }
+    return base.with_values(values)
+
+
+def _overrides(training: TrainingOptions) -> dict[str, Any]:
+    asked = {
+        "optim.steps": training.steps,
+        "optim.epochs": training.epochs,
+        "optim.batch_size": training.batch_size,
+        "optim.base_learning_rate": training.learning_rate,
+        "optim.precision": training.precision,
+        "model.encoder": training.encoder,
+        "model.width": training.width,
+        "model.depth": training.depth,
+        "model.heads": training.heads,
+        "model.decoder_width": training.decoder_width,
+        "model.decoder_depth": training.decoder_depth,
+        "model.decoder_heads": training.decoder_heads,
+        "model.pool": training.pool,
+    }
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _trials(search: SearchOptions, space: Space, budget: Budget) -> int:
+    if search.search == "grid":
+        return len(space.grid())
+    if search.search == "none":
+        return 0
+    if search.trials is not None:
+        return search.trials
+    return max(budget.trials, 2 * len(space.fixed()))
+
+
+def _warnings(plan: StudyPlan) -> list[str]:
+    said = []
+    size = plan.images.image_size
+    fixed = plan.space.fixed() if plan.trials else []
+    if plan.trials < len(fixed):
+        left_out = ", ".join(s.label for s in fixed[plan.trials :])
+        said.append(f"--trials {plan.trials} leaves no room for all fixed points; not explored: {left_out}")
+    if len(plan.seeds) < 3:
+        said.append(f"--confirm-seeds {len(plan.seeds)} rarely settles a verdict; 5 or more are better")
+    small = [p.label for m in plan.space.methods for p in plan.space.patches[m] if tokens_of(size, p) < LEAST_TOKENS]
+    if small:
+        said.append(
+            f"patch {', '.join(dict.fromkeys(small))} leaves fewer than {LEAST_TOKENS} patches of a {size}-px image; "
+            "training may then add nothing to an untrained encoder"
+        )
+    train = len(plan.images.indices("train"))
+    dimensions = plan.images.image_size**2 * plan.images.channels
+    if "pmae" in plan.space.methods and train <= dimensions:
+        said.append(
+            f"{train} training images are fewer than the {dimensions} components of these images: "
+            f"the {dimensions - train + 1} last components carry no variance and are never worth masking"
+        )
+    smallest = min(len(plan.images.indices(s)) for s in ("val", "test"))
+    margin = Margin.parse(plan.options.confirm.margin).points
+    if margin is not None and smallest * margin < 1:
+        said.append(
+            f"one image is more than the margin: the smallest of val and test has {smallest} images, so accuracies "
+            f"move in steps of {1 / max(smallest, 1):.3f}"
+        )
+    return said
+
+
+def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict[str, Any]) -> dict[str, Any]:
+    """``study.json``: the plan in JSON types."""
+    images = plan.images
+    return {
+        "schema_version": 1,
+        "name": plan.name,
+        "created_at": created_at,
+        "question": plan.options.question,
+        "dataset": {
+            "source": plan.options.data.dataset,
+            "name": images.name,
+            "fingerprint": images.fingerprint,
+            **{split: len(images.indices(split)) for split in ("train", "val", "test")},
+            "image_size": images.image_size,
+            "channels": images.channels,
+            "classes": len(images.class_names),
+        },
+        "methods": list(plan.space.methods),
+        "space": plan.space.to_dict(),
+        "search": plan.search,
+        "phases": {
+            "explore": {"planned": plan.trials, "seeds": []},
+            "confirm": {"planned": None, "seeds": list(plan.seeds)},
+        },
+        "margin": Margin.parse(plan.options.confirm.margin).value,
+        "alpha": plan.alpha,
+        "looks": {"seeds_per_round": len(plan.seeds), "rounds": plan.rounds} if plan.rounds > 1 else None,
+        "ladder": distinct_ladder(plan),
+        "default_ratio": plan.options.confirm.default_ratio,
+        "mae_default_ratio": DEFAULT_RATIO["mae"],
+        "epochs": plan.config(plan.space.grid()[0]).optim.epochs,
+        "config": plan.base.to_dict(),
+        "options": plan.options.to_dict(),
+        "command": command,
+        "versions": versions(),
+        "code_version": code_version(),
+        "resources": resources,
+        "warnings": list(plan.warnings),
+    }
+
+
+def distinct_ladder(plan: StudyPlan) -> dict[str, list[float]]:
+    """Nominal ratios by method that every confirmed patch setting has: what a complete verdict needs."""
+    found = {}
+    for method in plan.space.methods:
+        kept = [
+            {s.ratio for s in plan.space.rungs(Setting(method, p, 0.5, plan.space.strategies[method][0]))}
+            for p in plan.space.patches[method]
+        ]
+        found[method] = sorted(r for r in set.intersection(*kept) if r is not None)
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the results."""
+    packages = ("pmae", "torch", "timm", "numpy", "ray", "optuna", "pyarrow")
+    return {"python": platform.python_version(), **{p: metadata.version(p) for p in packages if _installed(p)}}
+
+
+def _installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def code_version() -> str:
+    """The commit of this checkout (``+`` when files differ from it), or the package's version."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--match="],
+            cwd=root, capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        run = None
+    if run is not None and run.returncode == 0 and (root / ".git").exists():
+        return run.stdout.strip()
+    return metadata.version("pmae") if _installed("pmae") else "unknown"
+
+
+def splits_present(images: ImageSet) -> None:
+    """Refuse a set that has no test split: the verdict is scored on it."""
+    for split in ("train", "val", "test"):
+        if not len(images.indices(split)):
+            raise DataError(f"{images.name!r} has an empty {split} split; give more images or a larger --limit")

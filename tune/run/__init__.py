@@ -1,0 +1,1 @@
+"""Running a study on Ray: command line, session, driver, callbacks, display."""

@@ -1,0 +1,150 @@
+"""What a user sees while a study runs: the plan, a line per finished trial, a bar with the time left."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Table
+
+from studies.formatting import duration
+
+PLAIN_WIDTH = 160  # of tables in files and pipes: as wide as the widest, so that no number is cut
+
+
+class Display:
+    """Prints for one study. On a terminal the bar stays at the bottom; elsewhere there are plain lines only.
+
+    Args:
+        quiet: Print only warnings and what :meth:`always` is given.
+        on_event: Called with each line instead of printing it.
+    """
+
+    def __init__(self, quiet: bool = False, on_event: Callable[[str], None] | None = None) -> None:
+        width = None if on_event is None and sys.stdout.isatty() else PLAIN_WIDTH
+        file: Any = None if on_event is None else _Lines(on_event)
+        self.console = Console(highlight=False, soft_wrap=True, width=width, file=file)
+        self.quiet = quiet
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._ended = 0
+        self._seconds = 0.0
+
+    def line(self, text: str = "") -> None:
+        """A line that ``--quiet`` leaves out."""
+        if not self.quiet:
+            self.console.print(escape(text))
+
+    def always(self, text: str = "") -> None:
+        """A line that is printed even with ``--quiet``."""
+        self.console.print(escape(text))
+
+    def warn(self, text: str) -> None:
+        """A warning."""
+        self.console.print(f"[yellow]warning:[/yellow] {escape(text)}")
+
+    def plan(self, title: str, rows: Iterable[tuple[str, str]], warnings: Sequence[str]) -> None:
+        """The plan as aligned pairs of name and text."""
+        if not self.quiet:
+            self.console.print(f"[bold]{escape(title)}[/bold]")
+            table = Table.grid(padding=(0, 2))
+            table.add_column(style="cyan", no_wrap=True)
+            table.add_column()
+            for name, text in rows:
+                table.add_row(f"  {name}", escape(text))
+            self.console.print(table)
+        for warning in warnings:
+            self.warn(warning)
+
+    def start(self, total: int, done: int, concurrent: int) -> None:
+        """Begin to count ``total`` trials of which ``done`` are on record."""
+        self._done, self._total, self._concurrent = done, total, concurrent
+        if self.quiet or not self.console.is_terminal:
+            return
+        self._bar = Progress(
+            SpinnerColumn(), BarColumn(bar_width=30), TextColumn("{task.description}"), console=self.console,
+            transient=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task("starting Ray", total=total, completed=done)
+        self._bar.start()
+
+    def expect(self, total: int) -> None:
+        """The total has become known better."""
+        self._total = total
+        self._update()
+
+    def trial(self, row: Mapping[str, Any], name: str) -> None:
+        """One line for a trial that ended."""
+        if row["status"] == "interrupted":
+            self.line(f"  [stopped] {name}: {row['error']}")
+            return
+        self._done += 1
+        self._ended += 1
+        self._seconds += row.get("seconds") or 0.0
+        counted = f"[{self._done:>{len(str(self._total))}}/{self._total}]"
+        self.line(f"  {counted} {row['phase']:<7}  {name:<34} {_outcome(row)}")
+        for notice in row.get("notices") or ():
+            self.warn(f"{name}: {notice}")
+        self._update()
+
+    def running(self, names: Sequence[str]) -> None:
+        """What runs now, beside the bar."""
+        self._names = list(names)
+        self._update()
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def time_left(self) -> float | None:
+        """Seconds that the remaining trials will take, None before the first has ended."""
+        if not self._ended:
+            return None
+        return (self._total - self._done) * self._seconds / self._ended / self._concurrent
+
+    def _update(self) -> None:
+        if self._bar is None or self._task is None:
+            return
+        left = self.time_left()
+        text = f"{self._done}/{self._total} trials"
+        if left is not None:
+            text += f", about {duration(left)} left"
+        names = getattr(self, "_names", [])
+        if names:
+            text += f"  ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+        self._bar.update(self._task, total=self._total, completed=self._done, description=escape(text))
+
+
+class _Lines(io.TextIOBase):
+    """A text stream that hands over whole lines."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self.on_line, self.rest = on_line, ""
+
+    def write(self, text: str) -> int:
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in lines:
+            self.on_line(line)
+        return len(text)
+
+
+def _outcome(row: Mapping[str, Any]) -> str:
+    if row["status"] != "done":
+        return f"{row['status']}: {row['error']}"
+    split = "val" if row["phase"] == "explore" else "test"
+    linear, knn = row[f"{split}_linear"], row[f"{split}_knn"]
+    return f"{split}: linear {100 * linear:5.1f} %  k-NN {100 * knn:5.1f} %   {row['seconds']:5.1f} s"
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.datetime.fromtimestamp(time.time(), datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,119 @@
+"""After the trials: the verdict, the figures and the report, and what to tell the user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from pmae.components import cached_components
+from studies.cli.terminal import print_verdict
+from studies.records import read_study
+from studies.storage.atomic import write_json
+from tune.planning.plan import ALPHA, StudyPlan
+from tune.run.display import Display
+from tune.trial.image_strips import merge_samples
+
+
+def finish(folder: Path, plan: StudyPlan, display: Display, *, complete: bool, resume: str, more: str) -> None:
+    """Write verdict and report from the study's table, whole or not, and print them.
+
+    Args:
+        folder, plan, display: The study.
+        complete: Whether all trials have run.
+        resume: The command that goes on with the study.
+        more: The study's command without its name and number of seeds.
+    """
+    components = cached_components(plan.images, plan.space.bases[0])[0] if "pmae" in plan.space.methods else None
+    merge_samples(folder, components)
+    verdict = write_verdict(folder)
+    print_verdict(display.console, verdict)
+    trials = read_study(folder).trials
+    print_comparisons(trials, display)
+    _print_failures(trials, display)
+    report = write_pages(folder, display)  # takes seconds: the answer is there already
+    display.always(f"tables:  {folder / 'trials.arrow'}, {folder / 'history.arrow'}")
+    if report:
+        display.always(f"figures: {folder / 'figures'}")
+        display.always(f"report:  {folder / 'report.html'}")
+    if not complete:
+        display.always(f"resume with: {resume}")
+        return
+    display.always(f"next:    {_next(plan, folder, verdict, more)}")
+
+
+def write_verdict(folder: Path) -> dict[str, Any]:
+    """Judge the study's table by its plan and write ``verdict.json``."""
+    from studies.verdict import judge
+
+    verdict = judge(read_study(folder)).to_dict()
+    write_json(folder / "verdict.json", verdict)
+    return verdict
+
+
+def write_pages(folder: Path, display: Display) -> bool:
+    """Figures and report; a study is whole without them, so what goes wrong here is a warning."""
+    try:
+        from studies.figures import draw_figures
+        from studies.report import write_report
+
+        draw_figures(folder)
+        write_report(folder)
+    except Exception as problem:
+        display.warn(f"no report: {type(problem).__name__}: {problem}; try python -m studies report {folder}")
+        return False
+    return True
+
+
+def print_comparisons(trials: Any, display: Display) -> None:
+    """Bases, strategies or mask units against each other, and what a study measured of its own; nothing if neither."""
+    from studies.report.sections import contrast_rows, measure_table
+    from studies.statistics.contrasts import comparison_sentences, contrasts
+    from studies.views.extra_metrics import measures
+
+    found = contrasts(trials)
+    compared = contrast_rows(found)
+    if compared:
+        headings = ("comparison", "value", "best ratio", "accuracy", "difference", "95 % bounds", "seeds")
+        _print_table("Each at its own best ratio, differences in points of accuracy", headings, compared, display)
+        for sentence in comparison_sentences(found):
+            display.always(sentence)
+    measured = measure_table(measures(trials, nested=False))
+    if measured:
+        _print_table("Means over seeds", *measured, display)
+
+
+def _print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], display: Display) -> None:
+    table = Table(title=title, title_justify="left", title_style="")
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading in ("setting", "comparison"))
+    for row in rows:
+        table.add_row(*row)
+    display.console.print(table)
+
+
+def _print_failures(trials: Any, display: Display) -> None:
+    rows = trials.select(["trial_id", "status"]).to_pylist()
+    bad = [r for r in rows if r["status"] in ("failed", "diverged")]
+    if bad:
+        kinds = ", ".join(f"{r['trial_id']} {r['status']}" for r in bad[:5])
+        display.warn(f"{len(bad)} of {len(rows)} trials gave no result ({kinds}{', ...' if len(bad) > 5 else ''})")
+
+
+def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any], more: str) -> str:
+    """The command that is worth trying next."""
+    if plan.options.question is not None:
+        return f"python -m studies show {folder}"
+    needed = [r["seeds_needed"] for r in verdict["rows"] if r.get("kind") == "default" and r.get("seeds_needed")]
+    if needed and not plan.options.confirm.until_settled:
+        look, seeds = plan.options.confirm.look + 1, len(plan.seeds) + max(needed)
+        return (
+            f"{more} --confirm-seeds {seeds} --look {look} --seed {plan.options.training.seed + look - 1} "
+            f"--name {plan.name}-{look}   (a new study with {seeds} seeds would probably settle it; --look {look} "
+            f"judges it at {100 * ALPHA / 2**look:.3g} %, since looking again errs more often)"
+        )
+    if plan.options.data.dataset == "digits":
+        return "python tune/masking_ratio_study.py --dataset cifar10   (the same question on larger images)"
+    return f"python -m studies show {folder}"

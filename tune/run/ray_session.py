@@ -1,0 +1,167 @@
+"""Starting and ending Ray so that nothing but the study's own lines is printed and nothing is left behind.
+
+Ray is imported by those who call :func:`ray_session`, never at import time: its switches are environment variables
+that it reads when it is first imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pmae.errors import ConfigError
+from studies.storage.object_store import without_secrets
+
+SWITCHES = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_COLOR_PREFIX": "0",
+    # The study says so in a line; of a lost node Ray would show the last 20 lines of a log.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed|Raylet is terminated",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # 2 s by default, which every report waits for
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    "RAY_worker_niceness": "0",
+    "RAY_prestart_worker_first_driver": "0",  # no trial would get them: Tune gives its processes an environment
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the study has its own
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the study keeps its own records
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # epochs in between carry no score
+    "TUNE_GLOBAL_CHECKPOINT_S": "600",  # the study goes on from its own table, never from Tune's snapshots
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+STARTS = 3  # attempts to start Ray
+# What the study imports next and the start of Ray does not: two threads that import one another's modules may find them
+# half made. Ray's start waits more than it works, and these take as long.
+IMPORTED_MEANWHILE = ("torch", "pandas", "scipy.linalg", "optuna", "sqlalchemy.orm", "alembic.command")
+# What the outer part of a trial asks for whose workers have CPUs of their own: a little of what only head nodes have.
+OUTER_RESOURCES = {"node:__internal_head__": 0.001}
+
+
+class SessionError(RuntimeError):
+    """Ray does not start here."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A Ray that is running: its resources and, where asked for, its dashboard."""
+
+    resources: dict[str, float]
+    dashboard_url: str | None
+    joined: bool
+
+
+@contextmanager
+def ray_session(address: str | None, cpus: int, dashboard: bool) -> Iterator[Session]:
+    """Start Ray on this machine, or join the cluster at ``address``; end what was started.
+
+    Raises:
+        ConfigError: There is no cluster at the address, or the dashboard is not installed.
+        SessionError: Ray does not start.
+    """
+    for name, value in SWITCHES.items():
+        os.environ.setdefault(name, value)
+    if dashboard and address is None:
+        _check_dashboard()
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    if address is None:
+        options |= {
+            "address": "local",
+            "num_cpus": cpus,
+            "include_dashboard": dashboard,
+            "dashboard_host": "127.0.0.1",
+        }
+    else:
+        options |= {"address": address, "runtime_env": _runtime_env()}
+    context = _init(options) if address is None else _join(options)
+    node: Any = ray._private.worker._global_node
+    folder = Path(node.get_session_dir_path()) if address is None else None
+    try:
+        close_token()
+        url = context.dashboard_url if dashboard or address is not None else None
+        yield Session(ray.cluster_resources(), f"http://{url}" if url else None, address is not None)
+    finally:
+        ray.shutdown()
+        if folder is not None:  # Ray never deletes them, and each holds megabytes of logs
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _init(options: dict[str, Any]) -> Any:
+    """Start Ray; a machine that is busy may need more than the 30 s that Ray gives itself."""
+    import ray
+
+    threading.Thread(target=_import_meanwhile, name="imports").start()
+    for attempt in range(STARTS):
+        try:
+            return ray.init(**options)
+        except Exception as error:  # Ray raises a bare Exception
+            ray.shutdown()
+            if attempt == STARTS - 1 or "timed out" not in str(error):
+                raise SessionError(
+                    f"Ray could not be started on this machine ({without_secrets(str(error))}); free memory and disk "
+                    "below /tmp, end other Ray processes ('ray stop'), or join a running cluster with --address"
+                ) from error
+    raise AssertionError("unreachable")
+
+
+def _import_meanwhile() -> None:
+    for name in IMPORTED_MEANWHILE:
+        with suppress(Exception):  # whoever needs it will say what is wrong with it
+            importlib.import_module(name)
+
+
+def _join(options: dict[str, Any]) -> Any:
+    import ray
+
+    try:
+        return ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            without_secrets(
+                f"--address {options['address']}: no Ray cluster answers there ({error}); start one with "
+                "'ray start --head', or leave --address out"
+            )
+        ) from error
+
+
+def _check_dashboard() -> None:
+    if importlib.util.find_spec("aiohttp_cors") is None:
+        raise ConfigError("--dashboard needs Ray's dashboard: pip install 'pmae[dashboard]'")
+
+
+def _runtime_env() -> dict[str, Any]:
+    """The code for workers on other machines, where their caches are, and Ray's switches.
+
+    What ``ray job submit`` was told already is left out: Ray refuses to be told twice.
+    """
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
+    root = Path(__file__).resolve().parents[1]
+    modules = [str(root / package) for package in ("pmae", "studies", "tune")]
+    names = [n for n in ("PMAE_CACHE", *SWITCHES) if n in os.environ and n not in job.get("env_vars", {})]
+    env = {"env_vars": {name: os.environ[name] for name in names}}
+    return env if "py_modules" in job else {**env, "py_modules": modules}
+
+
+def close_token() -> None:
+    """Ray writes its token as any other file; who can read it can run code on the cluster."""
+    path = token_path()
+    if path.exists() and path.stat().st_uid == os.getuid():
+        path.chmod(0o600)
+
+
+def token_path() -> Path:
+    """Where Ray keeps the token that the dashboard's API asks for."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))

@@ -1,0 +1,1 @@
+"""What is trained next: the search space, proposals, the confirm phase and its rounds."""

@@ -1,0 +1,386 @@
+"""The search space: which settings a study may try, every one of them valid for its images.
+
+A :class:`Setting` is what is searched (method, ratio, patches, strategy, basis); everything else of a trial comes from
+the study's base configuration. Which setting is tried next is decided in ``tune.search.searcher``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pmae.config import (
+    COMPONENT_STRATEGIES,
+    DEFAULT_RATIO,
+    MIN_TOKENS,
+    PATCH_STRATEGIES,
+    PretrainConfig,
+    check_choice,
+    check_patches,
+    check_ratio,
+    masked_count,
+    patches_per_side,
+)
+from pmae.errors import ConfigError
+
+# Explored ratios where the user names none: PMAE's paper shows 0.1 to 0.5 and 0.9, MAE's best lies at 0.6 to 0.9.
+DEFAULT_RANGE = {"pmae": (0.05, 0.9), "mae": (0.3, 0.9)}
+DEFAULT_GRID = {"pmae": (0.1, 0.2, 0.3, 0.4, 0.5), "mae": (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)}
+# Rungs of the confirm phase; MAE's mask 4, 8, 12 and 14 of 16 patches.
+DEFAULT_LADDER = {"pmae": (0.05, 0.10, 0.20, 0.35, 0.55, 0.75, 0.90), "mae": (0.25, 0.50, 0.75, 0.875)}
+LEAST_TOKENS = 16  # patches of an image below which a setting is not tried unless it is asked for
+GRID_STEP = 0.1
+RATIO_DIGITS = 3  # a thousandth of a ratio is far below what seeds can tell apart, and reads well in tables
+FIRST_EXPLORE_SEED = 1_000_000  # confirm seeds lie below, so no confirmed seed can have been explored
+
+
+class Suggests(Protocol):
+    """The part of ``optuna.Trial`` that the space needs."""
+
+    def suggest_float(self, name: str, low: float, high: float) -> float: ...
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+
+
+@dataclass(frozen=True, order=True)
+class Patches:
+    """A patch setting: patch side, stride between patches and (MAE) mask unit, all in pixels."""
+
+    patch_size: int
+    patch_stride: int
+    mask_unit: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Short name, for example ``4``, ``4 stride 2`` or ``4 unit 8``."""
+        text = str(self.patch_size)
+        if self.patch_stride != self.patch_size:
+            text += f" stride {self.patch_stride}"
+        return text + (f" unit {self.mask_unit}" if self.mask_unit else "")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One point of the space. ``ratio`` is None for the strategy that draws it from a range."""
+
+    method: str
+    patches: Patches
+    ratio: float | None
+    strategy: str
+    basis: str = "pca"
+
+    def values(self) -> dict[str, Any]:
+        """Dotted settings for ``PretrainConfig.with_values``."""
+        values: dict[str, Any] = {
+            "masking.method": self.method,
+            "masking.strategy": self.strategy,
+            "model.patch_size": self.patches.patch_size,
+            "model.patch_stride": self.patches.patch_stride,
+        }
+        if self.ratio is not None:
+            values["masking.ratio"] = self.ratio
+        if self.method == "pmae":
+            values["masking.basis"] = self.basis
+        elif self.patches.mask_unit is not None:
+            values["masking.mask_unit"] = self.patches.mask_unit
+        return values
+
+    def config(self, base: PretrainConfig) -> PretrainConfig:
+        """``base`` with this setting."""
+        return base.with_values(self.values())
+
+    @property
+    def label(self) -> str:
+        """Readable name, for example ``pmae r=0.20 p=4``."""
+        extra = "" if self.strategy in (COMPONENT_STRATEGIES[0], PATCH_STRATEGIES[0]) else f" {self.strategy}"
+        extra += "" if self.method == "mae" or self.basis == "pca" else f" {self.basis}"
+        ratio = "" if self.ratio is None else f" r={self.ratio:.2f}"
+        return f"{self.method}{ratio} p={self.patches.label}{extra}"
+
+    @classmethod
+    def of(cls, config: PretrainConfig) -> Setting:
+        """The setting inside a resolved configuration."""
+        m = config.masking
+        assert config.model.patch_stride is not None and m.strategy is not None
+        patches = Patches(config.model.patch_size, config.model.patch_stride, m.mask_unit)
+        return cls(m.method, patches, None if m.ratio_range else m.ratio, m.strategy, m.basis)
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """Ratios of one method: a list, or a range that is searched (``listed`` is empty then)."""
+
+    low: float
+    high: float
+    listed: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, values: Sequence[float], option: str = "--ratios") -> Ratios:
+        """Two values are a range, any other number of them a list."""
+        for value in values:
+            check_ratio(value, option)
+        if len(values) == 2:
+            low, high = values
+            if low >= high:
+                raise ConfigError(f"{option} {low:g} {high:g}: the low end of a range must lie below its high end")
+            return cls(low, high)
+        if not values:
+            raise ConfigError(f"{option} is empty; give LOW HIGH or a list of ratios")
+        listed = tuple(sorted(set(values)))
+        return cls(listed[0], listed[-1], listed)
+
+    def grid(self) -> tuple[float, ...]:
+        """The listed ratios, or the range in steps of 0.1, both ends included."""
+        if self.listed:
+            return self.listed
+        steps = math.floor((self.high - self.low) / GRID_STEP + 1e-9)
+        inner = [round(self.low + i * GRID_STEP, RATIO_DIGITS) for i in range(steps + 1)]
+        return tuple(inner) if math.isclose(inner[-1], self.high, abs_tol=1e-6) else (*inner, self.high)
+
+
+@dataclass(frozen=True)
+class Space:
+    """Everything a study may try. Each mapping is by method."""
+
+    ratios: Mapping[str, Ratios]
+    patches: Mapping[str, tuple[Patches, ...]]
+    strategies: Mapping[str, tuple[str, ...]]
+    bases: tuple[str, ...] = ("pca",)
+    default_ratio: float = DEFAULT_RATIO["pmae"]
+    image_size: int | None = None
+    ladder: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=lambda: dict(DEFAULT_LADDER))
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods studied."""
+        return tuple(self.patches)
+
+    def default_of(self, method: str) -> float:
+        """The ratio whose claim is tested: ``default_ratio`` for PMAE, 0.75 for MAE."""
+        return self.default_ratio if method == "pmae" else DEFAULT_RATIO["mae"]
+
+    def fixed(self) -> list[Setting]:
+        """Points always tried: each method's default ratio for each patch setting, methods in turn."""
+        per_method = [
+            [Setting(m, p, self.default_of(m), self.strategies[m][0], self.bases_of(m)[0]) for p in self.patches[m]]
+            for m in self.methods
+            if self.strategies[m][0] != "sampled"
+        ]
+        return [s for group in itertools.zip_longest(*per_method) for s in group if s is not None]
+
+    def grid(self) -> list[Setting]:
+        """Every combination once, the fixed points first; MAE's ratios that mask the same number of units are one."""
+        points = self.fixed()
+        for method in self.methods:
+            for patches, strategy, basis in itertools.product(
+                self.patches[method], self.strategies[method], self.bases_of(method)
+            ):
+                ratios: Iterable[float | None] = self.ratios[method].grid() if strategy != "sampled" else [None]
+                points += [Setting(method, patches, ratio, strategy, basis) for ratio in ratios]
+        if self.image_size is None:
+            return list(dict.fromkeys(points))
+        return distinct(points, self.image_size, self.fixed())
+
+    def rungs(self, setting: Setting) -> list[Setting]:
+        """``setting`` at every ratio of its method's ladder, the default among them; MAE's mask distinct counts."""
+        ratios = sorted({*self.ladder[setting.method], self.default_of(setting.method)})
+        default = dataclasses.replace(setting, ratio=self.default_of(setting.method))
+        return self.distinct([dataclasses.replace(setting, ratio=ratio) for ratio in ratios], [default])
+
+    def distinct(self, settings: Sequence[Setting], always: Sequence[Setting] = ()) -> list[Setting]:
+        """``settings`` without those of MAE that mask as many patches as another one."""
+        return list(settings) if self.image_size is None else distinct(settings, self.image_size, always)
+
+    def bases_of(self, method: str) -> tuple[str, ...]:
+        """The bases that a method is tried with; one for MAE, which has no use for them."""
+        return self.bases if method == "pmae" else ("pca",)
+
+    def draw(self, trial: Suggests) -> None:
+        """Every parameter of a trial, the method among them: the define-by-run space of the study's record in Optuna.
+
+        It also holds defaults that lie outside the ratios asked for, which :meth:`suggest` never draws by itself.
+        """
+        method = trial.suggest_categorical("method", self.methods)
+        self.suggest(trial, method, with_default=True)
+
+    def suggest(self, trial: Suggests, method: str, with_default: bool = False) -> Setting:
+        """Draw a setting of ``method``. Names carry the method, so that a sampler never mixes the two."""
+        patches = {p.label: p for p in self.patches[method]}
+        chosen = patches[_choose(trial, f"{method}_patches", tuple(patches))]
+        strategy = _choose(trial, f"{method}_strategy", self.strategies[method])
+        basis = _choose(trial, f"{method}_basis", self.bases_of(method))
+        ratio = None if strategy == "sampled" else self._suggest_ratio(trial, method, with_default)
+        return Setting(method, chosen, ratio, strategy, basis)
+
+    def _suggest_ratio(self, trial: Suggests, method: str, with_default: bool) -> float:
+        choice, name = self.ratios[method], f"{method}_ratio"
+        default = [self.default_of(method)] if with_default else []
+        if choice.listed:
+            return _choose(trial, name, sorted({*choice.listed, *default}))
+        ends = [choice.low, choice.high, *default]
+        return round(trial.suggest_float(name, min(ends), max(ends)), RATIO_DIGITS)
+
+    def contains(self, setting: Setting) -> bool:
+        """Whether :meth:`suggest` could draw the setting (a default may lie outside the ratios asked for)."""
+        choice = self.ratios[setting.method]
+        if setting.ratio is None or choice.listed:
+            return setting.ratio is None or setting.ratio in choice.listed
+        return choice.low <= setting.ratio <= choice.high
+
+    def parameters(self, setting: Setting) -> dict[str, Any]:
+        """The draws with which :meth:`suggest` gives ``setting``."""
+        m = setting.method
+        values: dict[str, Any] = {}
+        if len(self.patches[m]) > 1:
+            values[f"{m}_patches"] = setting.patches.label
+        if len(self.strategies[m]) > 1:
+            values[f"{m}_strategy"] = setting.strategy
+        if len(self.bases_of(m)) > 1:
+            values[f"{m}_basis"] = setting.basis
+        if setting.ratio is not None:
+            values[f"{m}_ratio"] = setting.ratio
+        return values
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types, for ``study.json``."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def _choose(trial: Suggests, name: str, choices: Sequence[Any]) -> Any:
+    # A parameter with one value is none: it would only blur what the sampler learns.
+    return choices[0] if len(choices) == 1 else trial.suggest_categorical(name, choices)
+
+
+def explore_seed(setting: Setting, study_seed: int) -> int:
+    """A seed that follows from the setting and the study's seed, the same in every process."""
+    text = json.dumps([dataclasses.asdict(setting), study_seed], sort_keys=True)
+    return FIRST_EXPLORE_SEED + int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 1_000_000_000
+
+
+def confirm_seeds(count: int, study_seed: int, first: int = 0) -> list[int]:
+    """Paired seeds number ``first`` to ``first + count - 1`` of a study; none is ever an explore seed."""
+    start = 1 + (study_seed * 1000) % (FIRST_EXPLORE_SEED - 1000)
+    return [start + first + i for i in range(count)]
+
+
+def default_patch_sizes(image_size: int) -> tuple[int, ...]:
+    """The patch sizes that leave about 16 and about 64 patches, fewest first; one where only one fits.
+
+    Fewer than 16 patches are not tried: an encoder of so few tokens learns little that a ratio could change. Patches
+    of one pixel are left out too: they cost the most.
+    """
+    fitting = [p for p in range(2, image_size // 2 + 1) if image_size % p == 0]
+    enough = [p for p in fitting if (image_size // p) ** 2 >= LEAST_TOKENS]
+    if not fitting:
+        raise ConfigError(f"no patch size divides a {image_size}-px image; give --image-size, for example 32")
+    if not enough:
+        return (fitting[0],)
+    nearest = [min(enough, key=lambda p, n=side: abs(image_size / p - n)) for side in (4, 8)]  # type: ignore[misc]
+    return tuple(dict.fromkeys(nearest))
+
+
+def patch_settings(
+    image_size: int,
+    patch_sizes: Sequence[int],
+    strides: Sequence[int] | None = None,
+    mask_units: Sequence[int] | None = None,
+) -> tuple[Patches, ...]:
+    """Every valid combination; a value that fits into none is refused."""
+    for patch in patch_sizes:
+        check_patches(image_size, patch)
+    found = []
+    for patch in patch_sizes:
+        for stride in strides or (patch,):
+            if stride > patch or (image_size - patch) % stride:
+                continue
+            for unit in mask_units or (None,):
+                if unit is None or _unit_fits(image_size, patch, stride, unit):
+                    found.append(Patches(patch, stride, None if unit == patch else unit))
+    _refuse_unused(image_size, found, patch_sizes, strides, mask_units)
+    return tuple(dict.fromkeys(found))
+
+
+def _unit_fits(image_size: int, patch: int, stride: int, unit: int) -> bool:
+    if unit == patch:
+        return True
+    whole = stride == patch and unit % patch == 0 and image_size % unit == 0
+    return whole and (image_size // unit) ** 2 >= MIN_TOKENS
+
+
+def _refuse_unused(
+    image_size: int,
+    found: Sequence[Patches],
+    patch_sizes: Sequence[int],
+    strides: Sequence[int] | None,
+    mask_units: Sequence[int] | None,
+) -> None:
+    used = {
+        "--patch-strides": (strides or (), {p.patch_stride for p in found}),
+        "--mask-units": (mask_units or (), {p.mask_unit or p.patch_size for p in found}),
+        "--patch-sizes": (patch_sizes, {p.patch_size for p in found}),
+    }
+    rules = {
+        "--patch-sizes": "no stride or mask unit given goes with it",
+        "--patch-strides": "a stride is at most the patch size and divides image size minus patch size",
+        "--mask-units": "a mask unit is a multiple of the patch size, divides the image into at least 4 and needs "
+        "patches that do not overlap",
+    }
+    for option, (asked, kept) in used.items():
+        for value in asked:
+            if value not in kept:
+                raise ConfigError(
+                    f"{option} {value} fits none of the other patch settings on a {image_size}-px image: "
+                    f"{rules[option]}; leave it out or change the others"
+                )
+
+
+def tokens_of(image_size: int, patches: Patches) -> int:
+    """Patches of one image."""
+    return patches_per_side(image_size, patches.patch_size, patches.patch_stride) ** 2
+
+
+def strategies_of(methods: Sequence[str], asked: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+    """The asked strategies by method; each must belong to a method that is studied."""
+    allowed = {m: COMPONENT_STRATEGIES if m == "pmae" else PATCH_STRATEGIES for m in methods}
+    if asked is None:
+        return {m: a[:1] for m, a in allowed.items()}
+    everything = [s for a in allowed.values() for s in a]
+    for name in asked:
+        check_choice(f"--strategies (with methods {' '.join(methods)})", name, everything)
+    return {m: tuple(dict.fromkeys(s for s in asked if s in a)) or a[:1] for m, a in allowed.items()}
+
+
+if TYPE_CHECKING:
+    from tune.search.space import Setting
+
+
+def distinct(settings: Sequence[Setting], image_size: int, always: Collection[Setting] = ()) -> list[Setting]:
+    """``settings`` without repetitions; of those that mask alike the one of ``always`` or the nearest to its ratio.
+
+    It takes the place of the first, so that the order of what is masked is kept.
+    """
+    kept: dict[tuple[Setting, int | None], Setting] = {}
+    for setting in settings:
+        masked, units = _masked(setting, image_size)
+        key = (setting, None) if masked is None else (replace(setting, ratio=None), masked)
+        before = kept.setdefault(key, setting)
+        if masked is not None and before not in always:
+            kept[key] = min(before, setting, key=lambda s: abs((s.ratio or 0) - masked / units))
+    return list(kept.values())
+
+
+def _masked(setting: Setting, image_size: int) -> tuple[int | None, int]:
+    """Units masked, and units there are; None where a ratio can be met exactly enough (PMAE) or is drawn."""
+    if setting.method != "mae" or setting.ratio is None:
+        return None, 0
+    patches = setting.patches
+    if patches.mask_unit is None:
+        units = patches_per_side(image_size, patches.patch_size, patches.patch_stride) ** 2
+    else:
+        units = (image_size // patches.mask_unit) ** 2
+    return masked_count(units, setting.ratio), units

@@ -1,0 +1,1 @@
+"""Where a study is stored while it runs: folder, object store, mirror and lease."""

@@ -1,0 +1,133 @@
+"""Where a study lies on disk: names and paths that cannot escape, a folder that is new or the one to go on with."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pmae.errors import ConfigError
+from pmae.files import make_writable_folder
+from studies.storage.atomic import read_json
+from studies.storage.object_store import without_secrets
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_STUDY_FILES = ("study.json", "trials.arrow", "trials.journal")
+
+
+def storage_path(storage: str) -> Path:
+    """The absolute path of ``--storage``, a path or ``file://PATH``.
+
+    Raises:
+        ConfigError: It is a file, a study's own folder, or not writable.
+    """
+    path = Path(unquote(urlsplit(storage).path) if "://" in storage else storage).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"--storage {path} is a file; give a folder")
+    if is_study(path):
+        raise ConfigError(
+            f"--storage {path} is itself a study; give the folder it lies in: --storage {path.parent} --name NAME"
+        )
+    _check_writable(path)
+    return path
+
+
+def _check_writable(path: Path) -> None:
+    existing = next(p for p in (path, *path.parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"--storage {path} is not writable ({existing}); choose another folder or fix its permissions"
+        )
+    try:
+        make_writable_folder(path)
+    except OSError as error:
+        raise ConfigError(
+            f"--storage {path} is not writable ({error.strerror or error}); choose another folder or free some space"
+        ) from error
+
+
+def study_name(name: str) -> str:
+    """``name`` if it is a plain file name; raises :class:`ConfigError` for anything that could leave the storage."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"--name is {name!r}; a name has letters, digits, '.', '_' and '-' only, begins with a letter or a digit "
+            "and has at most 100 characters"
+        )
+    return name
+
+
+def as_study_name(text: str) -> str:
+    """A study name out of a data set's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100] or "study"
+
+
+def new_folder(storage: Path, name: str) -> Path:
+    """The folder of a new study.
+
+    Raises:
+        ConfigError: Something lies there already.
+    """
+    folder = storage / study_name(name)
+    if is_study(folder):
+        raise ConfigError(
+            f"{folder} holds a study already; go on with it (--resume), or give this one another --name or --storage"
+        )
+    if folder.exists() and (not folder.is_dir() or any(not p.name.startswith(".") for p in folder.iterdir())):
+        raise ConfigError(f"{folder} exists and is no study; give another --name or --storage")
+    return folder
+
+
+def existing_folder(storage: Path, name: str | None) -> tuple[Path, dict[str, Any]]:
+    """Folder and ``study.json`` of the study to go on with; without a name the only one in ``storage``.
+
+    Raises:
+        ConfigError: There is none, or there are several and none is named.
+    """
+    there = sorted(p.name for p in storage.iterdir() if is_study(p)) if storage.is_dir() else []
+    listed = f"the studies in {storage} are {', '.join(there)}" if there else f"there is no study in {storage}"
+    if name is None:
+        if len(there) != 1:
+            raise ConfigError(f"--resume: {listed}; " + ("give --name" if there else "leave --resume out to start one"))
+        name = there[0]
+    folder = storage / study_name(name)
+    record = read_json(folder / "study.json")
+    if record is None:
+        raise ConfigError(f"--resume: no study {name!r} in {storage}; {listed}; leave --resume out to start one")
+    return folder, record
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a study's files lie directly in ``folder``."""
+    return any((folder / name).is_file() for name in _STUDY_FILES)
+
+
+def without_options(argv: Sequence[str], options: Collection[str]) -> list[str]:
+    """``argv`` without ``options`` (that take one value each), given as ``--name X`` or ``--name=X``."""
+    kept, skip = [], False
+    for word in argv:
+        if skip:
+            skip = False
+        elif word in options:
+            skip = True
+        elif word.partition("=")[0] not in options:
+            kept.append(word)
+    return kept
+
+
+def command_line(
+    argv: list[str] | tuple[str, ...], program: str, changes: Mapping[str, str | None] | None = None
+) -> str:
+    """The shell command that runs ``program`` again with ``argv``; ``changes`` appends options (None: a flag).
+
+    It is stored and printed: passwords and tokens in URLs are left out.
+    """
+    import shlex
+
+    words = [without_secrets(word) for word in argv]
+    for option, value in (changes or {}).items():
+        if option not in words:
+            words += [option] if value is None else [option, value]
+    return shlex.join(["python", program, *words])

@@ -1,0 +1,147 @@
+"""One driver at a time for a study in an object store, whichever machine it runs on.
+
+The owner's name lies in the store and is renewed; an owner that was not heard of for ``STALE`` seconds, or whose
+process is seen to be gone from this machine, has lost it. Ages are taken from the store's clock alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from studies.errors import StudyError, StudyLockedError
+from studies.storage.object_store import Store
+
+OWNER = ".owner.json"
+KNOWN = ".owners"  # in the working folder: the owners that wrote to the store from there
+RENEW = 20.0  # seconds
+STALE = 90.0  # seconds
+SETTLE = 0.5  # seconds after which the last of two that came at once is known
+
+
+class StudyLease:
+    """Ownership of the study in ``store``, worked on in ``folder``.
+
+    Args:
+        store: The study's own part of the store.
+        folder: Its folder on this machine.
+        lost: Called, from a thread, when somebody else has taken it over.
+    """
+
+    def __init__(self, store: Store, folder: Path, lost: Callable[[StudyError], None] = lambda problem: None) -> None:
+        self.store, self.folder, self._lost = store, folder, lost
+        self.id = secrets.token_hex(8)
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def check(self) -> None:
+        """Raise StudyLockedError where somebody else owns the study."""
+        now = self._store_time()
+        owner = self._owner()
+        if owner is None or owner.get("released") or owner["id"] == self.id or _is_gone(owner):
+            return
+        age = now - (self.store.modified(OWNER) or 0)
+        if age < STALE:
+            free = datetime.datetime.now() + datetime.timedelta(seconds=STALE - age)
+            raise StudyLockedError(
+                f"{self.store.uri} is in use by {owner['holder']}, heard of {max(age, 0):.0f} s ago; wait for it, stop "
+                f"it (one that was killed is forgotten at {free:%H:%M:%S}), or choose another --storage or --name"
+            )
+
+    def fetch_is_due(self) -> bool:
+        """Whether the store has what the working folder lacks: somebody else was the last to write there."""
+        owner = self._owner()
+        return owner is not None and owner["id"] not in self._known()
+
+    def acquire(self) -> None:
+        """Become the owner, and stay it until :meth:`release`.
+
+        Raises:
+            StudyLockedError: Somebody else is.
+        """
+        self.check()
+        with open(self.folder / KNOWN, "a") as known:
+            known.write(f"{self.id}\n")
+        self._write(released=False)
+        time.sleep(SETTLE)
+        self._check_mine()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Let others have it. The name stays, by which the next one knows whose folder is up to date."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+            with contextlib.suppress(StudyError):
+                self._check_mine()
+                self._write(released=True)
+
+    def _renew(self) -> None:
+        while not self._ended.wait(RENEW):
+            try:
+                self._check_mine()
+                self._write(released=False)
+            except StudyLockedError as problem:
+                self._lost(problem)
+                return
+            except StudyError:  # no answer now; the copying of records tells the user of it
+                continue
+
+    def _check_mine(self) -> None:
+        owner = self._owner()
+        if owner is not None and owner["id"] != self.id:
+            raise StudyLockedError(f"{self.store.uri} was taken over by {owner['holder']}; this study stops here")
+
+    def _write(self, released: bool) -> None:
+        since = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        holder = f"process {os.getpid()} on {socket.gethostname()}"
+        owner = {"id": self.id, "holder": holder, "renewed": since, "released": released, **_process(os.getpid())}
+        self.store.write(OWNER, json.dumps(owner).encode())
+
+    def _owner(self) -> dict[str, Any] | None:
+        text = self.store.read(OWNER)
+        try:
+            return None if text is None else dict(json.loads(text))
+        except ValueError:
+            return None
+
+    def _known(self) -> list[str]:
+        try:
+            return (self.folder / KNOWN).read_text().split()
+        except FileNotFoundError:
+            return []
+
+    def _store_time(self) -> float:
+        name = f".clock-{self.id}"
+        self.store.write(name, b"what time is it?")
+        now = self.store.modified(name)
+        self.store.delete(name)
+        return time.time() if now is None else now
+
+
+def _process(pid: int) -> dict[str, Any]:
+    """What tells a process from all others of this machine, past ones too; empty where there is no /proc."""
+    try:
+        place = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return {"place": f"{place}/{os.stat('/proc/self/ns/pid').st_ino}", "pid": pid, "started": started}
+    except OSError:
+        return {}
+
+
+def _is_gone(owner: dict[str, Any]) -> bool:
+    """Whether the owner ran here, in these process numbers, and runs no more."""
+    here = _process(os.getpid())
+    if not here or owner.get("place") != here["place"]:
+        return False
+    return _process(owner["pid"]).get("started") != owner["started"]

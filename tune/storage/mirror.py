@@ -1,0 +1,195 @@
+"""Copies a study's folder to an object store while it is written, and back to go on with it.
+
+What is in the store can be read at any moment: the plan comes first, a table before its journal, the page last. A
+trial's row never arrives before its history: rows are read before histories and sent after them. A
+store that does not answer stops no study; only at the end everything must be there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from studies.errors import StudyError, StudyWriteError
+from studies.storage.object_store import Store
+
+EVERY = 2.0  # seconds between looks at the folder
+LONGEST = 30.0  # seconds between attempts while the store does not answer
+ATTEMPTS = 3  # of the last copy
+FIRST = ("study.json", "history.arrow", "history.journal", "trials.arrow", "trials.journal", "optuna.db")
+# As they are read: rows before histories, and a journal before the table that it is emptied into.
+TABLES = ("trials.journal", "trials.arrow", "history.journal", "history.arrow")
+LAST = ("verdict.json", "report.html")
+CHECKPOINTS = "checkpoints/"
+
+
+class Mirror:
+    """Keeps ``store`` equal to ``folder``.
+
+    Args:
+        folder, store: The study's folder and its part of the store.
+        say: Tells the user.
+        shared: Whether the workers of a cluster write checkpoints to the store themselves: those are left alone.
+    """
+
+    def __init__(self, folder: Path, store: Store, say: Callable[[str], None], shared: bool = False) -> None:
+        self.folder, self.store, self.say, self.shared = folder, store, say, shared
+        self.problem: StudyError | None = None  # after which nothing is copied any more
+        self._copied: dict[str, tuple[int, int, int]] = {}
+        self._there: set[str] = set()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
+
+    def start(self) -> None:
+        """Copy the plan, which must work, and go on in a thread.
+
+        Raises:
+            StudyWriteError: The store cannot be written to.
+        """
+        self._there = {n for n in self.store.files() if not _is_hidden(n) and not self._is_foreign(n)}
+        self.store.send(self.folder / FIRST[0], FIRST[0])
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Copy all that is left and end.
+
+        Raises:
+            StudyError: Something is not in the store.
+        """
+        self._stop()
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self.copy()
+                return
+            except StudyWriteError:
+                if attempt == ATTEMPTS:
+                    raise
+                time.sleep(attempt)
+
+    def abandon(self) -> None:
+        """End at once, after one attempt to copy what is left; does nothing before start or after :meth:`finish`."""
+        if self._thread.ident is not None and not self._ended.is_set():
+            self._stop()
+            try:
+                self.copy()
+            except StudyError as problem:
+                self.say(f"{problem}; what is missing there lies in {self.folder}")
+
+    def _stop(self) -> None:
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        wait, told = EVERY, False
+        while not self._ended.wait(wait):
+            try:
+                self.copy()
+            except StudyWriteError as problem:
+                wait = min(2 * wait, LONGEST)
+                if not told:
+                    told = True
+                    self.say(f"{problem}; the study goes on in {self.folder} and tries again")
+            except StudyError:
+                return
+            else:
+                if told:
+                    self.say(f"{self.store.uri} can be written to again")
+                wait, told = EVERY, False
+
+    def copy(self) -> None:
+        """Copy what has changed, remove what is gone.
+
+        Raises:
+            StudyWriteError: The store could not be written to; files before that one were copied.
+            StudyError: The study belongs to somebody else now.
+        """
+        files = self._files()
+        changed = {name for name in files if self._copied.get(name) != files[name]}
+        tables = self._read_tables() if changed & set(TABLES) else {}
+        for name in sorted(changed | tables.keys(), key=_order):
+            if self.problem is not None:
+                raise self.problem
+            try:
+                self.store.send(tables.get(name, self.folder / name), name)
+            except FileNotFoundError:  # it was removed meanwhile
+                continue
+            self._copied[name] = files.get(name, (0, 0, 0))
+            self._there.add(name)
+        self._remove(self._there - files.keys())
+
+    def _read_tables(self) -> dict[str, bytes]:
+        """The study's tables at one moment; all of them, since one may have changed after it was looked at."""
+        found = {}
+        for name in TABLES:
+            with suppress(FileNotFoundError):
+                found[name] = (self.folder / name).read_bytes()
+        return found
+
+    def forget(self, folder: str) -> None:
+        """Remove the checkpoints that a cluster's workers wrote to ``folder`` of the store."""
+        if self.shared:
+            try:
+                self.store.delete_folder(folder)
+            except StudyWriteError as problem:
+                self.say(f"{problem}; {folder} stays there")
+
+    def _remove(self, gone: set[str]) -> None:
+        for name in sorted(gone):
+            parent = Path(name).parent.as_posix()
+            if parent != "." and not (self.folder / parent).is_dir():
+                self.store.delete_folder(parent)
+            else:
+                self.store.delete(name)
+            self._there.discard(name)
+            self._copied.pop(name, None)
+
+    def _files(self) -> dict[str, tuple[int, int, int]]:
+        found = {}
+        for path in self.folder.rglob("*"):
+            name = path.relative_to(self.folder).as_posix()
+            if _is_hidden(name) or name.startswith("ray/") or name.endswith((".part", ".tmp", "-journal")):
+                continue
+            try:
+                state = path.stat()
+            except FileNotFoundError:
+                continue
+            if path.is_file():
+                found[name] = (state.st_mtime_ns, state.st_size, state.st_ino)
+        return found
+
+    def _is_foreign(self, name: str) -> bool:
+        return self.shared and name.startswith(CHECKPOINTS)
+
+
+def bring_back(store: Store, folder: Path) -> None:
+    """Make ``folder`` what ``store`` has; files whose name begins with a dot stay.
+
+    Raises:
+        StudyError: The store cannot be read.
+    """
+    names = [n for n in store.files() if not _is_hidden(n)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in list(folder.iterdir()):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif not path.name.startswith("."):
+            path.unlink()
+    # The plan comes last: a folder without one was not brought back whole.
+    for name in sorted(names, key=_order, reverse=True):
+        store.fetch(name, folder / name)
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether ``name`` is no part of what a study found; so is every name with ``..`` in it."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _order(name: str) -> tuple[int, str]:
+    if name in FIRST:
+        return FIRST.index(name), name
+    return len(FIRST) + (1 + LAST.index(name) if name in LAST else 0), name

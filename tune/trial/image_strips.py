@@ -1,0 +1,84 @@
+"""The arrays behind a study's pictures: what confirmed encoders see and predict, the components, their spectrum."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pmae.components import PrincipalComponents
+from pmae.data import ImageSet
+from pmae.reconstruction import LEVELS, reconstruct
+from pmae.trainer import PretrainResult
+from tune.trial.spec import TrialSpec
+
+IMAGES = 6
+EIGENIMAGES = 16
+FOLDER = "samples"
+
+
+def write_strip(folder: str | Path, spec: TrialSpec, result: PretrainResult, images: ImageSet) -> None:
+    """Write what the trained model makes of a few validation images to ``samples/<trial id>.npz``."""
+    path = Path(folder) / FOLDER / f"{spec.trial_id}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {f"{spec.label}/{name}": array for name, array in strip(result, images).items()}
+    with open(path, "wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def strip(result: PretrainResult, images: ImageSet, count: int = IMAGES) -> dict[str, np.ndarray]:
+    """``original, visible, completed`` (uint8) and ``error`` (float32) of ``count`` validation images of as many
+    classes as there are, each (n, H, W, C).
+
+    The error is the completed image minus the original, in levels over 255. MAE's masked patches are gray in
+    ``visible``.
+    """
+    chosen = _one_per_class(images, count)
+    pixels = torch.from_numpy(np.array(images.images[chosen]))
+    rebuilt = reconstruct(result.model, pixels, result.statistics, result.config, result.seed)
+    visible, completed = (_levels(part) for part in (rebuilt.visible, rebuilt.completed))
+    error = (rebuilt.completed - rebuilt.original) / LEVELS
+    return {
+        "original": pixels.numpy(),
+        "visible": visible,
+        "completed": completed,
+        "error": _channels_last(error).float().numpy(),
+    }
+
+
+def _one_per_class(images: ImageSet, count: int) -> np.ndarray:
+    """Indices of ``count`` validation images: the first of every class, then the second, and so on."""
+    rows = np.asarray(images.indices("val"))
+    labels = np.asarray(images.labels)[rows]
+    rank = np.zeros(len(rows), dtype=int)
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        rank[own] = np.arange(len(own))
+    chosen: np.ndarray = rows[np.lexsort((labels, rank))[:count]]
+    return chosen
+
+
+def merge_samples(folder: Path, components: PrincipalComponents | None) -> None:
+    """Gather the trials' strips, the first components as images and the spectrum in ``samples.npz``."""
+    arrays: dict[str, np.ndarray] = {}
+    for path in sorted((folder / FOLDER).glob("*.npz")):
+        with np.load(path, allow_pickle=False) as stored:
+            arrays |= {name: stored[name] for name in stored.files}
+    if components is not None:
+        first = np.asarray(components.components[:, :EIGENIMAGES]).T.reshape(-1, *components.shape)
+        arrays["eigenimages"] = np.moveaxis(first, 1, 3)
+        arrays["spectrum"] = np.asarray(components.explained_variance_ratio)
+    if arrays:
+        from studies.storage.atomic import write_file
+
+        write_file(folder / "samples.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+
+
+def _levels(x: torch.Tensor) -> np.ndarray:
+    picture: np.ndarray = _channels_last(x.round().clamp(0, LEVELS)).to(torch.uint8).numpy()
+    return picture
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    return x.permute(0, 2, 3, 1).cpu()

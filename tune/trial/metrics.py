@@ -1,0 +1,87 @@
+"""Numbers for Ray's dashboard and Prometheus: per trial from its worker, for the study from the driver."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ray.train import UserCallback
+from ray.util.metrics import Gauge
+
+from tune.trial.spec import TrialSpec
+
+TRIAL_GAUGES = {
+    "pmae_train_loss": "Pre-training loss of the last epoch",
+    "pmae_images_per_second": "Training images per second in the last epoch",
+    "pmae_achieved_ratio": "Mean masked share in the last epoch",
+    "pmae_val_linear": "Linear-probe accuracy on validation, a fraction",
+}
+STUDY_GAUGES = {
+    "pmae_study_trials_done": "Trials that ended with a result",
+    "pmae_study_trials_failed": "Trials that diverged or failed",
+    "pmae_study_trials_running": "Trials running now",
+    "pmae_study_best_val_linear": "Best linear-probe accuracy on validation so far",
+    "pmae_study_default_regret": "Best so far minus best with the default ratio so far (validation, not the verdict)",
+}
+
+
+class TrialGauges:
+    """The gauges of one trial; the tag is its readable name."""
+
+    def __init__(self, spec: TrialSpec) -> None:
+        self._tags = {"trial": spec.name, "phase": spec.phase}
+        self._gauges = {n: Gauge(n, description=d, tag_keys=("trial", "phase")) for n, d in TRIAL_GAUGES.items()}
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Show what an epoch measured."""
+        for name in ("train_loss", "images_per_second", "achieved_ratio"):
+            self._set(f"pmae_{name}", record.get(name))
+
+    def end(self, row: Mapping[str, Any]) -> None:
+        """Show what the trial's record says."""
+        for name in ("train_loss", "images_per_second", "achieved_ratio", "val_linear"):
+            self._set(f"pmae_{name}", row.get(name))
+
+    def _set(self, name: str, value: float | None) -> None:
+        if value is not None and math.isfinite(value):
+            self._gauges[name].set(value, tags=self._tags)
+
+
+class SharedTrialGauges(UserCallback):
+    """The gauges of a trial that several workers train; set by Ray Train's controller, whatever rank 0 reports."""
+
+    def __init__(self, spec: TrialSpec) -> None:
+        self.spec = spec
+        self._gauges: TrialGauges | None = None
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Called after every epoch with each worker's report."""
+        self._gauges = self._gauges or TrialGauges(self.spec)
+        self._gauges.epoch(metrics[0])
+
+
+class StudyGauges:
+    """The study's own gauges; the tag is its name."""
+
+    def __init__(self, study: str) -> None:
+        self._tags = {"study": study}
+        self._gauges = {n: Gauge(n, description=d, tag_keys=("study",)) for n, d in STUDY_GAUGES.items()}
+
+    def show(self, rows: Mapping[str, Mapping[str, Any]], running: int, default_ratio: float) -> None:
+        """Bring all gauges up to date with the records so far."""
+        done = [r for r in rows.values() if r["status"] == "done" and r.get("val_linear") is not None]
+        failed = sum(r["status"] in ("failed", "diverged") for r in rows.values())
+        values: dict[str, float] = {
+            "pmae_study_trials_done": len(done),
+            "pmae_study_trials_failed": failed,
+            "pmae_study_trials_running": running,
+        }
+        pmae = [r for r in done if r["method"] == "pmae" and r["phase"] == "explore"]
+        default = [r["val_linear"] for r in pmae if math.isclose(r["ratio"], default_ratio)]
+        if done:
+            values["pmae_study_best_val_linear"] = max(r["val_linear"] for r in done)
+        if default:
+            values["pmae_study_default_regret"] = max(r["val_linear"] for r in pmae) - max(default)
+        for name, value in values.items():
+            self._gauges[name].set(value, tags=self._tags)

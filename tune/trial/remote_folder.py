@@ -1,0 +1,139 @@
+"""Signals and files between trials and the study's folder on a cluster that shares no folder.
+
+An actor on the driver's machine reads and writes the study's folder; a trial has a folder of its own on its node, in
+which it works as in the study's. Nodes need no access to the object store that the study is copied to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pmae.files import replacing
+from tune.trial.image_strips import FOLDER as SAMPLES
+from tune.trial.spec import TrialJob
+
+EVERY = 0.5  # seconds between looks at the signals
+KEPT = "overdue.txt"  # written by a process as it ends: it stays on its node
+
+
+class StudyFolder:
+    """The actor: the study's folder for those who do not see it."""
+
+    def __init__(self, job: TrialJob) -> None:
+        self.job = job
+        self.folder = Path(job.folder)
+
+    def signals(self) -> list[bool]:
+        """Which of ``_signals`` there are."""
+        return [path.exists() for path in _signals(self.job)]
+
+    def checkpoints(self, trial_id: str) -> dict[str, bytes]:
+        """Checkpoints of a trial by name."""
+        folder = self.job.checkpoints(trial_id)
+        return {p.name: p.read_bytes() for p in sorted(folder.glob("epoch-*.ckpt"))}
+
+    def put(self, trial_id: str, changed: dict[str, bytes], present: list[str]) -> None:
+        """Write ``changed`` files of a trial; of its checkpoints those in ``present`` are kept."""
+        allowed = (self.job.checkpoints(trial_id), self.folder / SAMPLES)
+        for name, content in changed.items():
+            path = self.folder / name
+            if path.parent not in allowed:
+                raise ValueError(f"{name!r} is no file of trial {trial_id}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as beside:
+                beside.write_bytes(content)
+        for old in self.job.checkpoints(trial_id).glob("epoch-*.ckpt"):
+            if old.relative_to(self.folder).as_posix() not in present:
+                old.unlink(missing_ok=True)
+
+
+@contextmanager
+def exchange(job: TrialJob) -> Iterator[TrialJob]:
+    """Start the actor beside this process; gives the job that tells trials of it."""
+    name = f"pmae-{secrets.token_hex(8)}"
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(StudyFolder)
+    # Two threads: a signal is not to wait for a checkpoint.
+    actor = actor.options(name=name, num_cpus=0, max_concurrency=2, scheduling_strategy=here).remote(job)
+    try:
+        ray.get(actor.signals.remote())
+        yield dataclasses.replace(job, exchange=name)
+    finally:
+        ray.kill(actor)
+
+
+class NodeFolder:
+    """A trial's folder on its node; :meth:`sync` brings it and the study's folder together."""
+
+    def __init__(self, job: TrialJob, trial_id: str) -> None:
+        assert job.exchange is not None
+        self.actor: Any = ray.get_actor(job.exchange)
+        self.trial_id = trial_id
+        self.folder = Path(tempfile.gettempdir()) / f"{job.exchange}-{trial_id}"
+        self.job = dataclasses.replace(job, folder=str(self.folder))
+        self._sent: dict[str, int] = {}
+        self._at = 0.0
+
+    def fetch(self) -> None:
+        """Begin with the trial's checkpoints, wherever it ran before."""
+        folder = self.job.checkpoints(self.trial_id)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for old in folder.iterdir():
+            if old.name != KEPT:
+                old.unlink()
+        for name, content in _answer(self.actor.checkpoints.remote(self.trial_id)).items():
+            (folder / name).write_bytes(content)
+        self._sent = {name: p.stat().st_mtime_ns for name, p in self._files().items()}
+        self.sync(now=True)
+
+    def sync(self, now: bool = False) -> None:
+        """Send files that are new and take the signals over; does nothing if it is too early, unless ``now``.
+
+        Raises:
+            OSError: The driver's disk is full.
+        """
+        if not now and time.monotonic() - self._at < EVERY:
+            return
+        files = self._files()
+        times = {name: path.stat().st_mtime_ns for name, path in files.items()}
+        changed = {name: files[name].read_bytes() for name in files if self._sent.get(name) != times[name]}
+        if changed:
+            _answer(self.actor.put.remote(self.trial_id, changed, list(files)))
+            self._sent = times
+        for path, there in zip(_signals(self.job), _answer(self.actor.signals.remote()), strict=True):
+            if there:
+                path.touch()
+            else:
+                path.unlink(missing_ok=True)
+        self._at = time.monotonic()
+
+    def remove(self) -> None:
+        """Nothing of it is needed any more."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _files(self) -> dict[str, Path]:
+        found = [*self.job.checkpoints(self.trial_id).glob("epoch-*.ckpt"), *(self.folder / SAMPLES).glob("*.npz")]
+        return {path.relative_to(self.folder).as_posix(): path for path in found}
+
+
+def _signals(job: TrialJob) -> tuple[Path, Path]:
+    return job.stop_file, job.wait_file
+
+
+def _answer(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, OSError) else error) from None

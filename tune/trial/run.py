@@ -1,0 +1,340 @@
+"""One trial: train one configuration with one seed, score it, give back a mapping of measured columns.
+
+A pure function of configuration and seed; whatever the training does (diverging, running out of memory, being told to
+stop) becomes a status. It knows nothing of the search, of records or of how many trials run beside it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import functools
+import importlib
+import os
+import resource
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pmae.components import PrincipalComponents, cached_components
+from pmae.config import PretrainConfig
+from pmae.data import ImageSet, load_images
+from pmae.errors import DataError, DivergedError
+from pmae.trainer import PretrainResult, pretrain
+from tune.trial.spec import FOLDS_BELOW, TrialJob, TrialSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+OnEpoch = Callable[[dict[str, Any]], None]
+
+
+class StopRequested(Exception):
+    """The study is being interrupted; the trial stops after its epoch."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a study's own measures are given: a trained encoder and the images it may be scored on.
+
+    ``features`` are the encoder's, split -> (N, W), of the splits that may be read.
+    """
+
+    result: PretrainResult
+    images: ImageSet
+    spec: TrialSpec
+    features: Mapping[str, np.ndarray]
+
+    @property
+    def split(self) -> str:
+        """The split that may be read: ``val`` while exploring, ``test`` once confirmed."""
+        return "test" if self.spec.phase == "confirm" else "val"
+
+
+def run_trial(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
+    """Train and score; returns a full record (columns of ``TRIAL_SCHEMA``) and ``history``, a list of epochs.
+
+    Never raises for what a training can do wrong: ``status`` says how it ended and ``error`` why. A disk that is full
+    is nobody's result: the status is then ``interrupted``, so that ``--resume`` runs the trial again.
+    """
+    started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
+    history: list[dict[str, Any]] = []
+
+    def each_epoch(record: dict[str, Any]) -> None:
+        history.append(record)
+        if on_epoch is not None:
+            on_epoch(record)
+        if job.stop_file.exists():
+            raise StopRequested(f"stopped after epoch {record['epoch'] + 1} of {spec.config.optim.epochs}")
+
+    measured: dict[str, Any] = {}
+    notices: list[str] = []
+    try:
+        with _noticed(notices):
+            measured = _train_and_score(spec, job, each_epoch)
+        status, error = "done", None
+    except Exception as problem:
+        status, error = _ending(problem)
+    history = measured.pop("history", history)
+    return {
+        **_columns(spec, job),
+        **measured,
+        "status": status,
+        "error": error,
+        "epochs": len(history),
+        "train_loss": history[-1]["train_loss"] if history else None,
+        "objective": history[-1]["objective"] if history else None,
+        "seconds": time.perf_counter() - clock,
+        "started_at": started.isoformat(),
+        "peak_memory_bytes": _peak_memory(),
+        "history": [{"trial_id": spec.trial_id, "seed": spec.seed, **_history_columns(h)} for h in history],
+        "notices": notices,
+    }
+
+
+def _train_and_score(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch) -> dict[str, Any]:
+    images = shared_images(
+        spec.config.data.source, spec.config.data.root, spec.config.data.image_size, spec.config.data.limit,
+        spec.config.data.seed, job.skip_unreadable,
+    )  # fmt: skip
+    if spec.control is not None:
+        return _score_control(spec, images)
+    components = shared_components(images, spec.config.masking.basis) if spec.config.masking.method == "pmae" else None
+    result = _train(spec, job, images, components, on_epoch)
+    scores = _score(spec, job, result, images)
+    if spec.samples:
+        from tune.trial.image_strips import write_strip
+
+        write_strip(job.folder, spec, result, images)
+    epochs = result.history
+    steady = [h["images_per_second"] for h in epochs[1:] or epochs]  # the first epoch also warms caches up
+    return {
+        "achieved_ratio": sum(h["achieved_ratio"] for h in epochs) / len(epochs),
+        "achieved_sd": sum(h["achieved_sd"] for h in epochs) / len(epochs),
+        "training_problem": result.training_problem or "",
+        "precision": result.precision,
+        "images_per_second": sorted(steady)[len(steady) // 2],
+        "train_images": len(images.indices("train")),
+        "history": epochs,
+        **scores,
+    }
+
+
+def _train(
+    spec: TrialSpec, job: TrialJob, images: ImageSet, components: PrincipalComponents | None, on_epoch: OnEpoch
+) -> PretrainResult:
+    folder = job.checkpoints(spec.trial_id)
+    every = max(1, (spec.config.optim.epochs or 1) // 20)
+    if job.workers > 1:
+        from pmae.training.distributed import PMAETrainer
+        from tune.trial.metrics import SharedTrialGauges
+
+        workers = job.workers if job.least_workers is None else (job.least_workers, job.workers)
+        return PMAETrainer(
+            spec.config, images, num_workers=workers, use_gpu=job.gpus > 0, components=components, seed=spec.seed,
+            **_shared_storage(job, folder), name=spec.trial_id, checkpoint_every=every,
+            callbacks=[SharedTrialGauges(spec)] if job.gauges else [],
+        ).fit()  # fmt: skip
+    import torch
+
+    torch.set_num_threads(job.threads)
+    options: dict[str, Any] = {
+        "seed": spec.seed,
+        "on_epoch": lambda record, model: on_epoch(record),
+        "checkpoint_dir": folder,
+        "checkpoint_every": every,
+    }
+    if any(folder.glob("epoch-*.ckpt")):
+        try:
+            return pretrain(spec.config, images, components, resume_from=folder, **options)
+        except DataError as damaged:
+            warnings.warn(f"{damaged}; training from the beginning", stacklevel=1)
+    return pretrain(spec.config, images, components, **options)
+
+
+def _shared_storage(job: TrialJob, folder: Path) -> dict[str, Any]:
+    """Where the workers of a trial, on whatever nodes, write its checkpoints."""
+    if job.checkpoint_uri is None:
+        return {"storage_path": folder.parent}
+    from studies.storage.object_store import Store
+
+    store = Store.open(job.checkpoint_uri)
+    return {"storage_path": store.root, "storage_filesystem": store.filesystem}
+
+
+def _score(spec: TrialSpec, job: TrialJob, result: PretrainResult, images: ImageSet) -> dict[str, Any]:
+    """Linear probe and k-NN of both poolings, and the study's own measures; test is read in the confirm phase only.
+
+    The columns hold the pooling that the configuration names; ``metrics`` holds both.
+    """
+    from pmae.probes import extract_pools
+
+    splits = ("train", "val", "test") if spec.phase == "confirm" else ("train", "val")
+    features = extract_pools(result.encoder, images, splits)
+    pools = {pool: _probe(spec, pooled, images) for pool, pooled in features.items()}
+    metrics: dict[str, Any] = {"pools": pools}
+    if job.metrics is not None:
+        module, _, function = job.metrics.partition(":")
+        measured = Measured(result, images, spec, features[spec.config.model.pool])
+        metrics |= getattr(importlib.import_module(module), function)(measured)
+    return {
+        **pools[spec.config.model.pool],
+        "metrics": metrics,
+        "evaluation": evaluation_of(spec.config, images),
+    }
+
+
+def _score_control(spec: TrialSpec, images: ImageSet) -> dict[str, Any]:
+    """What the probes make of the encoder as initialized, or of raw pixels; nothing is trained."""
+    from pmae.probes import extract_pools, pixel_features, untrained_encoder
+
+    splits = ("train", "val", "test")
+    scored = {"train_images": len(images.indices("train")), "evaluation": evaluation_of(spec.config, images)}
+    if spec.control == "pixels":
+        return {**_probe(spec, pixel_features(images, splits), images), **scored}
+    components = shared_components(images, spec.config.masking.basis) if spec.config.masking.method == "pmae" else None
+    encoder = untrained_encoder(spec.config, images, components, seed=spec.seed)
+    pools = {p: _probe(spec, pooled, images) for p, pooled in extract_pools(encoder, images, splits).items()}
+    return {**pools[spec.config.model.pool], "metrics": {"pools": pools}, **scored}
+
+
+def evaluation_of(config: PretrainConfig, images: ImageSet) -> str:
+    """``folds`` where the test split is small: accuracies of a few hundred images are mostly noise; else ``split``."""
+    if config.probe.protocol != "fast":
+        return "split"
+    return "folds" if len(images.indices("test")) < FOLDS_BELOW else "split"
+
+
+def _probe(spec: TrialSpec, features: Mapping[str, np.ndarray], images: ImageSet) -> dict[str, float | None]:
+    from pmae.probes import crossval_linear_probe, knn_probe, linear_probe
+
+    probe, test = spec.config.probe, spec.phase != "explore"
+    if evaluation_of(spec.config, images) == "folds":
+        linear = crossval_linear_probe(features, images, seed=spec.seed, include_test=test)
+    else:
+        linear = linear_probe(None, images, probe.protocol, spec.seed, features=features, score_test=test)
+    knn = knn_probe(None, images, k=probe.knn_k, features=features, score_test=test)
+    return {
+        "val_linear": linear.val_accuracy,
+        "test_linear": linear.test_accuracy,
+        "val_knn": knn.val_accuracy,
+        "test_knn": knn.test_accuracy,
+    }
+
+
+@functools.lru_cache(maxsize=2)
+def shared_images(
+    source: str, root: str | None, image_size: int | None, limit: int | None, seed: int, skip_unreadable: bool
+) -> ImageSet:
+    """The images, mapped from the cache once per process."""
+    return load_images(source, root, image_size, limit, seed, skip_unreadable=skip_unreadable)
+
+
+_COMPONENTS: dict[tuple[str, str], PrincipalComponents] = {}
+
+
+def shared_components(images: ImageSet, basis: str) -> PrincipalComponents:
+    """The components, read from the cache once per process."""
+    key = (images.fingerprint, basis)
+    if key not in _COMPONENTS:
+        _COMPONENTS[key] = cached_components(images, basis)[0]
+    return _COMPONENTS[key]
+
+
+def _ending(problem: Exception) -> tuple[str, str]:
+    if isinstance(problem, StopRequested):
+        return "interrupted", str(problem)
+    if isinstance(problem, DivergedError):
+        return "diverged", str(problem)
+    if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
+        return "interrupted", f"the disk is full ({problem}); free space and go on with --resume"
+    if _is_memory_error(problem):
+        return "failed", (
+            f"out of memory: {problem}. Use a smaller --batch-size, a larger patch size, fewer trials at once "
+            "(--max-concurrent) or a larger share of the GPU (--gpus-per-trial)"
+        )
+    where = traceback.extract_tb(problem.__traceback__)[-1]
+    return "failed", f"{type(problem).__name__}: {problem} ({Path(where.filename).name}:{where.lineno})"
+
+
+def _is_memory_error(problem: Exception) -> bool:
+    if isinstance(problem, MemoryError) or (isinstance(problem, OSError) and problem.errno == errno.ENOMEM):
+        return True
+    said = str(problem).lower()  # torch raises RuntimeErrors: of the GPU the first, of the CPU the second
+    return "out of memory" in said or "can't allocate memory" in said
+
+
+def _columns(spec: TrialSpec, job: TrialJob) -> dict[str, Any]:
+    config, masking, model = spec.config, spec.config.masking, spec.config.model
+    pmae = masking.method == "pmae"
+    if spec.control is not None:
+        described: dict[str, Any] = {"method": spec.control}
+    else:
+        described = {
+            "method": masking.method,
+            "strategy": masking.strategy,
+            "ratio": masking.ratio,
+            "mask_unit": None if pmae else masking.mask_unit or model.patch_size,
+            "basis": masking.basis if pmae else None,
+        }
+    if spec.control != "pixels":
+        described |= {"patch_size": model.patch_size, "patch_stride": model.patch_stride, "pool": model.pool}
+    return {
+        "trial_id": spec.trial_id,
+        "phase": spec.phase,
+        "dataset": job.dataset,
+        **described,
+        "seed": spec.seed,
+        "config": config.to_dict(),
+        "config_hash": config.hash(),
+        "code_version": job.code_version,
+        "versions": job.versions,
+        "device": device_name(job.gpus > 0),
+    }
+
+
+def blank_row(spec: TrialSpec, job: TrialJob, status: str, error: str) -> dict[str, Any]:
+    """The record of a trial that could not write its own."""
+    return {**_columns(spec, job), "status": status, "error": error}
+
+
+def device_name(gpu: bool) -> str:
+    """For the record: the GPU's name, or ``cpu``."""
+    if not gpu:
+        return "cpu"
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "gpu"
+
+
+def _history_columns(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: record[k] for k in ("epoch", "train_loss", "objective", "learning_rate", "images_per_second")}
+
+
+def _peak_memory() -> int:
+    """Largest memory of this process so far in bytes (of the GPU where one is used)."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextmanager
+def _noticed(notices: list[str]) -> Iterator[None]:
+    """Collects what users must be told (damaged checkpoints and caches) instead of printing it in a worker."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        finally:
+            own = f"{os.sep}pmae{os.sep}", f"{os.sep}tune{os.sep}"
+            notices += [
+                str(w.message) for w in caught if w.category is UserWarning and any(o in w.filename for o in own)
+            ]
