@@ -31,15 +31,29 @@ VERDICTS = ("holds", "fails", "inconclusive", "uninformative")
 Trials: TypeAlias = pa.Table | Study
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
-    """What :func:`judge` found; :meth:`to_dict` is the content of ``verdict.json``."""
+    """What :func:`judge` found; :meth:`to_dict` is the content of ``verdict.json``.
+
+    Attributes:
+        answer: The verdict in words.
+        rows: One row per data set, method and patch setting.
+        overall: The joint verdict over all of them.
+        warnings: What was left out and why.
+        alpha: One-sided level.
+    """
 
     answer: str
     rows: list[dict[str, Any]]
     overall: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
     alpha: float = ALPHA
+
+    def __repr__(self) -> str:
+        return f"Verdict({self.overall['verdict']}: {self.answer})"
+
+    def __str__(self) -> str:
+        return self.answer
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only: numbers that do not exist are None."""
@@ -129,7 +143,7 @@ def current_verdict(
     asked = {"margin": margin, "default_ratio": default_ratio}
     given = {name: value for name, value in asked.items() if value is not None}
     if len(studies) == 1 and not given and _is_current(studies[0]):
-        return studies[0].verdict or {}
+        return studies[0].stored_verdict or {}
     plan = studies[0].plan
     planned: dict[str, Any] = {name: plan[name] for name in PLANNED if plan.get(name) is not None}
     rules = planned | given | {"looks": Looks.of(plan)}
@@ -154,7 +168,11 @@ def _planned_otherwise(studies: Sequence[Study], used: dict[str, Any], given: di
 
 def _is_current(study: Study) -> bool:
     """Whether ``verdict.json`` is there, has this version's fields and is newer than the table."""
-    return study.verdict is not None and study.verdict.get("schema_version") == VERDICT_VERSION and not is_stale(study)
+    return (
+        study.stored_verdict is not None
+        and study.stored_verdict.get("schema_version") == VERDICT_VERSION
+        and not is_stale(study)
+    )
 
 
 def is_stale(study: Study) -> bool:

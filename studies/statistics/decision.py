@@ -75,7 +75,7 @@ def judge_comparison(comparison: Comparison, ratio: float, rules: Rules) -> dict
         excluded.append(f"ratio {percent(comparison.rungs[k].achieved)} shares too few seeds with the default")
     row |= _numbers(comparison, measured, rules)
     checks = _checks(comparison, measured, row, not (missing or unpaired))
-    verdict, reason = _decide(measured, row, checks, rules)
+    verdict, reason = _decide(measured, comparison.rungs[default].train_loss, checks, rules)
     needed = None
     if verdict == "inconclusive" and rules.looks is None and not (missing or unpaired):
         limit = row["margin"] if row["margin"] is not None else 0.0
@@ -210,27 +210,20 @@ def _checks(
         trained = {"passed": False, "detail": f"it adds {points(gain)}, without a bound: too few seeds"}
     else:
         trained = {"passed": low > limit, "detail": f"it adds {points(gain)}, at least {at_least(low)}"}
-    problems = [rung for rung in comparison.rungs if rung.problems]
-    losses = [comparison.rungs[k].train_loss for k in (measured.default, *measured.others)]
-    known = [loss for loss in losses if loss is not None]
-    # Whether a loss is relative to predicting the mean is known only where our own trainer left its note.
-    relative = bool(problems) or comparison.evaluation is not None
-    if not known or not relative:
-        learned: dict[str, Any] = {"passed": None, "detail": "the table does not say"}
-    else:
-        learned = {
-            "passed": min(known) < 1,
-            "detail": f"final losses are {min(known):.2g} to {max(known):.2g} of that of predicting the mean"
-            + (f"; trouble at {ratio_list([r.achieved for r in problems])}" if problems else ""),
-        }
+    learned = _check_losses(comparison, measured)
     constant = [k for k, c in measured.differences.items() if c.constant]
-    varied = {
-        "passed": not constant,
-        "detail": f"{ratio_list([comparison.rungs[k].achieved for k in constant])} differ from the default by the same "
-        "amount for every seed: copied rows?"
-        if constant
-        else "differences vary over seeds",
-    }
+    copies = _identical_rungs(comparison.test, (measured.default, *measured.others))
+    if constant:
+        varied: dict[str, Any] = {
+            "passed": False,
+            "detail": f"{ratio_list([comparison.rungs[k].achieved for k in constant])} differ from the default by the "
+            "same amount for every seed: copied rows?",
+        }
+    elif copies:
+        same = ratio_list([comparison.rungs[k].achieved for k in copies])
+        varied = {"passed": False, "detail": f"{same} have the same accuracies for every seed: copied rows?"}
+    else:
+        varied = {"passed": True, "detail": "differences vary over seeds"}
     rungs = {
         "passed": complete,
         "detail": f"{count(len(measured.others), 'ratio')} next to the default"
@@ -245,17 +238,44 @@ def _checks(
     ]
 
 
+def _check_losses(comparison: Comparison, measured: _Measured) -> dict[str, Any]:
+    """Whether the final losses of all rungs are below that of predicting the mean."""
+    rungs = [comparison.rungs[k] for k in (measured.default, *measured.others)]
+    known = [rung for rung in rungs if rung.train_loss is not None]
+    # Whether a loss is relative to predicting the mean is known only where our own trainer left its note.
+    relative = comparison.evaluation is not None or any(rung.problems for rung in rungs)
+    if not known or not relative:
+        return {"passed": None, "detail": "the table does not say"}
+    losses = {rung.achieved: rung.train_loss for rung in known if rung.train_loss is not None}
+    above = [ratio for ratio, loss in losses.items() if loss >= 1]
+    detail = f"final losses are {min(losses.values()):.2g} to {max(losses.values()):.2g} of that of predicting the mean"
+    trouble = [rung.achieved for rung in rungs if rung.problems or rung.achieved in above]
+    if trouble:
+        detail += f"; trouble at {ratio_list(sorted(trouble))}"
+    return {"passed": not above, "detail": detail}
+
+
+def _identical_rungs(table: np.ndarray, columns: Sequence[int]) -> list[int]:
+    """The first two rungs whose accuracies are the same for at least three seeds and differ for none."""
+    for place, a in enumerate(columns):
+        for b in columns[place + 1 :]:
+            both = np.isfinite(table[:, a]) & np.isfinite(table[:, b])
+            if both.sum() >= 3 and (table[both, a] == table[both, b]).all():
+                return [a, b]
+    return []
+
+
 def _decide(
-    measured: _Measured, row: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], rules: Rules
+    measured: _Measured, default_loss: float | None, checks: Sequence[Mapping[str, Any]], rules: Rules
 ) -> tuple[str, str | None]:
-    trained, learned, complete, varied = (check["passed"] for check in checks)
+    trained, losses_below, complete, varied = (check["passed"] for check in checks)
     if trained is False:
         detail = checks[0]["detail"]
         return "uninformative", (
             f"training does not clearly beat an untrained encoder: {detail}, which is not above the margin, so that no "
             "ratio can be told from another; train longer (--steps), use smaller patches (--patch-sizes) or more images"
         )
-    if learned is False:
+    if losses_below is False and (default_loss is None or default_loss >= 1):
         return "uninformative", (
             f"the training loss is not below that of predicting the mean ({checks[1]['detail']}); lower the learning "
             "rate (--learning-rate) or train longer (--steps)"
@@ -274,6 +294,8 @@ def _decide(
             return "inconclusive", f"rungs are missing: {checks[2]['detail']}"
         if not varied:
             return "inconclusive", checks[3]["detail"]
+        if losses_below is False:
+            return "inconclusive", f"a rung did not learn: {checks[1]['detail']}"
         if trained is None:
             return "inconclusive", "no untrained encoder was measured: whether any ratio could matter is not known"
         return "holds", None
