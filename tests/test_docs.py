@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,7 +36,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
 
 
-@lru_cache(maxsize=None)
+@cache
 def help_text(program: str) -> str:
     done = subprocess.run(
         [sys.executable, *program.split(), "--help"],
