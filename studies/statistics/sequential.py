@@ -2,7 +2,7 @@
 
 A study that adds seeds until its verdict settles is analyzed after every round. Each interim analysis (look) spends a
 part of the error alpha, so that all of them together err with at most alpha; Pocock-type spending lets a clear case end
-early. The levels rest on normal increments (Armitage, McPherson & Rowe 1969); used as levels of Student's bounds they are
+early. The levels rest on normal increments (Armitage, McPherson & Rowe 1969); as levels of Student's bounds they are
 approximate with few seeds.
 """
 
