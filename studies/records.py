@@ -122,7 +122,7 @@ class StudyWriter:
 
         Raises:
             StudyError: an unknown or missing column, or a value that the column cannot hold.
-            StudyWriteError: the disk is full or the folder is not writable; what was there is whole.
+            StudyWriteError: the disk is full or the folder is not writable; existing content is intact.
         """
         self.add_trials([row])
 
@@ -135,12 +135,12 @@ class StudyWriter:
 
         Raises:
             StudyError: an unknown or missing column, or a value that the column cannot hold.
-            StudyWriteError: the disk is full or the folder is not writable; what was there is whole.
+            StudyWriteError: the disk is full or the folder is not writable; existing content is intact.
         """
         self._history.add([complete_epoch(row, self.name) for row in rows])
 
     def close(self) -> None:
-        """Bring both Arrow files up to date. Writing may go on afterwards."""
+        """Bring both Arrow files up to date. Writing may continue afterwards."""
         self._trials.close()
         self._history.close()
 
@@ -157,7 +157,7 @@ def read_study(path: Path | str) -> Study:
     """The study in the folder ``path`` (or the one whose ``trials.arrow`` is given, or the only one inside).
 
     Raises:
-        StudyError: there is no study, there are several, or its files are damaged or of a newer version.
+        StudyError: there is no study, there are several, or its files are corrupted or of a newer version.
     """
     found = find_studies(path)
     if len(found) > 1:
@@ -169,7 +169,7 @@ def read_studies(paths: Iterable[Path | str] | Path | str) -> list[Study]:
     """All studies in ``paths``; each is a study's folder or a storage folder with several. No two have one name.
 
     Raises:
-        StudyError: a path without a study, or a study whose files are damaged or of a newer version.
+        StudyError: a path without a study, or a study whose files are corrupted or of a newer version.
     """
     given: Sequence[Path | str] = [paths] if isinstance(paths, (str, Path)) else list(paths)
     folders = [folder for path in given for folder in find_studies(path)]

@@ -86,7 +86,7 @@ def judge(
             such as ``"10%"`` (the default keeps at least 90 % of the gain over the untrained encoder).
         default_ratio: PMAE's default variance ratio.
         mae_default_ratio: MAE's default patch ratio.
-        alpha: One-sided level of the whole verdict.
+        alpha: One-sided level of the verdict.
         looks: The rounds after which the verdict was computed; None means once.
         ladder: Planned nominal ratios by method; one that no trial has counts as missing.
 
@@ -154,16 +154,16 @@ def current_verdict(
 
 def _planned_otherwise(studies: Sequence[Study], used: dict[str, Any], given: dict[str, Any]) -> list[str]:
     """A sentence for every study whose plan names another margin or default than it is judged with."""
-    said = []
+    sentences = []
     for study in studies[1:]:
         for name in PLANNED:
             theirs = study.plan.get(name)
             if name in used and name not in given and theirs not in (None, used[name]):
-                said.append(
+                sentences.append(
                     f"{study.name} was planned with {name.replace('_', ' ')} {theirs} and is judged with "
                     f"{used[name]}, as {studies[0].name} was"
                 )
-    return said
+    return sentences
 
 
 def _is_current(study: Study) -> bool:

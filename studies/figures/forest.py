@@ -50,9 +50,9 @@ def _draw_block(axes: Axes, row: dict[str, Any], title: str) -> None:
     _shade_margin(axes, row["margin"])
     for place, rung in enumerate(rungs):
         if rung["is_default"] or not is_number(rung["difference"]):
-            said = "default" if rung["is_default"] else "not compared"
+            text = "default" if rung["is_default"] else "not compared"
             axes.plot([0], [place], "|", color=INK, ms=7, mew=1.2) if rung["is_default"] else None
-            _number(axes, place, said)
+            _number(axes, place, text)
             continue
         color = _color(rung, row["margin"])
         numbers = f"{in_points(rung['difference'], True)}  ({interval(rung['low'], rung['high'], True)})"

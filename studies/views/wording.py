@@ -49,7 +49,7 @@ def headline(verdict: Mapping[str, Any]) -> str:
 
 
 def verdict_word(row: Mapping[str, Any]) -> str:
-    """The row's verdict; ``withheld`` where it holds in spite of a failed check, which our judge never says.
+    """The row's verdict; ``withheld`` where it holds although a check failed, which :func:`judge` never returns.
 
     A default that fails against the rungs at hand does so whatever else is missing.
     """
