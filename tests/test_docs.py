@@ -101,6 +101,7 @@ def test_options_in_the_text_exist(page):
     assert not {option for option in INLINE.findall(text) if option not in known}
 
 
+@pytest.mark.timeout(900)  # trains an epoch; a busy machine needs minutes
 def test_python_examples_give_what_the_page_shows(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
