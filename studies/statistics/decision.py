@@ -25,6 +25,7 @@ from studies.statistics.rows import Check, RungRow, VerdictRow
 from studies.statistics.sequential import Looks
 
 RATIO_TOLERANCE = 1e-4  # ratios of a search carry rounding
+FAILED_LOSS = 1.05  # of predicting the mean: training at 90 % masked may end at 1.0 without having diverged
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def _check_gain(row: VerdictRow) -> tuple[bool | None, str]:
 
 
 def _check_losses(comparison: Comparison, measured: _Measured) -> tuple[bool | None, str]:
-    """Whether the final losses of all rungs are below that of predicting the mean."""
+    """Whether the default's final loss is below that of predicting the mean, and no other rung's is clearly above."""
     rungs = [comparison.rungs[k] for k in (measured.default, *measured.others)]
     losses = [rung.train_loss for rung in rungs if rung.train_loss is not None]
     # Whether a loss is relative to predicting the mean is known only where our own trainer left its note.
@@ -233,7 +234,8 @@ def _check_losses(comparison: Comparison, measured: _Measured) -> tuple[bool | N
     trouble = [r.achieved for r in rungs if r.problems or (r.train_loss is not None and r.train_loss >= 1)]
     if trouble:
         detail += f"; trouble at {ratio_list(sorted(trouble))}"
-    return max(losses) < 1, detail
+    default_loss = rungs[0].train_loss
+    return (default_loss is None or default_loss < 1) and max(losses) < FAILED_LOSS, detail
 
 
 def _check_variation(comparison: Comparison, measured: _Measured) -> tuple[bool, str]:
