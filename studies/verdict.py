@@ -20,6 +20,7 @@ from studies.records import Study, named_apart
 from studies.statistics.decision import Rules, judge_comparison
 from studies.statistics.margin import Margin
 from studies.statistics.pairing import collect, confirmed_rows
+from studies.statistics.rows import VerdictRow
 from studies.statistics.sequential import Looks
 
 VERDICT_VERSION = 2
@@ -44,7 +45,7 @@ class Verdict:
     """
 
     answer: str
-    rows: list[dict[str, Any]]
+    rows: list[VerdictRow]
     overall: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
     alpha: float = ALPHA
@@ -182,13 +183,13 @@ def is_stale(study: Study) -> bool:
     return any(table.stat().st_mtime > judged for table in tables if table.exists())
 
 
-def overall(rows: Sequence[Mapping[str, Any]], margin: Margin) -> dict[str, Any]:
+def overall(rows: Sequence[VerdictRow], margin: Margin) -> dict[str, Any]:
     """The joint verdict on PMAE's default over all comparisons, and on MAE's, as JSON types."""
     main = _joint(_claimed([row for row in rows if row["kind"] == "default"]), margin)
     return main | {"mae_default": _joint(_claimed([row for row in rows if row["kind"] == "mae_default"]), margin)}
 
 
-def _claimed(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _claimed(rows: list[VerdictRow]) -> list[VerdictRow]:
     """Rows on plain ratios of principal components or patches, which the papers' claims are about, if there are any."""
     plain = [
         row
@@ -198,7 +199,7 @@ def _claimed(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return plain or rows
 
 
-def _joint(rows: Sequence[Mapping[str, Any]], margin: Margin) -> dict[str, Any]:
+def _joint(rows: Sequence[VerdictRow], margin: Margin) -> dict[str, Any]:
     """*holds* needs every comparison to hold (intersection-union); one that fails is named, whatever the others do."""
     found = [row["verdict"] for row in rows]
     if "fails" in found:
@@ -220,20 +221,21 @@ def _joint(rows: Sequence[Mapping[str, Any]], margin: Margin) -> dict[str, Any]:
     }
 
 
-def _answer(rows: Sequence[Mapping[str, Any]], margin: Margin) -> str:
+def _answer(rows: Sequence[VerdictRow], margin: Margin) -> str:
     main = _claimed([row for row in rows if row["kind"] == "default"]) or _claimed(list(rows))
     if not main:
         return "No answer yet: no ratio was confirmed with at least 2 paired seeds."
     return " ".join(row_answer(row, margin.text) for row in main)
 
 
-def row_answer(row: Mapping[str, Any], margin: str) -> str:
+def row_answer(row: VerdictRow, margin: str) -> str:
     """The verdict of one row as a sentence that names the ratios compared, the loss at most, and the seeds."""
     share = "of the variance" if row["method"] == "pmae" else "of the patches"
     name = f"masking {100 * row['default_ratio']:g} % {share}"
     patch = "" if row["patch_size"] is None else f" (patch {row['patch_size']})"
     where = f"on {row['dataset']}{patch}"
-    if row["ci_high"] is None:
+    regret, best, low = row["regret"], row["best_ratio"], row["ci_low"]
+    if row["ci_high"] is None or regret is None or best is None or low is None:
         return f"No answer yet for {name} {where}: {row['reason']}."
     against = f"against {ratio_list(row['ratios'])} it loses at most {at_most(row['ci_high'])}"
     basis = f"({100 * (1 - row['alpha']):.3g} % confidence, {row['seeds']} paired seeds)"
@@ -244,8 +246,8 @@ def row_answer(row: Mapping[str, Any], margin: str) -> str:
         return f"{name[0].upper()}{name[1:]} holds up {where}: {against} {basis}.{gain}"
     if row["verdict"] == "fails":
         return (
-            f"{name[0].upper()}{name[1:]} does not hold up {where}: masking {percent(row['best_ratio'])} is better by "
-            f"{points(row['regret'])}, and the best ratio by at least {at_least(row['ci_low'])} {basis}.{gain}"
+            f"{name[0].upper()}{name[1:]} does not hold up {where}: masking {percent(best)} is better by "
+            f"{points(regret)}, and the best ratio by at least {at_least(low)} {basis}.{gain}"
         )
     if row["verdict"] == "uninformative":
         return f"The study {where} cannot judge {name}: {row['reason']}."

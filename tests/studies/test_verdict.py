@@ -204,6 +204,7 @@ def test_a_loss_that_is_not_below_predicting_the_mean_is_uninformative(loss: flo
 def test_a_rung_that_did_not_learn_withholds_holds() -> None:
     """The accuracy of a rung whose training failed says nothing about its ratio."""
     rows = [r if r["phase"] == "control" else r | {"train_loss": 0.4, "evaluation": "folds"} for r in FLAT]
+    assert judged(change(rows, 0.9, SEEDS, train_loss=1.01))["verdict"] == "holds"
     row = judged(change(rows, 0.9, SEEDS, train_loss=1.2))
     assert row["verdict"] == "inconclusive" and "a rung did not learn" in row["reason"] and "90 %" in row["reason"]
 
