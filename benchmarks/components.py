@@ -41,7 +41,7 @@ def load_cached(images: np.ndarray, device: str, folder: Path) -> Any:
 
 
 def fit_sklearn(solver: str) -> Callable[[np.ndarray, str, Path], Any]:
-    """scikit-learn from the same uint8 images: standardise in float32 as its users do, then PCA."""
+    """scikit-learn from the same uint8 images: standardize in float32 as its users do, then PCA."""
 
     def fit(images: np.ndarray, device: str, folder: Path) -> Any:
         from sklearn.decomposition import PCA

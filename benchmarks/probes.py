@@ -4,7 +4,7 @@
 
 Made features: classes are Gaussian clouds that overlap, mixed so that features are correlated and of unequal scale.
 The linear probe fits its whole grid of strengths to the optimum; scikit-learn fits one strength on the same
-standardised features. k-NN answers 2,000 queries for the five reported k at once; scikit-learn's brute force answers
+standardized features. k-NN answers 2,000 queries for the five reported k at once; scikit-learn's brute force answers
 them for one. Peak memory shows that no N x N matrix is made.
 """
 

@@ -42,7 +42,7 @@ def contenders(method: str, patch_size: int, options: argparse.Namespace) -> dic
     model = trials[0].model
     weights, buffers = stack_module_state([trial.model for trial in trials])
     weights = {name: value.detach().requires_grad_() for name, value in weights.items()}
-    optimiser = torch.optim.AdamW(weights.values(), lr=1e-3, fused=True)
+    optimizer = torch.optim.AdamW(weights.values(), lr=1e-3, fused=True)
     pixels, mask = torch.stack(batches), torch.stack(masks)
 
     def loss(state: dict[str, Tensor], buffer: dict[str, Tensor], x: Tensor, m: Tensor) -> Tensor:
@@ -50,8 +50,8 @@ def contenders(method: str, patch_size: int, options: argparse.Namespace) -> dic
 
     def stacked() -> None:
         vmap(loss)(weights, buffers, pixels, mask).sum().backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
 
     def one_by_one() -> None:
         for trial, x, m in zip(trials, batches, masks, strict=True):

@@ -4,7 +4,7 @@
     python benchmarks/step_variants.py --method mae --device cuda --batch 512
 
 One step of the paper's recipe on made images of CIFAR-10's shape. A variant changes one thing: the attention, the
-optimiser's loop, the precision, the compiler, the mask, the augmentation, the layout, threads or batch size. The
+optimizer's loop, the precision, the compiler, the mask, the augmentation, the layout, threads or batch size. The
 number is images per second over the plain step's of the same round. ``bf16`` and ``compiled`` take minutes on a CPU
 without bf16 products.
 """
@@ -46,13 +46,13 @@ def other_attention(training: Training) -> None:
 
 
 def adamw_loop(training: Training) -> None:
-    """One kernel per tensor and operation instead of the fused optimiser."""
-    training.optimiser = _adamw(training, fused=False, foreach=False)
+    """One kernel per tensor and operation instead of the fused optimizer."""
+    training.optimizer = _adamw(training, fused=False, foreach=False)
 
 
 def adamw_foreach(training: Training) -> None:
     """One kernel per operation for all tensors."""
-    training.optimiser = _adamw(training, fused=False, foreach=True)
+    training.optimizer = _adamw(training, fused=False, foreach=True)
 
 
 def channels_last(training: Training) -> None:
@@ -82,7 +82,7 @@ CHANGES: dict[str, Callable[[Training], None]] = {
 
 
 def _adamw(training: Training, **how: bool) -> torch.optim.AdamW:
-    old = training.optimiser
+    old = training.optimizer
     groups = [{"params": g["params"], "weight_decay": g["weight_decay"]} for g in old.param_groups]
     return torch.optim.AdamW(groups, lr=1e-4, betas=training.config.optim.betas, **how)
 

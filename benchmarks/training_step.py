@@ -41,7 +41,7 @@ from measuring import (
 from pmae.components import PrincipalComponents
 from pmae.config import PretrainConfig, preset
 from pmae.devices import cpu_has_bf16, pick_device
-from pmae.training.loop import Training, build_optimiser
+from pmae.training.loop import Training, build_optimizer
 
 RATIOS = {"pmae": 0.2, "mae": 0.75}
 WORKERS = 2  # of the peer's DataLoader
@@ -106,7 +106,7 @@ class Peer:
         )
         ratio = 0.0 if config.masking.method == "pmae" else RATIOS["mae"]
         self.model = build_peer(config.model, ratio).to(device).train()
-        self.optimiser = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             self.model.parameters(), config.optim.learning_rate, betas=config.optim.betas, weight_decay=0.05
         )
         if self.components is not None:
@@ -119,8 +119,8 @@ class Peer:
         noise = torch.rand(1, tokens, device=self.device).expand(len(x), -1)
         loss = self.component_loss(x, noise) if self.components is not None else self.model(x, noise=noise).loss
         loss.backward()
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
     def component_loss(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -159,7 +159,7 @@ def same_losses(folder: Path, steps: int = 8, batch: int = 32) -> dict[str, Any]
     training = Training(config, np.load(folder / "images.npy", mmap_mode="r")[:256], seed=0, device=torch.device("cpu"))
     model = build_peer(training.config.model, RATIOS["mae"]).train()
     copy_weights(training.model, model)
-    optimisers = [build_optimiser(m, config.optim) for m in (training.model, model)]
+    optimizers = [build_optimizer(m, config.optim) for m in (training.model, model)]
     losses: list[list[float]] = [[], []]
     generator = torch.Generator().manual_seed(0)
     for x in _repeat(training, steps):
@@ -167,8 +167,8 @@ def same_losses(folder: Path, steps: int = 8, batch: int = 32) -> dict[str, Any]
         mask = noise.argsort(1).argsort(1) >= 4
         for i, loss in enumerate((training.model(x, mask).loss, model(x, noise=noise).loss)):
             loss.backward()
-            optimisers[i].step()
-            optimisers[i].zero_grad()
+            optimizers[i].step()
+            optimizers[i].zero_grad()
             losses[i].append(float(loss.detach()))
     worst = max(abs(a - b) / b for a, b in zip(*losses, strict=True))
     return {"ours": losses[0], "peer": losses[1], "largest_relative_difference": worst}

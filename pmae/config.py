@@ -97,7 +97,7 @@ class MaskingConfig:
         basis: Orthonormal basis whose coordinates are masked; ``pmae`` only.
         mask_unit: Side in pixels of the squares that are masked together, a multiple of the patch size
             (Kong et al. 2023); None is the patch size; ``mae`` only.
-        normalise_target: Whether each target patch is standardised by its own mean and variance; ``mae`` only.
+        normalize_target: Whether each target patch is standardized by its own mean and variance; ``mae`` only.
     """
 
     method: Method = "pmae"
@@ -109,7 +109,7 @@ class MaskingConfig:
     reduction: Literal["image", "batch"] = "image"
     basis: Basis = "pca"
     mask_unit: int | None = None
-    normalise_target: bool = False
+    normalize_target: bool = False
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, METHODS)
@@ -145,7 +145,7 @@ class MaskingConfig:
         check_ratio(self.ratio)
 
     def _refuse_settings_of_the_other_method(self) -> None:
-        foreign = {"pmae": ("mask_unit", "normalise_target"), "mae": ("loss", "basis")}[self.method]
+        foreign = {"pmae": ("mask_unit", "normalize_target"), "mae": ("loss", "basis")}[self.method]
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if f.name in foreign and value != f.default:
@@ -264,7 +264,7 @@ class OptimConfig:
             and the batch size that are used, but at least ``min_epochs``.
         min_epochs: See ``steps``; without effect where ``epochs`` are given.
         batch_size: Images per step over all workers; a smaller data set is one batch.
-        base_learning_rate: Rate at batch 256; the peak rate is this times the images that a batch really holds / 256.
+        learning_rate: Rate at batch 256; the peak rate is this times the images that a batch really holds / 256.
         warmup_epochs: Epochs of linear warm-up; None is a twentieth of ``epochs``.
         weight_decay: AdamW's decay of the weight matrices (biases, norms and embeddings are left alone).
         betas: AdamW's moment decays.
@@ -279,7 +279,7 @@ class OptimConfig:
     steps: int | None = None
     min_epochs: int = 1
     batch_size: int = 512
-    base_learning_rate: float = 1.5e-4
+    learning_rate: float = 1.5e-4
     warmup_epochs: float | None = None
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
@@ -302,8 +302,8 @@ class OptimConfig:
                 f"warmup_epochs is {self.warmup_epochs}; it must lie between 0 and epochs ({self.epochs}); "
                 "lower it or leave it out"
             )
-        if not 0 < self.base_learning_rate < math.inf:
-            raise ConfigError(f"base_learning_rate is {self.base_learning_rate}; it must be a number above 0")
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be a number above 0")
         if not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"weight_decay is {self.weight_decay}; it must be 0 or above")
         if any(not 0 <= b < 1 for b in _as_pair(self, "betas")):
@@ -312,11 +312,6 @@ class OptimConfig:
             raise ConfigError(f"clip_grad_norm is {self.clip_grad_norm}; it must be above 0, or None not to clip")
         check_choice("precision", self.precision, get_args(Precision))
         check_choice("compile", self.compile, get_args(Compile))
-
-    @property
-    def learning_rate(self) -> float:
-        """Peak rate of full batches: the base rate scaled by ``batch_size`` / 256."""
-        return self.base_learning_rate * self.batch_size / 256
 
     def resolve(self, train_images: int) -> OptimConfig:
         """With ``epochs`` worked out from ``steps`` for ``train_images`` images; unchanged where steps is None."""
@@ -374,9 +369,9 @@ class PretrainConfig:
 
     def _check_patch_masking(self, image_size: int) -> None:
         unit, patch, stride = self.masking.mask_unit, self.model.patch_size, self.model.patch_stride
-        if self.masking.normalise_target and stride != patch:
+        if self.masking.normalize_target and stride != patch:
             raise ConfigError(
-                f"normalise_target cannot be combined with overlapping patches (stride {stride} < {patch}): a pixel "
+                f"normalize_target cannot be combined with overlapping patches (stride {stride} < {patch}): a pixel "
                 "would have several targets; leave one of them out"
             )
         if unit is None or unit == patch:
@@ -453,7 +448,7 @@ _DERIVED: dict[str, tuple[str, ...]] = {
     "model.encoder": ("width", "depth", "heads"),
     "optim.epochs": ("warmup_epochs", "steps", "min_epochs"),
     "optim.steps": ("warmup_epochs", "epochs", "min_epochs"),
-    "masking.method": ("ratio", "strategy", "ratio_range", "loss", "basis", "mask_unit", "normalise_target"),
+    "masking.method": ("ratio", "strategy", "ratio_range", "loss", "basis", "mask_unit", "normalize_target"),
     "masking.strategy": ("ratio_range",),
     "masking.ratio_range": ("ratio",),
 }
@@ -489,7 +484,7 @@ def preset(name: str, source: str = "digits", method: str = "pmae") -> PretrainC
             optim=OptimConfig(
                 epochs=800,
                 batch_size=512,
-                base_learning_rate=1.5e-4,
+                learning_rate=1.5e-4,
                 warmup_epochs=40,
                 weight_decay=0.05,
                 betas=(0.9, 0.95),
@@ -503,7 +498,7 @@ def preset(name: str, source: str = "digits", method: str = "pmae") -> PretrainC
             patch_size=4, width=64, depth=2, heads=4, decoder_width=64, decoder_depth=1,
             decoder_heads=4, pool="mean",
         ),
-        optim=OptimConfig(steps=450, min_epochs=8, batch_size=32, base_learning_rate=1.6e-2),
+        optim=OptimConfig(steps=450, min_epochs=8, batch_size=32, learning_rate=1.6e-2),
     )  # fmt: skip
 
 

@@ -19,14 +19,14 @@ class DivergedError(ArithmeticError):
 
     Attributes:
         epoch: Epoch (from 0) in which it happened.
-        step: Optimiser step (from 0, over the whole training) of the first non-finite loss.
+        step: Optimizer step (from 0, over the whole training) of the first non-finite loss.
     """
 
     def __init__(self, epoch: int, step: int, value: float) -> None:
         self.epoch, self.step, self.value = epoch, step, value
         super().__init__(
             f"the training loss became {value} at step {step} (epoch {epoch}); "
-            "try a lower base_learning_rate, a longer warm-up, clip_grad_norm=1.0 or precision='fp32'"
+            "try a lower learning_rate, a longer warm-up, clip_grad_norm=1.0 or precision='fp32'"
         )
 
     def __reduce__(self) -> tuple[type, tuple[int, int, float]]:

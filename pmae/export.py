@@ -122,7 +122,7 @@ def load_encoder(folder: str | os.PathLike[str]) -> Encoder:
 
 
 def to_timm(folder: str | os.PathLike[str]) -> VisionTransformer:
-    """The bare timm model of the encoder in ``folder``: standardised images (B, C, H, W) in, features (B, W) out.
+    """The bare timm model of the encoder in ``folder``: standardized images (B, C, H, W) in, features (B, W) out.
 
     Raises:
         DataError: As for :func:`load_encoder`.
@@ -333,7 +333,7 @@ def load_model(folder: str | os.PathLike[str]) -> PretrainResult:
         masking = config.masking
         components = PrincipalComponents.load(folder / COMPONENTS) if masking.method == "pmae" else None
         model = MaskedAutoencoder(
-            config.model, components, loss=masking.loss, normalise_target=masking.normalise_target
+            config.model, components, loss=masking.loss, normalize_target=masking.normalize_target
         )
         model.load_state_dict(weights)
     except (ConfigError, RuntimeError) as error:

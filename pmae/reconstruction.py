@@ -76,18 +76,18 @@ def reconstruct(
 
 
 def masked_parts(model: MaskedAutoencoder, x: Tensor, predicted: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The masked part of a prediction and of the standardised images ``x`` (B, C, H, W), both standardised."""
+    """The masked part of a prediction and of the standardized images ``x`` (B, C, H, W), both standardized."""
     if model.projection is not None:
         return model.projection.target(predicted, mask), model.projection.target(x, mask)
     size, patch, stride = x.shape[-1], model.patch_size, model.stride
     hidden = pixel_coverage(mask, model.config.grid, patch, stride, size)[:, None]
-    if model.normalise_target:
-        predicted = _denormalised(predicted, x, patch)
+    if model.normalize_target:
+        predicted = _denormalized(predicted, x, patch)
     return predicted * hidden, x * hidden
 
 
-def _denormalised(predicted: Tensor, x: Tensor, patch: int) -> Tensor:
-    """Patch-normalised predictions with the true patches' mean and variance, as He et al. 2022 show them."""
+def _denormalized(predicted: Tensor, x: Tensor, patch: int) -> Tensor:
+    """Patch-normalized predictions with the true patches' mean and variance, as He et al. 2022 show them."""
     patches = patchify(x, patch)
     mean, var = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
     return unpatchify(patchify(predicted, patch) * (var + 1e-6).sqrt() + mean, x.shape[-1], patch)

@@ -39,7 +39,7 @@ def pretrain(
         images: Image set (its ``train`` split is used) or uint8 array (N, H, W, C), all of which is used.
         components: Fitted components; None fits them (and caches them where ``images`` is an image set). For MAE
             only their pixel statistics are used.
-        seed: Fixes initialisation, order, augmentation and masks.
+        seed: Fixes initialization, order, augmentation and masks.
         on_epoch: Called after every epoch with its history entry and the model; what it raises ends the training.
         checkpoint_dir: Folder for checkpoints; None writes none.
         resume_from: Folder of checkpoints or one file to go on from; the result equals an undisturbed run's.

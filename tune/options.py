@@ -188,7 +188,7 @@ class StudyOptions:
     machine: MachineOptions = field(default_factory=MachineOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
 
-    def normalised(self) -> StudyOptions:
+    def normalized(self) -> StudyOptions:
         """Paths made absolute, so that neither workers nor a later ``--resume`` depend on the current folder."""
         from pmae.data.load import absolute_source
 

@@ -81,8 +81,8 @@ class MaskingOptions:
     """pmae: orthonormal basis whose coordinates are masked."""
     mask_unit: Annotated[int | None, said("PIXELS", "the patch size")] = None
     """mae: side of the squares that are masked together."""
-    normalise_target: bool = False
-    """mae: standardise each target patch by its own mean and variance."""
+    normalize_target: bool = False
+    """mae: standardize each target patch by its own mean and variance."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class TrainingOptions:
     """Passes over the training images."""
     batch_size: Annotated[int | None, said("N", PRESET)] = None
     """Images per step."""
-    base_learning_rate: Annotated[float | None, said("X", PRESET)] = None
+    learning_rate: Annotated[float | None, said("X", PRESET)] = None
     """Learning rate at batch 256."""
     warmup_epochs: Annotated[float | None, said("N", PRESET)] = None
     """Epochs of linear warm-up."""
@@ -138,7 +138,7 @@ class TrainingOptions:
     flip: Annotated[Literal["on", "off"] | None, said("{on,off}", PRESET)] = None
     """Whether half of the images are mirrored."""
     seed: int = 0
-    """Fixes initialisation, order, augmentation and masks."""
+    """Fixes initialization, order, augmentation and masks."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class ProbeOptions:
     skip_test: bool = False
     """Leave the test split unread."""
     seed: int = 0
-    """Of initialisation, order and noise."""
+    """Of initialization, order and noise."""
     data: SavedDataOptions = field(default_factory=SavedDataOptions)
     machine: MachineOptions = field(default_factory=MachineOptions)
     printing: PrintOptions = field(default_factory=PrintOptions)

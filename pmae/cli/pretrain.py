@@ -82,14 +82,14 @@ def settings(options: PretrainOptions) -> PretrainConfig:
     training, data = options.training, options.data
     given: dict[str, Any] = {f"masking.{n}": v for n, v in dataclasses.asdict(options.masking).items()}
     given |= {f"model.{n}": v for n, v in dataclasses.asdict(options.model).items()}
-    names = ("epochs", "batch_size", "base_learning_rate", "warmup_epochs", "weight_decay", "clip_grad_norm")
+    names = ("epochs", "batch_size", "learning_rate", "warmup_epochs", "weight_decay", "clip_grad_norm")
     given |= {f"optim.{n}": getattr(training, n) for n in names}
     given["data.crop_scale"] = training.crop_scale
     given["data.flip"] = None if training.flip is None else training.flip == "on"
     given |= {"data.root": data.data_root, "data.image_size": data.image_size, "data.limit": data.limit}
     given |= {"data.seed": data.data_seed, "optim.precision": options.machine.precision}
-    if not options.masking.normalise_target:  # the flag's absence is no setting that a method could refuse
-        given["masking.normalise_target"] = None
+    if not options.masking.normalize_target:  # the flag's absence is no setting that a method could refuse
+        given["masking.normalize_target"] = None
     base = preset(training.preset, absolute_source(data.dataset, data.data_root), options.masking.method)
     return base.with_values({name: value for name, value in given.items() if value is not None})
 

@@ -1,6 +1,6 @@
 """Orthonormal bases other than the principal components, to answer whether it is the PCA that matters.
 
-Each is applied to standardised pixels and comes back as :class:`PrincipalComponents`, its columns sorted by the
+Each is applied to standardized pixels and comes back as :class:`PrincipalComponents`, its columns sorted by the
 variance measured on the training images. ``pca`` itself is fitted in ``components.py``.
 """
 

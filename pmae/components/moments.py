@@ -92,7 +92,7 @@ class PixelMoments:
         return _mean_and_std(self.count, self.sums, self.products.diagonal(), self.shift)
 
     def correlation(self) -> Float64s:
-        """(D, D) covariance of the standardised pixels, both triangles; a constant pixel's row is zero."""
+        """(D, D) covariance of the standardized pixels, both triangles; a constant pixel's row is zero."""
         self._check_count()
         variance = _variance(self.count, self.sums, self.products.diagonal())
         weight = torch.where(variance > 0, floor_std(variance).reciprocal(), 0.0) / self.count
@@ -189,8 +189,8 @@ class TrainingImages:
             squares += pixels.square().sum(0, dtype=torch.float64)
         return _mean_and_std(self.count, sums, squares, self.shift)
 
-    def standardised_blocks(self, mean: Float64s, std: Float64s, device: Device = "cpu") -> Iterator[Tensor]:
-        """Standardised images, float32 (n, D) on ``device``."""
+    def standardized_blocks(self, mean: Float64s, std: Float64s, device: Device = "cpu") -> Iterator[Tensor]:
+        """Standardized images, float32 (n, D) on ``device``."""
         centre, scale = (torch.from_numpy(a).to(device) for a in (mean - self.shift, std))
         for block in self.blocks():
             yield ((shifted_pixels(block, self.shift, device) - centre) / scale).float()

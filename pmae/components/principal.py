@@ -40,9 +40,9 @@ Array = TypeVar("Array", npt.NDArray[Any], torch.Tensor)
 
 @dataclass(frozen=True, eq=False)
 class PrincipalComponents:
-    """An orthonormal basis of standardised images, by falling variance.
+    """An orthonormal basis of standardized images, by falling variance.
 
-    A pixel is standardised by its mean and population standard deviation over the training images; the deviation has
+    A pixel is standardized by its mean and population standard deviation over the training images; the deviation has
     a floor (:func:`pmae.components.moments.floor_std`). An image is
     flattened to D = C·H·W in that order. With K < D components (large images) what they leave of an image, the
     residual, counts as one more entry of a mask: see :attr:`spectrum`. Fewer training images than D have at most N - 1
@@ -79,7 +79,7 @@ class PrincipalComponents:
     def fit(
         cls, images: Any, *, rank: int | None = None, device: Device = "cpu", progress: bool = False
     ) -> PrincipalComponents:
-        """Principal components of the standardised training images (Bizeul et al. 2025, step 1).
+        """Principal components of the standardized training images (Bizeul et al. 2025, step 1).
 
         All D components, exactly, from the streamed covariance; for uint8 images its sums are exact integers. At most
         D training images (and at most 12,288) go through their N x N Gram matrix instead: the components are exact
@@ -155,8 +155,8 @@ class PrincipalComponents:
         rest = 1.0 - ratio.sum()
         return np.append(ratio, rest if rest > NO_VARIANCE else 0.0)
 
-    def standardise(self, images: Array) -> Array:
-        """Images (N, H, W, C) in the units of :attr:`mean` to standardised float32 (N, C, H, W)."""
+    def standardize(self, images: Array) -> Array:
+        """Images (N, H, W, C) in the units of :attr:`mean` to standardized float32 (N, C, H, W)."""
         pixels = _tensor(images)
         if pixels.ndim != 4 or channels_first(pixels) != self.shape:
             raise DataError(
@@ -170,16 +170,16 @@ class PrincipalComponents:
         """Coordinates Vᵀ x, (..., K) float32.
 
         Args:
-            images: uint8 (N, H, W, C), which are standardised first; floats, (..., D) or (..., C, H, W), are taken as
-                standardised already.
+            images: uint8 (N, H, W, C), which are standardized first; floats, (..., D) or (..., C, H, W), are taken as
+                standardized already.
         """
         pixels = _tensor(images)
         if pixels.dtype == torch.uint8:
-            pixels = self.standardise(pixels)
+            pixels = self.standardize(pixels)
         return _like(images, self._flat(pixels) @ _shared(self.components, pixels.device))
 
     def reconstruct(self, coordinates: Array) -> Array:
-        """Standardised images V z, (..., D) float32, from coordinates (..., K)."""
+        """Standardized images V z, (..., D) float32, from coordinates (..., K)."""
         z = _tensor(coordinates).float()
         if z.shape[-1] != self.rank:
             raise DataError(f"coordinates of shape {tuple(z.shape)} do not end in the {self.rank} components")
@@ -206,7 +206,7 @@ class PrincipalComponents:
             return x.float()
         if tuple(x.shape[-3:]) == self.shape:
             return x.float().flatten(-3)
-        raise DataError(f"standardised images of shape {tuple(x.shape)} end neither in {size} nor in {self.shape}")
+        raise DataError(f"standardized images of shape {tuple(x.shape)} end neither in {size} nor in {self.shape}")
 
 
 def from_basis(
@@ -276,7 +276,7 @@ def _fit_leading(data: TrainingImages, rank: int, device: Device, progress: bool
 
     def blocks() -> Iterator[torch.Tensor]:
         with progress_bar("a pass over the images", data.count, unit="images", shown=progress) as advance:
-            for rows in data.standardised_blocks(mean, std, device):
+            for rows in data.standardized_blocks(mean, std, device):
                 yield rows
                 advance(len(rows))
 

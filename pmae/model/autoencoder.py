@@ -36,7 +36,7 @@ class MaskedOutput(NamedTuple):
 
     Attributes:
         loss: Scalar, mean squared error on what was masked: the mean over images of each image's own mean.
-        prediction: The decoder's image (B, C, H, W), standardised pixels (patch-normalised ones where the target is).
+        prediction: The decoder's image (B, C, H, W), standardized pixels (patch-normalized ones where the target is).
         visible: What the encoder was shown (B, C, H, W); masked pixels of MAE are 0.
         squared_error: Scalar, sum over the batch of the squared errors on what was masked.
         squared_target: Scalar, sum over the batch of the squares of the target there, without gradient.
@@ -60,7 +60,7 @@ class MaskedAutoencoder(nn.Module):
         config: Shapes; ``image_size`` and ``channels`` may be left to ``components``.
         components: With them components are masked (PMAE), without them patches (MAE).
         loss: ``components`` (Eq. 3.1) or ``pixels`` (Eq. A.1); PMAE only.
-        normalise_target: Standardise each target patch by its own mean and variance; MAE only.
+        normalize_target: Standardize each target patch by its own mean and variance; MAE only.
 
     Raises:
         ConfigError: A size is missing, or the components belong to images of another size.
@@ -72,12 +72,12 @@ class MaskedAutoencoder(nn.Module):
         components: PrincipalComponents | None = None,
         *,
         loss: str = "components",
-        normalise_target: bool = False,
+        normalize_target: bool = False,
     ) -> None:
         super().__init__()
         config = _with_size_of(config, components)
         assert config.patch_stride is not None
-        self.config, self.loss, self.normalise_target = config, loss, normalise_target
+        self.config, self.loss, self.normalize_target = config, loss, normalize_target
         self.patch_size, self.stride = config.patch_size, config.patch_stride
         self.encoder = build_vit(config)
         self.projection = None if components is None else ComponentProjection(components)
@@ -93,7 +93,7 @@ class MaskedAutoencoder(nn.Module):
         )
         self.decoder_norm = LAYER_NORM(width)
         self.decoder_pred = nn.Linear(width, config.patch_size**2 * channels)
-        self.apply(_initialise)
+        self.apply(_initialize)
         for token in (self.encoder.cls_token, self.mask_token):
             if token is not None:
                 nn.init.normal_(token, std=0.02)
@@ -104,10 +104,10 @@ class MaskedAutoencoder(nn.Module):
         return "mae" if self.projection is None else "pmae"
 
     def forward(self, images: Tensor, mask: Tensor, visible_tokens: int | None = None) -> MaskedOutput:
-        """Standardised images (B, C, H, W) and a mask, True = masked, to loss and prediction.
+        """Standardized images (B, C, H, W) and a mask, True = masked, to loss and prediction.
 
         Args:
-            images: Standardised images (B, C, H, W), float32.
+            images: Standardized images (B, C, H, W), float32.
             mask: PMAE: (B, K) over components; MAE: (B, N) over patches, as many masked in every row.
             visible_tokens: Visible patches per row when known (MAE); saves a wait for the device.
         """
@@ -139,7 +139,7 @@ class MaskedAutoencoder(nn.Module):
         prediction = self._decode(tokens).to(images.dtype)
         assert self.config.image_size is not None
         masked = pixel_coverage(mask, self.config.grid, self.patch_size, self.stride, self.config.image_size)[:, None]
-        target = self._normalised(images) if self.normalise_target else images
+        target = self._normalized(images) if self.normalize_target else images
         # A mean per image: where patches overlap, images differ in masked pixels and may even have none.
         error = torch.where(masked, (prediction - target).square(), 0.0).flatten(1).sum(1)
         count = masked.flatten(1).sum(1).clamp(min=1) * images.shape[1]
@@ -163,14 +163,14 @@ class MaskedAutoencoder(nn.Module):
         assert self.config.image_size is not None
         return unpatchify(self.decoder_pred(tokens)[:, 1:], self.config.image_size, self.patch_size, self.stride)
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def _normalized(self, images: Tensor) -> Tensor:
         patches = patchify(images, self.patch_size)
         mean, var = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
         assert self.config.image_size is not None
         return unpatchify((patches - mean) / (var + 1e-6).sqrt(), self.config.image_size, self.patch_size)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Standardised images (B, C, H, W), nothing masked, to ``{"cls": (B, W), "mean": (B, W)}``."""
+        """Standardized images (B, C, H, W), nothing masked, to ``{"cls": (B, W), "mean": (B, W)}``."""
         tokens = self.encoder.forward_features(images)
         return {pool: pool_tokens(tokens, pool) for pool in ("cls", "mean")}
 
@@ -192,8 +192,8 @@ def _with_size_of(config: ModelConfig, components: PrincipalComponents | None) -
     return dataclasses.replace(config, image_size=size, channels=channels)
 
 
-def _initialise(module: nn.Module) -> None:
-    """MAE's initialisation: Xavier for every matrix (the patch embedding counts as one), zero biases."""
+def _initialize(module: nn.Module) -> None:
+    """MAE's initialization: Xavier for every matrix (the patch embedding counts as one), zero biases."""
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1))
         if module.bias is not None:

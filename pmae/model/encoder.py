@@ -72,7 +72,7 @@ def pool_tokens(tokens: Tensor, pool: str) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Standardised images to features.
+    """Standardized images to features.
 
     Attributes:
         vit: The timm ``VisionTransformer``.
@@ -105,25 +105,25 @@ class Encoder(nn.Module):
     def width(self) -> int:
         return self.vit.embed_dim
 
-    def standardise(self, images: Tensor) -> Tensor:
-        """uint8 images (B, H, W, C) to standardised float32 (B, C, H, W)."""
+    def standardize(self, images: Tensor) -> Tensor:
+        """uint8 images (B, H, W, C) to standardized float32 (B, C, H, W)."""
         return (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Standardised images (B, C, H, W) to normalised tokens (B, 1 + N, W), the class token first."""
+        """Standardized images (B, C, H, W) to normalized tokens (B, 1 + N, W), the class token first."""
         use_fused_attention(self.vit, images.is_cuda)
         return self.vit.forward_features(images)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Standardised images (B, C, H, W) to both poolings, ``{"cls": (B, W), "mean": (B, W)}``."""
+        """Standardized images (B, C, H, W) to both poolings, ``{"cls": (B, W), "mean": (B, W)}``."""
         tokens = self.tokens(images)
         return {pool: pool_tokens(tokens, pool) for pool in ("cls", "mean")}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Standardised images (B, C, H, W) to features (B, W)."""
+        """Standardized images (B, C, H, W) to features (B, W)."""
         return pool_tokens(self.tokens(images), self.pool)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """uint8 images (B, H, W, C) to features (B, W)."""
-        return self(self.standardise(images))
+        return self(self.standardize(images))

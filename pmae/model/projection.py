@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ComponentProjection(nn.Module):
-    """Splits standardised images into their visible and their masked components.
+    """Splits standardized images into their visible and their masked components.
 
     Masks are boolean, True = masked, of shape (B, E) or (1, E) for one mask that all images share. E is the number
     of components K, plus one last entry where the basis is of low rank: the residual x - V Vᵀ x, a subspace of
@@ -49,7 +49,7 @@ class ComponentProjection(nn.Module):
         return self.spectrum.numel()
 
     def coefficients(self, x: Tensor) -> Tensor:
-        """Vᵀ x of standardised images (B, D) or (B, C, H, W), as float32 (B, K)."""
+        """Vᵀ x of standardized images (B, D) or (B, C, H, W), as float32 (B, K)."""
         with _full_precision(x):
             return self._flat(x) @ self.basis
 

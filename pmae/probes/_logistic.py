@@ -32,7 +32,7 @@ class LogisticPath:
     Attributes:
         classes: (K,) labels in the order of the logits' last axis.
         mean, std: (D,) of the training features; constant features have std 1.
-        weights: (S, D, K), for standardised features.
+        weights: (S, D, K), for standardized features.
         bias: (S, K).
         strengths: S penalties, see :func:`fit_logistic_path`.
         loss: (S,) penalised mean cross-entropy at the solution.
@@ -68,7 +68,7 @@ def fit_logistic_path(
     tolerance: float = TOLERANCE,
     prepared: bool = False,
 ) -> LogisticPath:
-    """Fit ``mean cross-entropy + strength / 2 * |W|^2`` on standardised features, for every strength at once.
+    """Fit ``mean cross-entropy + strength / 2 * |W|^2`` on standardized features, for every strength at once.
 
     The bias is not penalised. With N images, strength s is scikit-learn's ``C = 1 / (s * N)`` (for two classes,
     whose weights scikit-learn folds into one vector, ``C = 2 / (s * N)``). Features are rotated onto their
@@ -81,7 +81,7 @@ def fit_logistic_path(
         labels: (N,) integers.
         strengths: Penalties above 0.
         tolerance: Largest entry of the gradient at which a fit has converged.
-        prepared: The features are used as they are, neither standardised nor rotated: :func:`principal_coordinates`
+        prepared: The features are used as they are, neither standardized nor rotated: :func:`principal_coordinates`
             of a larger set, of which these are some rows.
 
     Raises:
@@ -99,7 +99,7 @@ def fit_logistic_path(
         mean, std = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
         variances = x.double().var(0, correction=0)
     else:
-        mean, std = standardisation(features)
+        mean, std = standardization(features)
         x = (features.to(dtype) - mean.to(dtype)) / std.to(dtype)
         variances, axes = principal_axes(x)
     rotated = x if axes is None else x @ axes
@@ -114,7 +114,7 @@ def fit_logistic_path(
 
 
 def principal_axes(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Variances (R,) and orthonormal principal axes (D, R) of standardised features (N, D), R at most min(N, D).
+    """Variances (R,) and orthonormal principal axes (D, R) of standardized features (N, D), R at most min(N, D).
 
     The axes span all rows, so nothing is lost. They come from the smaller of the covariance (D, D) and the Gram
     matrix (N, N). Where both are larger than ``MOST_AXES`` the axes are None: the features' own, with variances (D,).
@@ -135,18 +135,18 @@ def principal_axes(x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def principal_coordinates(features: Tensor) -> Tensor:
-    """Standardised features (N, D) on their principal axes, (N, R): a rotation, so every fit on rows of it is exact.
+    """Standardized features (N, D) on their principal axes, (N, R): a rotation, so every fit on rows of it is exact.
 
-    Standardisation and axes are those of all N rows. One rotation then serves many fits on parts of the rows.
+    Standardization and axes are those of all N rows. One rotation then serves many fits on parts of the rows.
     """
     dtype = torch.float64 if features.numel() <= SMALL else torch.float32
-    mean, std = standardisation(features)
+    mean, std = standardization(features)
     x = (features.to(dtype) - mean.to(dtype)) / std.to(dtype)
     axes = principal_axes(x)[1]
     return x if axes is None else x @ axes
 
 
-def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
+def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (D,) in float64 of features (N, D); a feature that is constant gets 1."""
     std, mean = torch.std_mean(features.double(), dim=0, correction=0)
     constant = std <= 1e-6 * mean.abs() + 1e-12

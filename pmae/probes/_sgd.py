@@ -55,7 +55,7 @@ def sgd_probe(data: Mapping[str, Labelled], seed: int, encoded: AugmentedFeature
 
     Args:
         data: Features and labels per split.
-        seed: Of initialisation and order.
+        seed: Of initialization and order.
         encoded: Source of the training features; None takes those in ``data`` in every epoch.
     """
     train = data["train"]

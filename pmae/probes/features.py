@@ -115,7 +115,7 @@ def extract_pools(
                 out[pool][split] = np.empty((len(indices), encoder.width), np.float32)
             for start in range(0, len(indices), batch_size):
                 pixels = read_images(imageset.images, indices[start : start + batch_size]).to(where)
-                features = encoder.features(encoder.standardise(pixels))
+                features = encoder.features(encoder.standardize(pixels))
                 for pool in pools:
                     out[pool][split][start : start + batch_size] = features[pool].float().cpu().numpy()
     return out

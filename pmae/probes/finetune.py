@@ -55,7 +55,7 @@ def finetune(
     Args:
         encoder: An Encoder or a pre-training result.
         imageset: Images of the encoder's size with labels and the splits train, val and test.
-        seed: Of the head's initialisation, order and augmentation.
+        seed: Of the head's initialization, order and augmentation.
         epochs, batch_size, base_learning_rate: The schedule; a smaller data set is one batch.
         layer_decay: Factor in (0, 1] of the rate from each block to the one below (0.65 to 0.75 is usual); None
             trains all at one rate.
@@ -165,7 +165,7 @@ class _Classifier:
         pixels = read_images(images.images, rows).to(self.device)
         encoder = self.encoder
         if augmentation is None:
-            x = encoder.standardise(pixels)
+            x = encoder.standardize(pixels)
         else:
             seen = augment(pixels, self.generator, augmentation.crop_scale, augmentation.flip)
             x = (seen - encoder.mean) / encoder.std

@@ -57,7 +57,7 @@ def linear_probe(
         encoder: An Encoder or a pre-training result; not read when ``features`` are given.
         imageset: Images with labels and the splits train, val and test.
         protocol: ``fast`` or ``paper``.
-        seed: Of the paper protocol's initialisation and order; the fast one draws nothing.
+        seed: Of the paper protocol's initialization and order; the fast one draws nothing.
         features: Split -> (N, W) float arrays extracted before; with ``pools``, pool -> split -> array.
         pools: Poolings to probe, for example ("cls", "mean"); the first is the result, all are in the details. None
             probes the encoder's own.

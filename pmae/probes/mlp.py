@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pmae.errors import ConfigError
-from pmae.probes._logistic import standardisation
+from pmae.probes._logistic import standardization
 from pmae.probes._schedule import Shuffled, warmup_cosine
 from pmae.probes.features import (
     SPLITS,
@@ -40,7 +40,7 @@ def mlp_probe(
     device: str = "auto",
     precision: str = "auto",
 ) -> ProbeResult:
-    """Accuracy of a small MLP on the frozen encoder's standardised features.
+    """Accuracy of a small MLP on the frozen encoder's standardized features.
 
     Two hidden layers as wide as the features with GELU, AdamW (weight decay 0.01), batch 512 (or an eighth of train
     where that is less), a tenth of the epochs warm-up, then cosine. One MLP per learning rate is trained, all on the
@@ -50,7 +50,7 @@ def mlp_probe(
     Args:
         encoder: An Encoder or a pre-training result; not read when ``features`` are given.
         imageset: Images with labels and the splits train, val and test.
-        seed: Of initialisation and order.
+        seed: Of initialization and order.
         features: Split -> (N, W) float arrays extracted before.
         rates: Learning rates to choose from.
         epochs: Passes over the training features.
@@ -67,7 +67,7 @@ def mlp_probe(
     pool = "given" if features is not None else as_encoder(encoder).pool
     if features is None:
         features = extract_features(encoder, imageset, splits, pool, device=device, precision=precision)
-    data = _standardised(labelled(features, imageset, splits, device))
+    data = _standardized(labelled(features, imageset, splits, device))
     heads = _train(data, rates, epochs, seed)
     scores, losses = zip(*(_score(head, data["val"]) for head in heads), strict=True)
     best = min(range(len(rates)), key=lambda i: (-scores[i], losses[i]))
@@ -85,8 +85,8 @@ def mlp_probe(
     return ProbeResult(scores[best], test, details)
 
 
-def _standardised(data: Mapping[str, Labelled]) -> dict[str, Labelled]:
-    mean, std = standardisation(data["train"].x)
+def _standardized(data: Mapping[str, Labelled]) -> dict[str, Labelled]:
+    mean, std = standardization(data["train"].x)
     return {split: Labelled(((part.x - mean) / std).float(), part.y) for split, part in data.items()}
 
 

@@ -57,7 +57,7 @@ def resize_weights(start: Tensor, length: Tensor, size: int) -> Tensor:
     """Matrices (B, size, size) that crop [start, start + length) of an axis and resize it to ``size`` px.
 
     Pillow's antialiased bicubic (a = -0.5): the kernel widens with the reduction, taps outside the crop are dropped
-    and the rest is normalised to sum to 1.
+    and the rest is normalized to sum to 1.
     """
     pixel = torch.arange(size, device=start.device, dtype=torch.float64)
     ratio = length.double()[:, None, None] / size

@@ -1,4 +1,4 @@
-"""From uint8 images in a memory map to standardised batches on the training device, and the order they come in.
+"""From uint8 images in a memory map to standardized batches on the training device, and the order they come in.
 
 No worker processes: a batch is one gather of uint8 rows, everything after it happens on the device. All randomness
 comes from generators seeded by (seed, epoch, purpose), so a run that resumes at an epoch repeats nothing and skips
@@ -61,12 +61,12 @@ def stream(device: torch.device | str, *parts: Any) -> torch.Generator:
 
 
 class Batches:
-    """Standardised, augmented training batches.
+    """Standardized, augmented training batches.
 
     Args:
         images: Image set; its ``train`` split is used.
         config: Augmentation.
-        statistics: Pixel statistics for the standardisation.
+        statistics: Pixel statistics for the standardization.
         batch_size: Images per step over all workers; a smaller split is one batch.
         seed: Seed of order and augmentation.
         device: Where batches come to be.

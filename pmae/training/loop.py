@@ -61,13 +61,13 @@ class PretrainResult:
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder with its standardisation, ready for probes and export (it shares the model's weights)."""
+        """The encoder with its standardization, ready for probes and export (it shares the model's weights)."""
         device = next(self.model.parameters()).device
         return Encoder(self.model.encoder, *self.statistics, pool=self.config.model.pool).to(device).eval()
 
 
 class Training:
-    """One training run: model, optimiser, data and masks, an epoch at a time.
+    """One training run: model, optimizer, data and masks, an epoch at a time.
 
     Each epoch gives a record with
 
@@ -111,7 +111,7 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream("cpu", seed, "initialisation").initial_seed())
             self.model = MaskedAutoencoder(
-                self.config.model, self.components, loss=masking.loss, normalise_target=masking.normalise_target
+                self.config.model, self.components, loss=masking.loss, normalize_target=masking.normalize_target
             ).on(device)
         self.masks = MaskSampler(self.config, None if self.model.projection is None else self.model.projection.spectrum)
         self.forward: Callable[..., MaskedOutput] = self.model if wrap is None else wrap(self.model)
@@ -120,7 +120,7 @@ class Training:
         self.compiled = compiles(optim, device, self.batches.steps)
         if self.compiled:
             self.forward = torch.compile(self.forward, mode=None if optim.compile in ("auto", "on") else optim.compile)
-        self.optimiser = build_optimiser(self.model, optim)
+        self.optimizer = build_optimizer(self.model, optim)
         self.autocast = autocast_dtype(optim.precision, device, self.config.model)
         self.epoch = 0
         self.history: list[EpochRecord] = []
@@ -166,8 +166,8 @@ class Training:
         }
 
     def _step(self, pixels: Tensor, mask: Tensor, rate: float) -> tuple[Tensor, Tensor, Tensor]:
-        """One optimiser step; the worker's shares of the batch's loss, error and target, still on the device."""
-        for group in self.optimiser.param_groups:
+        """One optimizer step; the worker's shares of the batch's loss, error and target, still on the device."""
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
         if self.compiled:
             torch.compiler.cudagraph_mark_step_begin()  # what CUDA graphs gave in the last step is done with
@@ -177,8 +177,8 @@ class Training:
         loss.backward()
         if self.config.optim.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad_norm)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         return loss.detach(), output.squared_error.detach(), output.squared_target
 
     def _objective(self, output: MaskedOutput, images: int) -> Tensor:
@@ -225,13 +225,13 @@ class Training:
             "epoch": self.epoch,
             "history": self.history,
             "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on after the epoch at which ``state`` was taken."""
         self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.history = state["epoch"], list(state["history"])
 
     def result(self) -> PretrainResult:
@@ -253,7 +253,7 @@ def learning_rate(config: OptimConfig, epoch: float, step: float, batch_size: in
         batch_size: Images that a batch really holds; None is the number that ``config`` asks for.
     """
     assert config.epochs is not None
-    peak = config.base_learning_rate * (config.batch_size if batch_size is None else batch_size) / 256
+    peak = config.learning_rate * (config.batch_size if batch_size is None else batch_size) / 256
     warmup = config.warmup_epochs or 0.0
     if epoch < warmup:
         return peak * min(1.0, (epoch + step) / warmup)
@@ -285,7 +285,7 @@ def compiles(config: OptimConfig, device: torch.device, steps: int) -> bool:
     return config.compile != "off"
 
 
-def build_optimiser(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW that decays matrices only: biases, norms, tokens and position embeddings are left alone."""
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     plain = [p for n, p in trained if p.ndim < 2 or n.endswith(("pos_embed", "cls_token", "mask_token"))]

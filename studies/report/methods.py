@@ -57,6 +57,7 @@ def _data(plan: Mapping[str, Any]) -> str:
 def _training(study: Study) -> str:
     config, plan = study.plan.get("config") or {}, study.plan
     model, optim = config.get("model") or {}, config.get("optim") or {}
+    rate = optim.get("learning_rate") or optim.get("base_learning_rate")  # the name in older studies
     methods = " and ".join(method_name(str(m)) for m in plan.get("methods") or [])
     encoder = model.get("encoder") or (
         f"{model['depth']} blocks of width {model['width']}" if model.get("width") and model.get("depth") else None
@@ -70,7 +71,7 @@ def _training(study: Study) -> str:
     recipe = [
         count(optim["epochs"], "epoch") if optim.get("epochs") else "",
         f"batches of {optim['batch_size']}" if optim.get("batch_size") else "",
-        f"base learning rate {optim['base_learning_rate']:g}" if optim.get("base_learning_rate") else "",
+        f"base learning rate {rate:g}" if rate else "",
         f"weight decay {optim['weight_decay']:g}" if optim.get("weight_decay") is not None else "",
         f"{optim['warmup_epochs']:g} warm-up epochs and cosine decay" if optim.get("warmup_epochs") is not None else "",
     ]

@@ -33,6 +33,6 @@ def tiny() -> PretrainConfig:
             "data": {"crop_scale": [0.6, 1.0], "flip": False},
             "model": {"patch_size": 2, "width": 16, "depth": 1, "heads": 2,
                       "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
-            "optim": {"epochs": 3, "batch_size": 64, "base_learning_rate": 4e-3},
+            "optim": {"epochs": 3, "batch_size": 64, "learning_rate": 4e-3},
         }
     )  # fmt: skip

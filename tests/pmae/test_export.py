@@ -44,7 +44,7 @@ def test_a_loaded_encoder_gives_the_same_features(tmp_path, images, pool, settin
     assert torch.equal(loaded.encode(images), encoder.encode(images))
     assert not loaded.training and loaded.pool == pool
     vit = to_timm(tmp_path / "new" / "encoder")
-    assert torch.allclose(vit(encoder.standardise(images)), encoder.encode(images), atol=1e-5)
+    assert torch.allclose(vit(encoder.standardize(images)), encoder.encode(images), atol=1e-5)
 
 
 def test_the_weights_load_strictly_into_a_plain_timm_model(tmp_path, images):
@@ -54,7 +54,7 @@ def test_the_weights_load_strictly_into_a_plain_timm_model(tmp_path, images):
         img_size=16, patch_size=4, in_chans=3, num_classes=0, embed_dim=24, depth=2, num_heads=3, mlp_ratio=2.0
     ).eval()
     plain.load_state_dict(safetensors.torch.load_file(tmp_path / "encoder.safetensors"), strict=True)
-    assert torch.allclose(plain(encoder.standardise(images)), encoder.encode(images), atol=1e-6)
+    assert torch.allclose(plain(encoder.standardize(images)), encoder.encode(images), atol=1e-6)
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
@@ -68,7 +68,7 @@ def test_the_files_alone_rebuild_the_encoder_in_timm(tmp_path, images, pool, set
     save_encoder(encoder, tmp_path, config=config)
     model = timm.create_model(**json.loads((tmp_path / "encoder.json").read_text())["timm"]).eval()
     model.load_state_dict(safetensors.torch.load_file(tmp_path / "encoder.safetensors"), strict=True)
-    assert torch.allclose(model(encoder.standardise(images)), encoder.encode(images), atol=1e-5)
+    assert torch.allclose(model(encoder.standardize(images)), encoder.encode(images), atol=1e-5)
 
 
 @pytest.mark.parametrize("global_pool", ["token", "avg", "", "max", None])
@@ -83,7 +83,7 @@ def test_weights_load_strictly_whatever_timm_pools(tmp_path, images, global_pool
         global_pool=pool,
     ).eval()  # fmt: skip
     plain.load_state_dict(timm_state_dict(tmp_path, global_pool), strict=True)
-    x = encoder.standardise(images)
+    x = encoder.standardize(images)
     got = plain(x)
     if pool == "token":
         assert torch.allclose(got, encoder.features(x)["cls"], atol=1e-5)

@@ -16,18 +16,18 @@ from pmae.config import ModelConfig, preset
 from pmae.model.autoencoder import MaskedAutoencoder
 from pmae.probes import _sgd as sgd
 from pmae.probes import finetune, mlp
-from pmae.training.loop import build_optimiser, learning_rate
+from pmae.training.loop import build_optimizer, learning_rate
 
 PAPER = {
     "data": {"crop_scale": [0.2, 1.0], "flip": True, "image_size": None, "limit": None, "root": None, "seed": 0,
              "source": "cifar10"},
     "masking": {"method": "pmae", "ratio": 0.2, "ratio_range": None, "strategy": "fixed", "per": "image",
                 "loss": "components", "reduction": "image", "basis": "pca", "mask_unit": None,
-                "normalise_target": False},
+                "normalize_target": False},
     "model": {"image_size": 32, "channels": 3, "patch_size": 8, "patch_stride": 8, "encoder": "vit_tiny", "width": 192,
               "depth": 12, "heads": 3, "mlp_ratio": 4.0, "decoder_width": 512, "decoder_depth": 8, "decoder_heads": 16,
               "position": "learned", "pool": "cls"},
-    "optim": {"epochs": 800, "steps": None, "min_epochs": 1, "batch_size": 512, "base_learning_rate": 1.5e-4,
+    "optim": {"epochs": 800, "steps": None, "min_epochs": 1, "batch_size": 512, "learning_rate": 1.5e-4,
               "warmup_epochs": 40, "weight_decay": 0.05, "betas": [0.9, 0.95], "clip_grad_norm": None,
               "precision": "auto", "compile": "auto"},
     "probe": {"protocol": "paper", "every": 0, "knn_k": 20},
@@ -74,10 +74,10 @@ def test_the_model_that_is_built_has_the_papers_shapes(paper):
     assert encoder.cls_token is not None and model.mask_token is None  # PMAE: all patches are seen
     assert (model.decoder_embed.out_features, len(model.decoder_blocks)) == (512, 8)
     assert model.decoder_blocks[0].attn.num_heads == 16
-    optimiser = build_optimiser(model, paper.optim)
-    assert isinstance(optimiser, torch.optim.AdamW)
-    assert {g["betas"] for g in optimiser.param_groups} == {(0.9, 0.95)}
-    assert sorted(g["weight_decay"] for g in optimiser.param_groups) == [0.0, 0.05]
+    optimizer = build_optimizer(model, paper.optim)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert {g["betas"] for g in optimizer.param_groups} == {(0.9, 0.95)}
+    assert sorted(g["weight_decay"] for g in optimizer.param_groups) == [0.0, 0.05]
 
 
 def test_the_probes_protocols():

@@ -50,11 +50,11 @@ def test_images_smaller_than_the_window_are_compared_too():
         ssim(images, images[:1])
 
 
-@pytest.mark.parametrize("method", ["pmae", "mae", "mae-normalised", "mae-overlapping"])
+@pytest.mark.parametrize("method", ["pmae", "mae", "mae-normalized", "mae-overlapping"])
 def test_the_full_image_is_the_visible_part_and_the_predicted_masked_part(digits, tiny, method):
     settings = {"optim.epochs": 1, "masking.method": method[:4].rstrip("-")}
-    if method == "mae-normalised":
-        settings["masking.normalise_target"] = True
+    if method == "mae-normalized":
+        settings["masking.normalize_target"] = True
     if method == "mae-overlapping":
         settings |= {"model.patch_size": 4, "model.patch_stride": 2}
     config = tiny.with_values(settings)
@@ -75,24 +75,24 @@ def test_the_full_image_is_the_visible_part_and_the_predicted_masked_part(digits
 
 
 def test_a_perfect_prediction_completes_the_image_exactly(digits, tiny):
-    config = tiny.with_values({"optim.epochs": 1, "masking.method": "mae", "masking.normalise_target": True})
+    config = tiny.with_values({"optim.epochs": 1, "masking.method": "mae", "masking.normalize_target": True})
     result = pretrain(config, digits, seed=0)
     images = torch.from_numpy(digits[:4])
     from pmae.model.patches import patchify, unpatchify
 
     x = (images.permute(0, 3, 1, 2).float() - result.statistics.mean) / result.statistics.std
     patches = patchify(x, 2)
-    normalised = (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+    normalized = (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
 
     class Oracle(torch.nn.Module):
         def __init__(self, model):
             super().__init__()
             self.model = model
-            for name in ("projection", "patch_size", "stride", "config", "normalise_target"):
+            for name in ("projection", "patch_size", "stride", "config", "normalize_target"):
                 setattr(self, name, getattr(model, name))
 
         def forward(self, images, mask):
-            return self.model(images, mask)._replace(prediction=unpatchify(normalised, 8, 2))
+            return self.model(images, mask)._replace(prediction=unpatchify(normalized, 8, 2))
 
     made = reconstruct(Oracle(result.model), images, result.statistics, result.config)
     assert torch.allclose(made.completed, made.original, atol=0.05)

@@ -114,7 +114,7 @@ def test_checkpoints_of_other_settings_are_refused(digits, tiny, tmp_path):
 
 @pytest.mark.parametrize("method", ["pmae", "mae"])
 def test_a_loss_that_explodes_names_the_step(digits, tiny, method):
-    config = tiny.with_values({"masking.method": method, "optim.base_learning_rate": 1e30, "optim.warmup_epochs": 0})
+    config = tiny.with_values({"masking.method": method, "optim.learning_rate": 1e30, "optim.warmup_epochs": 0})
     with pytest.raises(DivergedError, match="step") as error:
         pretrain(config, digits, seed=0)
     assert error.value.step >= 1  # the first step's loss was computed before any update
@@ -122,7 +122,7 @@ def test_a_loss_that_explodes_names_the_step(digits, tiny, method):
 
 
 def test_the_learning_rate_warms_up_linearly_and_falls_as_a_cosine():
-    config = OptimConfig(epochs=100, warmup_epochs=10, batch_size=512, base_learning_rate=1e-3)
+    config = OptimConfig(epochs=100, warmup_epochs=10, batch_size=512, learning_rate=1e-3)
     peak = 2e-3
     assert learning_rate(config, 0, 0.01) == pytest.approx(peak * 0.001)
     assert learning_rate(config, 4.99, 0.01) == pytest.approx(peak * 0.5)
@@ -149,7 +149,7 @@ def test_pixel_statistics_are_exact(digits):
         {"masking.ratio": 0.7, "masking.per": "batch"},
         {"masking.loss": "pixels"},
         {"masking.method": "mae"},
-        {"masking.method": "mae", "masking.normalise_target": True},
+        {"masking.method": "mae", "masking.normalize_target": True},
     ],
 )
 def test_predicting_the_mean_costs_one(digits, tiny, values):
@@ -190,7 +190,7 @@ def test_the_learning_rate_follows_the_batch_that_is_used(digits, tiny):
         [record["learning_rate"] for record in pretrain(c, digits[:128], seed=0).history]
         for c in (asked, asked.with_values({"optim.batch_size": 128}))
     ]
-    assert rates[0] == rates[1] and rates[0][0] == pytest.approx(asked.optim.base_learning_rate / 2)
+    assert rates[0] == rates[1] and rates[0][0] == pytest.approx(asked.optim.learning_rate / 2)
 
 
 def test_steps_become_epochs_of_the_images_at_hand(digits, tiny):
@@ -220,7 +220,7 @@ def test_a_training_that_got_worse_is_named(losses, problem):
 
 
 def test_a_rate_that_is_too_high_is_a_training_problem(digits, tiny):
-    config = tiny.with_values({"optim.base_learning_rate": 0.5, "optim.epochs": 8})
+    config = tiny.with_values({"optim.learning_rate": 0.5, "optim.epochs": 8})
     assert pretrain(config, digits, seed=0).training_problem is not None
 
 

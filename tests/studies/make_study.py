@@ -96,7 +96,7 @@ def trial(
         "data": {"source": dataset, "seed": 0},
         "masking": {"method": method, "ratio": ratio},
         "model": {"patch_size": patch_size, "width": 64, "depth": 2, "decoder_width": 64, "decoder_depth": 1},
-        "optim": {"epochs": EPOCHS, "batch_size": 128, "base_learning_rate": 4e-3},
+        "optim": {"epochs": EPOCHS, "batch_size": 128, "learning_rate": 4e-3},
     }
     row = {
         "trial_id": f"{phase}-{method}-{ratio:.4f}-p{patch_size}-s{seed}",
@@ -208,7 +208,7 @@ def _plan(
             "data": {"source": dataset, "seed": 0, "crop_scale": [0.6, 1.0], "flip": False},
             "masking": {"method": "pmae", "strategy": "expected", "per": "image", "loss": "components"},
             "model": {"width": 64, "depth": 2, "decoder_width": 64, "decoder_depth": 1},
-            "optim": {"epochs": EPOCHS, "batch_size": 128, "base_learning_rate": 4e-3, "warmup_epochs": 2.5,
+            "optim": {"epochs": EPOCHS, "batch_size": 128, "learning_rate": 4e-3, "warmup_epochs": 2.5,
                       "weight_decay": 0.05, "betas": [0.9, 0.95]},
             "probe": {"protocol": "fast"},
         },

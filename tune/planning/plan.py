@@ -151,7 +151,7 @@ def plan_study(
     """Load the images and work out the plan.
 
     Args:
-        options: From the command line, normalised.
+        options: From the command line, normalized.
         metrics, rule: What a study of another question measures and confirms.
         progress: Show how far a download or a decode is.
         images: Images loaded before; None loads those that the options name.
@@ -347,7 +347,7 @@ def _overrides(training: TrainingOptions) -> dict[str, Any]:
         "optim.steps": training.steps,
         "optim.epochs": training.epochs,
         "optim.batch_size": training.batch_size,
-        "optim.base_learning_rate": training.learning_rate,
+        "optim.learning_rate": training.learning_rate,
         "optim.precision": training.precision,
         "model.encoder": training.encoder,
         "model.width": training.width,

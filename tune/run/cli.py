@@ -100,7 +100,7 @@ def run_options(
         options = _as_stored(argv, program, options, record)
     else:
         record, folder = None, None
-        options = options.normalised()
+        options = options.normalized()
 
     if options.machine.address is not None and not dry:
         storage = storage or Storage.open(place)
@@ -126,7 +126,7 @@ def run_options(
 def _as_stored(argv: list[str], program: str, options: StudyOptions, record: dict[str, Any]) -> StudyOptions:
     """The study's own options, overridden by what is given on the command line, which must then be the same."""
     stored = record.get("options", {})
-    given = parse_options(argv, f"python {program}", options.with_study(stored), pairs=True).normalised()
+    given = parse_options(argv, f"python {program}", options.with_study(stored), pairs=True).normalized()
     differences = given.differences(stored)
     if differences:
         raise ConfigError(

@@ -184,7 +184,7 @@ def test_help_is_exit_code_0(capsys):
 
 
 def test_a_diverged_training_is_exit_code_1(tmp_path, capsys):
-    assert main(["pretrain", "--out", str(tmp_path), *TINY, "--base-learning-rate", "1e12"]) == 1
+    assert main(["pretrain", "--out", str(tmp_path), *TINY, "--learning-rate", "1e12"]) == 1
     assert "the training loss became" in capsys.readouterr().err
 
 

@@ -24,7 +24,7 @@ def test_every_basis_is_orthonormal_and_measures_its_variances(name, images):
     size = images[0].size
     assert basis.basis == name and v.shape == (size, size)
     np.testing.assert_allclose(v.T @ v, np.eye(size), atol=1e-6)
-    x = basis.standardise(images).reshape(len(images), -1).astype(np.float64)
+    x = basis.standardize(images).reshape(len(images), -1).astype(np.float64)
     ratio = basis.explained_variance_ratio
     np.testing.assert_allclose((x @ v).var(0) / x.var(0).sum(), ratio, atol=1e-7)
     assert (np.diff(ratio) <= 1e-12).all() and ratio.sum() == pytest.approx(1)

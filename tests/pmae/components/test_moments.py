@@ -63,7 +63,7 @@ def test_the_correlation_is_numpys(kind):
     for mean, std in (moments.mean_and_std(), data.mean_and_std()):
         np.testing.assert_allclose(mean, x.mean(0), rtol=1e-12)
         np.testing.assert_allclose(std, x.std(0), rtol=1e-12)
-    rows = np.concatenate([b.numpy() for b in data.standardised_blocks(*moments.mean_and_std())])
+    rows = np.concatenate([b.numpy() for b in data.standardized_blocks(*moments.mean_and_std())])
     np.testing.assert_allclose(rows, (x - x.mean(0)) / x.std(0), atol=1e-5)
 
 

@@ -44,7 +44,7 @@ def image_set(images: np.ndarray, train: int | None = None) -> ImageSet:
     return ImageSet(images, np.zeros(len(images), np.int64), ("a",), splits, "made")
 
 
-def standardised(images: np.ndarray) -> np.ndarray:
+def standardized(images: np.ndarray) -> np.ndarray:
     """(N, D) float64 in C, H, W order, the plain way."""
     x = images.transpose(0, 3, 1, 2).reshape(len(images), -1).astype(np.float64)
     return (x - x.mean(0)) / np.maximum(x.std(0), STD_FLOOR * np.sqrt(x.var(0).mean()))
@@ -53,7 +53,7 @@ def standardised(images: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("images", [DIGITS, colour_images()], ids=["digits", "colour"])
 def test_they_are_those_of_sklearn(images):
     ours = PrincipalComponents.fit(images)
-    x = standardised(images)
+    x = standardized(images)
     theirs = PCA(svd_solver="full").fit(x)
     ratio = theirs.explained_variance_ratio_
     np.testing.assert_allclose(ours.explained_variance_ratio, ratio, atol=1e-12)
@@ -68,24 +68,24 @@ def test_they_are_those_of_sklearn(images):
     np.testing.assert_allclose(variances.var(0) / x.var(0).sum(), ours.explained_variance_ratio, atol=1e-7)
 
 
-def test_pixels_are_standardised_by_their_own_mean_and_deviation():
+def test_pixels_are_standardized_by_their_own_mean_and_deviation():
     images = colour_images()
     ours = PrincipalComponents.fit(images)
     x = images.transpose(0, 3, 1, 2).reshape(len(images), -1).astype(np.float64)
     np.testing.assert_allclose(ours.mean, x.mean(0), rtol=1e-6)
     np.testing.assert_allclose(ours.std, x.std(0), rtol=1e-6)
-    np.testing.assert_allclose(ours.standardise(images).reshape(len(images), -1), standardised(images), atol=1e-5)
+    np.testing.assert_allclose(ours.standardize(images).reshape(len(images), -1), standardized(images), atol=1e-5)
 
 
 def test_projections_go_there_and_back():
     images = colour_images()
     ours = PrincipalComponents.fit(images)
-    x = ours.standardise(images[:7]).reshape(7, -1)
+    x = ours.standardize(images[:7]).reshape(7, -1)
     z = ours.project(images[:7])
     np.testing.assert_allclose(z, x @ ours.components, atol=1e-4)
     np.testing.assert_allclose(ours.reconstruct(z), x, atol=1e-4)
-    as_standardised = ours.standardise(images[:7])
-    for same in (as_standardised, as_standardised.reshape(7, -1), torch.from_numpy(as_standardised)):
+    as_standardized = ours.standardize(images[:7])
+    for same in (as_standardized, as_standardized.reshape(7, -1), torch.from_numpy(as_standardized)):
         projected = ours.project(same)
         assert type(projected) is type(same)
         np.testing.assert_allclose(projected, z, atol=1e-5)
@@ -134,7 +134,7 @@ def test_a_constant_pixel_gets_the_floor_and_carries_nothing():
     np.testing.assert_allclose(ours.std[constant], STD_FLOOR * np.sqrt(pixels.var(0).mean()), rtol=1e-6)
     assert (ours.explained_variance_ratio == 0).sum() == 4
     assert np.abs(ours.components[constant, : 108 - 4]).max() < 1e-6
-    np.testing.assert_allclose(ours.standardise(images).reshape(400, -1)[:, constant], 0)
+    np.testing.assert_allclose(ours.standardize(images).reshape(400, -1)[:, constant], 0)
 
 
 def test_fewer_images_than_components_are_fitted_with_a_warning():
@@ -218,7 +218,7 @@ def test_few_images_go_through_their_gram_matrix_with_the_same_components():
     v = ours.components.astype(np.float64)
     np.testing.assert_allclose(v.T @ v, np.eye(59), atol=5e-7)
     assert ours.has_residual and ours.spectrum.shape == (60,) and ours.spectrum[-1] == 0.0
-    np.testing.assert_allclose(ours.reconstruct(ours.project(images)), standardised(images), atol=1e-4)
+    np.testing.assert_allclose(ours.reconstruct(ours.project(images)), standardized(images), atol=1e-4)
 
 
 def test_the_gram_matrix_may_be_summed_in_stripes(monkeypatch):

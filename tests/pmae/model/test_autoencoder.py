@@ -14,7 +14,7 @@ SMALL = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_dept
 
 
 def mae(**kwargs: object) -> MaskedAutoencoder:
-    extra = {k: kwargs.pop(k) for k in ("normalise_target",) if k in kwargs}
+    extra = {k: kwargs.pop(k) for k in ("normalize_target",) if k in kwargs}
     shape = {"image_size": 8, "channels": 3, "patch_size": 2, **SMALL, **kwargs}
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -56,8 +56,8 @@ def test_mae_loss_is_the_mean_over_masked_pixels(images):
     torch.testing.assert_close(out.loss.double(), expected, rtol=1e-5, atol=0)
 
 
-def test_mae_normalised_target(images):
-    model, mask = mae(normalise_target=True), some_masks(5, 16, 12)
+def test_mae_normalized_target(images):
+    model, mask = mae(normalize_target=True), some_masks(5, 16, 12)
     out = model(images, mask)
     target = patchify(images, 2)
     target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6) ** 0.5

@@ -22,7 +22,7 @@ def weights(encoder):
 
 
 def test_the_untrained_encoder_is_what_pretraining_starts_from(digits, tiny):
-    config = tiny.with_values({"optim.epochs": 1, "optim.base_learning_rate": 1e-30, "optim.weight_decay": 0.0})
+    config = tiny.with_values({"optim.epochs": 1, "optim.learning_rate": 1e-30, "optim.weight_decay": 0.0})
     start = pretrain(config, digits, seed=3, device="cpu").encoder  # steps of this size leave every weight as it was
     untrained = untrained_encoder(config, digits, seed=3, device="cpu")
     assert torch.allclose(weights(untrained), weights(start), rtol=0, atol=1e-20)

@@ -70,7 +70,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(digits, tiny, tmp_path):
 
 
 def test_a_diverging_run_raises_the_named_error(digits, tiny, tmp_path):
-    config = tiny.with_values({"optim.base_learning_rate": 1e30, "optim.warmup_epochs": 0})
+    config = tiny.with_values({"optim.learning_rate": 1e30, "optim.warmup_epochs": 0})
     with pytest.raises(DivergedError, match="step"):
         PMAETrainer(config, digits, use_gpu=False, storage_path=tmp_path, max_failures=0).fit()
 
