@@ -107,7 +107,10 @@ class Peer:
         ratio = 0.0 if config.masking.method == "pmae" else RATIOS["mae"]
         self.model = build_peer(config.model, ratio).to(device).train()
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), config.optim.learning_rate, betas=config.optim.betas, weight_decay=0.05
+            self.model.parameters(),
+            config.optim.learning_rate * config.optim.batch_size / 256,
+            betas=config.optim.betas,
+            weight_decay=0.05,
         )
         if self.components is not None:
             self.basis = torch.tensor(self.components.components, dtype=torch.float32, device=device)

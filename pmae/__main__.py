@@ -17,6 +17,8 @@ from typing import Any
 import tyro
 
 from pmae.cli import options as asked
+from pmae.cli.help import print_introduction
+from pmae.cli.settings_file import expand_config
 from pmae.errors import ConfigError, DataError, DivergedError
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -29,19 +31,33 @@ MODULES: dict[type, str] = {
     asked.ReconstructOptions: "reconstruct",
 }
 
+EXAMPLES = (
+    "python -m pmae pretrain --out models/digits --patch-size 2",
+    "python -m pmae pretrain --out models/mine --dataset folder:PATH --image-size 32 --ratio 0.3 --steps 2000",
+    "python -m pmae probe models/digits --kind knn",
+)
+USUAL = ("out", "dataset", "method", "ratio", "patch_size", "steps", "epochs", "batch_size", "preset", "config")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
+        if {"-h", "--help"} & {*words}:
+            print_introduction(EXAMPLES, USUAL if words[0] == "pretrain" else (), asked.PretrainOptions)
+        elif words[:1] == ["pretrain"]:
+            words[1:] = expand_config(words[1:], asked.PretrainOptions)
         options: Any = tyro.cli(
             asked.Command,  # type: ignore[arg-type]
             prog="python -m pmae",
-            args=None if argv is None else list(argv),
+            args=words,
             description="Pre-train masked autoencoders, score their encoders, and look at what they see.",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
     except SystemExit as leaving:  # --help, or options that cannot be read: tyro has said why
         return leaving.code if isinstance(leaving.code, int) else BAD_USAGE
+    except ConfigError as mistake:
+        return _say(mistake, BAD_USAGE)
     warnings.showwarning = _show_warning
     try:
         importlib.import_module(f"pmae.cli.{MODULES[type(options)]}").run(options)

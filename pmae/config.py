@@ -1,8 +1,9 @@
-"""What one pre-training run is: frozen, typed settings, every field checked when built.
+"""What one pre-training run is: frozen, typed settings, every one checked when it is built.
 
-The settings are nested as :class:`PretrainConfig` ``.data .masking .model .optim .probe``; ``to_dict``,
-``from_dict`` and ``hash`` make them portable. What depends on the images at hand (their size and channels)
-stays ``None`` until :meth:`PretrainConfig.resolve`. Loading, masking and training live elsewhere.
+The settings are nested as :class:`PretrainConfig` ``.data .masking .model .optim .probe``. They are plain data: None
+means that a setting is derived from others or from the images, and :meth:`PretrainConfig.resolve` returns a copy in
+which all of them are known. The text below a field is its documentation and its help on every command line. Recipes
+are defined in ``pmae.presets``.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar, get_args
 
 from pmae.errors import ConfigError, did_you_mean
+from pmae.presets import PRESETS
 
 Method = Literal["pmae", "mae"]
 ComponentStrategy = Literal["expected", "fixed", "sampled", "tvb", "bvt", "released"]
@@ -30,6 +32,7 @@ COMPONENT_STRATEGIES: tuple[str, ...] = get_args(ComponentStrategy)
 PATCH_STRATEGIES: tuple[str, ...] = get_args(PatchStrategy)
 BASES: tuple[str, ...] = get_args(Basis)
 DEFAULT_RATIO = {"pmae": 0.20, "mae": 0.75}
+SAMPLED_RANGE = (0.1, 0.9)
 DEFAULT_EPOCHS = 100
 MIN_TOKENS = 4
 
@@ -44,176 +47,179 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images, and how they are augmented.
+    """Which images, and how they are augmented."""
 
-    Attributes:
-        source: ``digits``, ``cifar10``, ``tinyimagenet``, a 2-D MedMNIST flag, ``folder:PATH``,
-            ``parquet:PATH`` or ``npz:PATH``.
-        root: Folder that downloads go to; None is the user's cache.
-        image_size: Side in pixels that images are resized to; None keeps theirs.
-        limit: Training images used at most (class-balanced); None takes all.
-        seed: Seed of the held-out validation split and of ``limit``.
-        crop_scale: Share of the area that a random resized crop keeps, (low, high); (1, 1) turns it off.
-        flip: Whether half of the images are mirrored left to right.
-    """
-
-    source: str = "digits"
-    root: str | None = None
+    dataset: str = "digits"
+    """digits (nothing to download), cifar10, tinyimagenet, a 2-D MedMNIST name such as bloodmnist, folder:PATH
+    (one sub-folder per class), parquet:PATH (a file, a glob or a folder) or npz:PATH."""
+    data_root: str | None = None
+    """Folder for downloads. By default the user's cache."""
     image_size: int | None = None
+    """Resize images to this many pixels a side; needed when they differ in size. By default they keep their size."""
     limit: int | None = None
-    seed: int = 0
+    """Use at most this many training images, class-balanced. By default all of them."""
+    data_seed: int = 0
+    """Random seed of the held-out validation split and of --limit."""
     crop_scale: tuple[float, float] = (0.2, 1.0)
+    """Share of the area that a random resized crop keeps, low and high end; 1 1 turns cropping off."""
     flip: bool = True
+    """Whether half of the training images are mirrored left to right."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.source, str) or not self.source.strip():
-            raise ConfigError(f"source is {self.source!r}; name a data set, for example 'digits' or 'folder:PATH'")
+        if not isinstance(self.dataset, str) or not self.dataset.strip():
+            raise ConfigError(f"dataset is {self.dataset!r}; name a dataset, for example 'digits' or 'folder:PATH'")
         _check_int("image_size", self.image_size, 4, optional=True)
         _check_int("limit", self.limit, 1, optional=True)
-        _check_int("seed", self.seed, 0)
-        low, high = _as_pair(self, "crop_scale")
+        _check_int("data_seed", self.data_seed, 0)
+        _check_bool("flip", self.flip)
+        low, high = _check_pair("crop_scale", self.crop_scale)
         if not 0 < low <= high <= 1:
             raise ConfigError(f"crop_scale is {self.crop_scale}; it needs 0 < low <= high <= 1, for example (0.2, 1.0)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingConfig:
-    """What is hidden from the encoder and what the loss asks for.
-
-    Attributes:
-        method: ``pmae`` masks components, ``mae`` masks patches.
-        ratio: Masked share, a fraction in (0, 1): of the variance (``pmae``, default 0.20) or of the
-            patches (``mae``, default 0.75).
-        ratio_range: (low, high): the ratio is drawn uniformly instead, per image (``pmae``, strategy
-            ``sampled``) or per batch (``mae``).
-        strategy: ``pmae``: ``expected`` (the mean masked share equals the ratio), ``fixed`` (nearest share),
-            ``sampled``, ``tvb`` (targets are the components of lowest variance), ``bvt`` (of highest) or
-            ``released`` (the paper's code); ``mae``: ``random``, ``block`` or ``grid``. None is the method's first.
-        per: One mask per ``image`` or one per ``batch``.
-        loss: ``components`` (PMAE Eq. 3.1) or ``pixels`` (Eq. A.1); ``pmae`` only.
-        reduction: What is minimized: the mean over images of each image's mean squared error (``image``, as in the
-            papers), or the mean over all masked values of the batch (``batch``). With one mask per image the former
-            is dominated by images with few masked components, above all where one component holds much variance.
-        basis: Orthonormal basis whose coordinates are masked; ``pmae`` only.
-        mask_unit: Side in pixels of the squares that are masked together, a multiple of the patch size
-            (Kong et al. 2023); None is the patch size; ``mae`` only.
-        normalize_target: Whether each target patch is standardized by its own mean and variance; ``mae`` only.
-    """
+    """What is masked, and what the loss compares."""
 
     method: Method = "pmae"
+    """pmae masks principal components, mae masks patches."""
     ratio: float | None = None
+    """Masked share, a fraction between 0 and 1: of the variance (pmae) or of the patches (mae). By default 0.2 for
+    pmae and 0.75 for mae."""
     ratio_range: tuple[float, float] | None = None
+    """Draw the ratio uniformly between these two instead: per image (pmae with strategy sampled, by default 0.1 to
+    0.9) or per batch (mae)."""
     strategy: str | None = None
+    """How masks are drawn. pmae: expected (the mean masked share equals the ratio), fixed (the nearest share), sampled
+    (see ratio_range), tvb (targets are the components of lowest variance), bvt (of highest) or released (the paper's
+    code). mae: random, block or grid. By default expected for pmae and random for mae."""
     per: Literal["image", "batch"] = "image"
+    """One mask per image or one per batch."""
     loss: Literal["components", "pixels"] = "components"
+    """pmae: compare masked components (PMAE Eq. 3.1) or pixels (Eq. A.1)."""
     reduction: Literal["image", "batch"] = "image"
+    """What is minimized: the mean over images of each image's mean squared error (image, as in the papers), or the
+    mean over all masked values of the batch (batch). With one mask per image the former is dominated by images with
+    few masked components, above all where one component holds much variance."""
     basis: Basis = "pca"
+    """pmae: orthonormal basis whose coordinates are masked."""
     mask_unit: int | None = None
+    """mae: side in pixels of the squares that are masked together, a multiple of the patch size (Kong et al. 2023). By
+    default the patch size."""
     normalize_target: bool = False
+    """mae: standardize each target patch by its own mean and variance."""
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, METHODS)
-        allowed = COMPONENT_STRATEGIES if self.method == "pmae" else PATCH_STRATEGIES
-        _set(self, "strategy", allowed[0] if self.strategy is None else self.strategy)
-        check_choice(f"strategy (for method {self.method!r})", self.strategy, allowed)
+        if self.strategy is not None:
+            check_choice(f"strategy (for method {self.method!r})", self.strategy, strategies_of_method(self.method))
         check_choice("per", self.per, ("image", "batch"))
         check_choice("loss", self.loss, ("components", "pixels"))
         check_choice("reduction", self.reduction, ("image", "batch"))
         check_choice("basis", self.basis, BASES)
         _check_int("mask_unit", self.mask_unit, 1, optional=True)
-        self._check_ratio()
-        self._refuse_settings_of_the_other_method()
+        _check_bool("normalize_target", self.normalize_target)
+        if self.ratio is not None:
+            check_ratio(self.ratio)
+        self._check_range()
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if not has_effect(f.name, self.method) and value != f.default:
+                raise ConfigError(f"{f.name}={value!r} has no effect with method {self.method!r}; leave it out")
 
-    def _check_ratio(self) -> None:
-        if self.strategy == "sampled" and self.ratio_range is None:
-            _set(self, "ratio_range", (0.1, 0.9))
+    def _check_range(self) -> None:
         if self.ratio_range is not None:
             if self.method == "pmae" and self.strategy != "sampled":
                 raise ConfigError(
-                    f"ratio_range has no effect with strategy {self.strategy!r}; use strategy='sampled' or set ratio"
+                    f"ratio_range has no effect with strategy {self.strategy or COMPONENT_STRATEGIES[0]!r}; "
+                    "use strategy='sampled' or set ratio"
                 )
-            low, high = _as_pair(self, "ratio_range")
+            low, high = _check_pair("ratio_range", self.ratio_range)
             check_ratio(low, "ratio_range's low end")
             check_ratio(high, "ratio_range's high end")
             if low >= high:
-                raise ConfigError(f"ratio_range is {self.ratio_range}; its low end must lie below its high end")
-            middle = (low + high) / 2
-            if self.ratio is not None and not math.isclose(self.ratio, middle):
-                raise ConfigError(f"ratio {self.ratio} has no effect when ratio_range is given; leave one of them out")
-            _set(self, "ratio", middle)
-        _set(self, "ratio", DEFAULT_RATIO[self.method] if self.ratio is None else self.ratio)
-        check_ratio(self.ratio)
+                raise ConfigError(f"ratio_range is {self.ratio_range}; its low end must be below its high end")
+        if self.ratio is not None and self.drawn_from is not None:
+            low, high = self.drawn_from
+            if not math.isclose(self.ratio, (low + high) / 2):
+                raise ConfigError(
+                    f"ratio {self.ratio} has no effect when the ratio is drawn from {low} to {high}; "
+                    "leave it out, or set neither ratio_range nor strategy='sampled'"
+                )
 
-    def _refuse_settings_of_the_other_method(self) -> None:
-        foreign = {"pmae": ("mask_unit", "normalize_target"), "mae": ("loss", "basis")}[self.method]
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if f.name in foreign and value != f.default:
-                raise ConfigError(f"{f.name}={value!r} has no effect with method {self.method!r}; leave it out")
+    @property
+    def drawn_from(self) -> tuple[float, float] | None:
+        """The range that ratios are drawn from; None for a constant ratio."""
+        return self.ratio_range or (SAMPLED_RANGE if self.strategy == "sampled" else None)
+
+    def resolve(self) -> MaskingConfig:
+        """A copy with strategy and ratio filled in; a ratio that is drawn is the middle of its range."""
+        drawn = self.drawn_from
+        usual = DEFAULT_RATIO[self.method] if drawn is None else (drawn[0] + drawn[1]) / 2
+        return replace(
+            self,
+            strategy=self.strategy or strategies_of_method(self.method)[0],
+            ratio_range=drawn,
+            ratio=usual if self.ratio is None or drawn is not None else self.ratio,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Shapes of the encoder and the decoder. Defaults are the PMAE paper's ViT-Tiny and its decoder.
-
-    Attributes:
-        image_size: Side of the square images in pixels; None takes the data's.
-        channels: 1 or 3; None takes the data's.
-        patch_size: Side of a patch in pixels.
-        patch_stride: Pixels between neighbouring patches; below ``patch_size`` they overlap. None is ``patch_size``.
-        encoder: ``vit_tiny``, ``vit_small``, ``vit_base`` or a timm model name; None is ``vit_tiny``'s shape.
-        width, depth, heads: The encoder's shape; each None takes the preset's.
-        mlp_ratio: Hidden width of the MLPs over the width, in encoder and decoder.
-        decoder_width, decoder_depth, decoder_heads: The decoder's shape.
-        position: ``learned`` or fixed ``sincos`` position embeddings.
-        pool: What the probes read: the ``cls`` token or the ``mean`` of the patch tokens.
-    """
+    """Shapes of the encoder and the decoder. Defaults are the PMAE paper's ViT-Tiny and its decoder."""
 
     image_size: int | None = None
+    """Side of the square images in pixels. Taken from the images."""
     channels: int | None = None
+    """1 or 3. Taken from the images."""
     patch_size: int = 4
+    """Side of a patch in pixels; must divide the image and leave at least 4 patches."""
     patch_stride: int | None = None
+    """Pixels between neighbouring patches; below the patch size they overlap. By default the patch size."""
     encoder: str | None = None
+    """vit_tiny, vit_small, vit_base or the name of a timm vision transformer; replaces width, depth and heads. By
+    default the shape that those three give."""
     width: int | None = None
+    """Encoder width. By default that of vit_tiny, 192."""
     depth: int | None = None
+    """Encoder blocks. By default those of vit_tiny, 12."""
     heads: int | None = None
+    """Encoder attention heads. By default those of vit_tiny, 3."""
     mlp_ratio: float = 4.0
+    """Hidden width of the MLPs over the width, in encoder and decoder."""
     decoder_width: int = 512
+    """Decoder width."""
     decoder_depth: int = 8
+    """Decoder blocks."""
     decoder_heads: int = 16
+    """Decoder attention heads."""
     position: Literal["learned", "sincos"] = "learned"
+    """Position embeddings: learned, or fixed sines and cosines."""
     pool: Literal["cls", "mean"] = "cls"
+    """What the probes read: the class token or the mean of the patch tokens."""
 
     def __post_init__(self) -> None:
         _check_int("image_size", self.image_size, 4, optional=True)
         _check_int("patch_size", self.patch_size, 1)
-        _set(self, "patch_stride", self.patch_size if self.patch_stride is None else self.patch_stride)
-        _check_int("patch_stride", self.patch_stride, 1)
+        _check_int("patch_stride", self.patch_stride, 1, optional=True)
         if self.channels not in (None, 1, 3):
-            raise ConfigError(f"channels is {self.channels!r}; allowed are 1 (grey) and 3 (colour)")
+            raise ConfigError(f"channels is {self.channels!r}; allowed are 1 (grey) and 3 (color)")
         for name in ("decoder_width", "decoder_depth", "decoder_heads"):
             _check_int(name, getattr(self, name), 1)
-        self._fill_encoder_shape()
         check_choice("position", self.position, ("learned", "sincos"))
         check_choice("pool", self.pool, ("cls", "mean"))
-        if self.mlp_ratio <= 0:
-            raise ConfigError(f"mlp_ratio is {self.mlp_ratio}; it must be above 0 (the papers use 4)")
-        if self.decoder_width % self.decoder_heads:
-            raise ConfigError(
-                f"decoder_width {self.decoder_width} is no multiple of decoder_heads {self.decoder_heads}; "
-                "choose heads that divide the width"
-            )
-        if self.position == "sincos" and self.decoder_width % 4:
-            raise ConfigError(f"decoder_width {self.decoder_width} must be a multiple of 4 for position='sincos'")
+        _check_number("mlp_ratio", self.mlp_ratio, 0, open_end=True)
+        self._check_encoder()
+        self._check_blocks("decoder_width", self.decoder_width, "decoder_heads", self.decoder_heads)
         if self.image_size is not None:
             check_patches(self.image_size, self.patch_size, self.patch_stride)
 
-    def _fill_encoder_shape(self) -> None:
+    def _check_encoder(self) -> None:
         if self.encoder is not None and self.encoder not in ENCODER_PRESETS:
             import timm  # only for the rare timm name: the import takes a second
 
             if self.encoder not in timm.list_models("*vit_*"):
-                hint = did_you_mean(self.encoder, timm.list_models("*vit_*"))
+                hint = did_you_mean(str(self.encoder), timm.list_models("*vit_*"))
                 raise ConfigError(
                     f"encoder is {self.encoder!r}; allowed are {', '.join(ENCODER_PRESETS)} and timm's "
                     f"vision-transformer names{hint}"
@@ -223,152 +229,187 @@ class ModelConfig:
                     f"width, depth and heads are fixed by the timm encoder {self.encoder!r}; leave them out"
                 )
             return
-        shape = ENCODER_PRESETS[self.encoder or "vit_tiny"]
-        for name, preset in zip(("width", "depth", "heads"), shape, strict=True):
+        for name, usual in zip(("width", "depth", "heads"), ENCODER_PRESETS[self.encoder or "vit_tiny"], strict=True):
             value = getattr(self, name)
-            if self.encoder is not None and value not in (None, preset):
+            _check_int(name, value, 1, optional=True)
+            if self.encoder is not None and value not in (None, usual):
                 raise ConfigError(
-                    f"{name} {value} contradicts encoder {self.encoder!r} ({name} {preset}); leave one of them out"
+                    f"{name} {value} contradicts encoder {self.encoder!r} ({name} {usual}); leave one of them out"
                 )
-            _set(self, name, preset if value is None else value)
-            _check_int(name, getattr(self, name), 1)
-        assert self.width is not None and self.heads is not None
-        if self.width % self.heads:
+        assert self.shape is not None
+        self._check_blocks("width", self.shape[0], "heads", self.shape[2])
+
+    def _check_blocks(self, name: str, width: int, of_heads: str, heads: int) -> None:
+        if width % heads:
             raise ConfigError(
-                f"width {self.width} is no multiple of heads {self.heads}; choose heads that divide the width"
+                f"{name} {width} is not a multiple of {of_heads} {heads}; choose {of_heads} that divide the width"
             )
-        if self.position == "sincos" and self.width % 4:
-            raise ConfigError(f"width {self.width} must be a multiple of 4 for position='sincos'")
+        if self.position == "sincos" and width % 4:
+            raise ConfigError(f"{name} {width} must be a multiple of 4 for position='sincos'")
+
+    @property
+    def stride(self) -> int:
+        """Pixels between neighbouring patches."""
+        return self.patch_stride or self.patch_size
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """The encoder's width, depth and heads; None for a timm encoder."""
+        if self.encoder is not None and self.encoder not in ENCODER_PRESETS:
+            return None
+        width, depth, heads = ENCODER_PRESETS[self.encoder or "vit_tiny"]
+        return self.width or width, self.depth or depth, self.heads or heads
 
     @property
     def grid(self) -> int:
         """Patches along one side of the image."""
         if self.image_size is None:
             raise ConfigError("image_size is not known yet; give it, or let pretrain() take it from the images")
-        return patches_per_side(self.image_size, self.patch_size, self.patch_stride)
+        return patches_per_side(self.image_size, self.patch_size, self.stride)
 
     @property
     def tokens(self) -> int:
         """Patches of one image (the class token not counted)."""
         return self.grid**2
 
+    def resolve(self) -> ModelConfig:
+        """A copy with stride and encoder filled in: its shape, and its name where that shape has one."""
+        if self.shape is None:
+            return replace(self, patch_stride=self.stride)
+        width, depth, heads = self.shape
+        names = [name for name, shape in ENCODER_PRESETS.items() if shape == self.shape]
+        encoder = names[0] if names else None
+        return replace(self, patch_stride=self.stride, encoder=encoder, width=width, depth=depth, heads=heads)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW, linear warm-up, cosine to 0 (PMAE paper's recipe; it trains 800 epochs).
-
-    Attributes:
-        epochs: Passes over the training split; None is 100, or what ``steps`` asks for. It stays None until
-            :meth:`PretrainConfig.resolve` knows the number of training images.
-        steps: Optimizer steps, instead of ``epochs``: the number of whole epochs that is nearest to it for the images
-            and the batch size that are used, but at least ``min_epochs``.
-        min_epochs: See ``steps``; without effect where ``epochs`` are given.
-        batch_size: Images per step over all workers; a smaller data set is one batch.
-        learning_rate: Rate at batch 256; the peak rate is this times the images that a batch really holds / 256.
-        warmup_epochs: Epochs of linear warm-up; None is a twentieth of ``epochs``.
-        weight_decay: AdamW's decay of the weight matrices (biases, norms and embeddings are left alone).
-        betas: AdamW's moment decays.
-        clip_grad_norm: Largest gradient norm; None does not clip.
-        precision: ``auto`` is bf16 autocast where the device gains from it, else fp32.
-        compile: Whether the step goes through ``torch.compile``; ``auto`` does for long runs on a GPU only.
-            ``reduce-overhead`` (CUDA graphs) and ``max-autotune`` (those, and kernels chosen by measuring) are
-            torch's modes.
-    """
+    """AdamW, linear warm-up, cosine to 0 (PMAE paper's recipe; it trains 800 epochs)."""
 
     epochs: int | None = None
+    """Passes over the training images. By default 100, or what --steps asks for."""
     steps: int | None = None
+    """Optimizer steps, instead of epochs: the nearest number of whole epochs for the images and the batch size, but
+    at least --min-epochs."""
     min_epochs: int = 1
+    """The fewest epochs that --steps may become; for --steps only."""
     batch_size: int = 512
+    """Images per step over all workers; a smaller dataset is one batch."""
     learning_rate: float = 1.5e-4
+    """Base learning rate, at batch 256: the peak rate is this times the images in a batch / 256."""
     warmup_epochs: float | None = None
+    """Epochs of linear warm-up. By default a twentieth of the epochs."""
     weight_decay: float = 0.05
+    """AdamW's decay of the weight matrices (biases, norms and embeddings are not decayed)."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's moment decays."""
     clip_grad_norm: float | None = None
+    """Largest gradient norm. By default gradients are not clipped."""
     precision: Precision = "auto"
+    """auto is bf16 autocast where the device gains from it, else fp32."""
     compile: Compile = "auto"
+    """Whether the step goes through torch.compile; auto does for long runs on a GPU only. reduce-overhead (CUDA
+    graphs) and max-autotune (those, and kernels chosen by measuring) are torch's modes."""
 
     def __post_init__(self) -> None:
         _check_int("epochs", self.epochs, 1, optional=True)
         _check_int("steps", self.steps, 1, optional=True)
         _check_int("min_epochs", self.min_epochs, 1)
         _check_int("batch_size", self.batch_size, 1)
-        if self.steps is None and self.epochs is None:
-            _set(self, "epochs", DEFAULT_EPOCHS)
-        if self.warmup_epochs is None and self.epochs is not None:
-            _set(self, "warmup_epochs", self.epochs / 20)
-        most = math.inf if self.epochs is None else self.epochs
-        if self.warmup_epochs is not None and not 0 <= self.warmup_epochs <= most:
-            raise ConfigError(
-                f"warmup_epochs is {self.warmup_epochs}; it must lie between 0 and epochs ({self.epochs}); "
-                "lower it or leave it out"
-            )
-        if not 0 < self.learning_rate < math.inf:
-            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be a number above 0")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"weight_decay is {self.weight_decay}; it must be 0 or above")
-        if any(not 0 <= b < 1 for b in _as_pair(self, "betas")):
-            raise ConfigError(f"betas are {self.betas}; both must lie in [0, 1)")
-        if self.clip_grad_norm is not None and not 0 < self.clip_grad_norm < math.inf:
-            raise ConfigError(f"clip_grad_norm is {self.clip_grad_norm}; it must be above 0, or None not to clip")
+        if self.epochs is not None and self.steps is not None:
+            raise ConfigError(f"epochs {self.epochs} and steps {self.steps} are both given; leave one of them out")
+        if self.steps is None and self.min_epochs != 1:
+            raise ConfigError(f"min_epochs {self.min_epochs} has no effect without steps; leave it out or give steps")
+        if self.warmup_epochs is not None:
+            most = math.inf if self.steps is not None else self.epochs or DEFAULT_EPOCHS
+            _check_number("warmup_epochs", self.warmup_epochs, 0)
+            if self.warmup_epochs > most:
+                raise ConfigError(
+                    f"warmup_epochs is {self.warmup_epochs}; it must be between 0 and epochs ({most}); "
+                    "lower it or leave it out"
+                )
+        _check_number("learning_rate", self.learning_rate, 0, open_end=True)
+        _check_number("weight_decay", self.weight_decay, 0)
+        if any(not 0 <= b < 1 for b in _check_pair("betas", self.betas)):
+            raise ConfigError(f"betas are {self.betas}; both must be in [0, 1)")
+        if self.clip_grad_norm is not None:
+            _check_number("clip_grad_norm", self.clip_grad_norm, 0, open_end=True)
         check_choice("precision", self.precision, get_args(Precision))
         check_choice("compile", self.compile, get_args(Compile))
 
-    def resolve(self, train_images: int) -> OptimConfig:
-        """With ``epochs`` worked out from ``steps`` for ``train_images`` images; unchanged where steps is None."""
-        if self.steps is None:
-            return self
-        steps_per_epoch = max(1, train_images // min(self.batch_size, max(1, train_images)))
-        epochs = max(self.min_epochs, round(self.steps / steps_per_epoch))
-        if epochs == self.epochs:
-            return self
-        # A warm-up that was derived from other epochs is derived again.
-        derived = self.epochs is not None and self.warmup_epochs == self.epochs / 20
-        warmup = None if self.warmup_epochs is None or derived else min(self.warmup_epochs, epochs)
-        return dataclasses.replace(self, epochs=epochs, warmup_epochs=warmup)
+    def resolve(self, train_images: int | None = None) -> OptimConfig:
+        """A copy with epochs and warm-up filled in; steps become epochs once ``train_images`` is known."""
+        epochs, warmup = self.epochs or DEFAULT_EPOCHS, self.warmup_epochs
+        if self.steps is not None:
+            if train_images is None:
+                return self
+            per_epoch = max(1, train_images // min(self.batch_size, max(1, train_images)))
+            epochs = max(self.min_epochs, round(self.steps / per_epoch))
+            warmup = None if warmup is None else min(warmup, epochs)
+        warmup = epochs / 20 if warmup is None else warmup
+        return replace(self, epochs=epochs, warmup_epochs=warmup, steps=None, min_epochs=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """How an encoder is scored.
-
-    Attributes:
-        protocol: Linear probe: ``fast`` (cached features, a grid of strengths) or ``paper`` (SGD, 100 epochs).
-        every: Epochs between probes on validation while training; 0 probes at the end only.
-        knn_k: Neighbours of the k-NN vote.
-    """
+    """How an encoder is scored."""
 
     protocol: Literal["fast", "paper"] = "fast"
-    every: int = 0
+    """Linear probe: fast (cached features, a grid of L2 penalties) or paper (SGD, 100 epochs)."""
     knn_k: int = 20
+    """Neighbours of the k-NN vote."""
 
     def __post_init__(self) -> None:
         check_choice("protocol", self.protocol, ("fast", "paper"))
-        _check_int("every", self.every, 0)
         _check_int("knn_k", self.knn_k, 1)
+
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "masking": MaskingConfig,
+    "model": ModelConfig,
+    "optim": OptimConfig,
+    "probe": ProbeConfig,
+}
+SIZES = ("model.image_size", "model.channels")  # facts of the images, not settings of a command line
+DEFAULTS = {f"{section}.{f.name}": f.default for section, kind in SECTIONS.items() for f in dataclasses.fields(kind)}
+# Name -> the dotted setting it is; names are unique but for the sizes.
+SETTINGS = {dotted.partition(".")[2]: dotted for dotted in DEFAULTS if dotted not in SIZES}
+# A changed setting takes the place of these, unless they are given with it.
+REPLACES: dict[str, tuple[str, ...]] = {
+    "masking.ratio": ("masking.ratio_range",),
+    "masking.ratio_range": ("masking.ratio",),
+    "model.encoder": ("model.width", "model.depth", "model.heads"),
+    "optim.epochs": ("optim.steps", "optim.min_epochs"),
+    "optim.steps": ("optim.epochs", "optim.min_epochs"),
+}
+ONLY = {"pmae": ("loss", "basis"), "mae": ("mask_unit", "normalize_target")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """All settings of one pre-training run. Everything but the seed, which is an argument of its own."""
+    """All settings of one pre-training run but the seed, which is an argument of its own."""
 
     data: DataConfig = field(default_factory=DataConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    other_masking: MaskingConfig | None = field(default=None, compare=False, repr=False)
+    """Masking settings of the method before :meth:`with_values` changed it, used if it is changed back; no setting."""
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            value, kind = getattr(self, f.name), get_type_hints(type(self))[f.name]
-            if isinstance(value, Mapping):
-                _set(self, f.name, _build(kind, value, f.name))
-            elif not isinstance(value, kind):
-                raise ConfigError(f"{f.name} is a {type(value).__name__}; it must be a {kind.__name__} or a mapping")
+        for name, kind in SECTIONS.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise ConfigError(
+                    f"{name} is a {type(value).__name__}; it must be a {kind.__name__} "
+                    "(PretrainConfig.from_dict takes mappings)"
+                )
         if self.model.image_size is not None:
             self._check_patch_masking(self.model.image_size)
 
     def _check_patch_masking(self, image_size: int) -> None:
-        unit, patch, stride = self.masking.mask_unit, self.model.patch_size, self.model.patch_stride
+        unit, patch, stride = self.masking.mask_unit, self.model.patch_size, self.model.stride
         if self.masking.normalize_target and stride != patch:
             raise ConfigError(
                 f"normalize_target cannot be combined with overlapping patches (stride {stride} < {patch}): a pixel "
@@ -391,10 +432,13 @@ class PretrainConfig:
             )
 
     def resolve(self, image_size: int, channels: int, train_images: int | None = None) -> PretrainConfig:
-        """The same settings for images of ``image_size`` px and ``channels``; raises where they contradict.
+        """A copy with every setting filled in for images of ``image_size`` px and ``channels``.
 
-        With ``train_images``, the number of images that are trained on, ``optim.steps`` becomes ``optim.epochs``.
-        Resolving again for the same images changes nothing.
+        Steps become epochs once ``train_images``, the number of images that are trained on, is given. Resolving again
+        changes nothing. Change settings before: what is filled in counts as given.
+
+        Raises:
+            ConfigError: The settings contradict the images.
         """
         for name, value in (("image_size", image_size), ("channels", channels)):
             wanted = getattr(self.model, name)
@@ -402,108 +446,92 @@ class PretrainConfig:
                 raise ConfigError(
                     f"model.{name} is {wanted}, but the images have {value}; leave it out or convert them"
                 )
-        model = dataclasses.replace(self.model, image_size=image_size, channels=channels)
-        optim = self.optim if train_images is None else self.optim.resolve(train_images)
-        return dataclasses.replace(self, model=model, optim=optim)
+        sized = replace(self, model=replace(self.model, image_size=image_size, channels=channels))
+        return sized._filled(train_images)
+
+    def _filled(self, train_images: int | None = None) -> PretrainConfig:
+        masking = self.masking.resolve()
+        if masking.method == "mae" and masking.mask_unit is None:
+            masking = replace(masking, mask_unit=self.model.patch_size)
+        optim = self.optim.resolve(train_images)
+        return replace(self, masking=masking, model=self.model.resolve(), optim=optim, other_masking=None)
 
     def with_values(self, values: Mapping[str, Any]) -> PretrainConfig:
-        """A copy with dotted names replaced, for example ``{"masking.ratio": 0.3, "model.patch_size": 2}``.
+        """A copy with settings replaced, for example ``{"masking.ratio": 0.3, "epochs": 5}`` (the section is optional).
 
-        A value that a setting already has changes nothing. Otherwise settings that were derived from the changed one
-        are derived again: epochs replace steps and steps replace epochs.
+        A value that a setting already has changes nothing. A changed setting replaces those that it excludes: epochs
+        and steps each other, an encoder's name its width, depth and heads. A changed method has masking settings of
+        its own; those of the previous method are kept and used again when it is changed back.
+
+        Raises:
+            ConfigError: A name is unknown, or the settings do not go together.
         """
-        if values.get("optim.epochs") is not None and values.get("optim.steps") is not None:
-            raise ConfigError("optim.epochs and optim.steps are both given; leave one of them out")
-        nested = self.to_dict()
-        for dotted, value in values.items():
-            section, _, name = dotted.partition(".")
-            if section not in nested or name not in nested[section]:
-                names = [f"{s}.{n}" for s, fields_ in nested.items() for n in fields_]
-                raise ConfigError(
-                    f"{dotted!r} is no setting{did_you_mean(dotted, names)}; settings are {', '.join(names)}"
-                )
-            previous, nested[section][name] = nested[section][name], value
-            if _as_json(value) != previous:
-                _drop_derived(nested, dotted, previous, values)
-        return type(self).from_dict(nested)
+        given = {_dotted(name): value for name, value in values.items()}
+        base, method = self, given.pop("masking.method", self.masking.method)
+        if method != self.masking.method:
+            kept = self.other_masking
+            if kept is None or kept.method != method:
+                kept = MaskingConfig(method=method)
+            masking = replace(kept, per=self.masking.per, reduction=self.masking.reduction)
+            base = replace(self, masking=masking, other_masking=self.masking)
+        nested = base.to_dict()
+        changed = {n: v for n, v in given.items() if _plain(v) != nested[n.partition(".")[0]][n.partition(".")[2]]}
+        replaced = {name for n in changed for name in base._replaced_by(n, changed[n]) if given.get(name) is None}
+        for name in (*replaced, *changed):
+            section, _, setting = name.partition(".")
+            nested[section][setting] = DEFAULTS[name] if name in replaced else changed[name]
+        return replace(self.from_dict(nested), other_masking=base.other_masking)
+
+    def _replaced_by(self, name: str, value: Any) -> tuple[str, ...]:
+        if name == "masking.strategy" and "sampled" in (value, self.masking.strategy):
+            return ("masking.ratio", "masking.ratio_range")
+        return () if value is None else REPLACES.get(name, ())
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionaries of JSON types."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return {section: _plain(dataclasses.asdict(getattr(self, section))) for section in SECTIONS}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PretrainConfig:
-        """The settings that ``to_dict`` gave; unknown names are refused, missing ones take their defaults."""
-        return _build(cls, values, "config")
+        """The settings that ``to_dict`` gave: lists become tuples, missing settings take their defaults.
+
+        Raises:
+            ConfigError: A name is unknown, or a value cannot work.
+        """
+        _check_names(values, list(SECTIONS), "config")
+        return cls(**{section: _build(SECTIONS[section], each, section) for section, each in values.items()})
 
     def hash(self) -> str:
-        """16 hexadecimal digits, the same in every process and for every order of the settings."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        """16 hexadecimal digits of the resolved settings, the same in every process and however they are given.
+
+        A default counts the same whether it is left out or restated. Sizes and steps stay unknown before
+        :meth:`resolve`, so hashes are compared between configurations that are both resolved or both not.
+        """
+        numbers = json.loads(json.dumps(self._filled().to_dict()), parse_int=float)  # 1 and 1.0 are the same setting
+        text = json.dumps(numbers, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-# Fields that a section fills in from others when they are left out: changing the source re-derives them.
-_DERIVED: dict[str, tuple[str, ...]] = {
-    "model.patch_size": ("patch_stride",),
-    "model.encoder": ("width", "depth", "heads"),
-    "optim.epochs": ("warmup_epochs", "steps", "min_epochs"),
-    "optim.steps": ("warmup_epochs", "epochs", "min_epochs"),
-    "masking.method": ("ratio", "strategy", "ratio_range", "loss", "basis", "mask_unit", "normalize_target"),
-    "masking.strategy": ("ratio_range",),
-    "masking.ratio_range": ("ratio",),
-}
-
-
-def _drop_derived(nested: dict[str, Any], changed: str, previous: Any, given: Mapping[str, Any]) -> None:
-    section, _, name = changed.partition(".")
-    derived = _DERIVED.get(changed, ())
-    if changed == "masking.strategy" and "sampled" in (previous, nested[section][name]):
-        derived += ("ratio",)  # a sampled ratio is the middle of its range
-    for name in derived:
-        if f"{section}.{name}" not in given:
-            nested[section].pop(name, None)
-
-
 def preset(name: str, source: str = "digits", method: str = "pmae") -> PretrainConfig:
-    """The ``paper`` recipe (Bizeul et al. 2025: ViT-Tiny, patch 8, 800 epochs, batch 512) or a ``quick`` one.
+    """The recipe ``quick`` or ``paper`` of ``pmae.presets`` for a dataset and a method."""
+    check_choice("preset", name, list(PRESETS))
+    check_choice("method", method, METHODS)
+    values = PRESETS[name](method)
+    return PretrainConfig.from_dict({**values, "data": {**values["data"], "dataset": source}})
 
-    ``quick`` is a small model and a short schedule, the same for every source: 450 steps of 32 images, or 8 epochs if
-    that is more, max(450, N / 4) steps for N training images. A trial takes seconds on digits and about a minute on
-    12,000 images of 28 px on one CPU core; its accuracies are not the paper's. benchmarks/recipes.py measures what it
-    adds to an untrained encoder.
-    """
-    check_choice("preset", name, get_args(Preset))
-    masking = MaskingConfig(method=method)  # type: ignore[arg-type]
-    if name == "paper":
-        if method == "pmae":
-            masking = MaskingConfig(strategy="fixed")  # the paper's rule
-        return PretrainConfig(
-            data=DataConfig(source=source, crop_scale=(0.2, 1.0), flip=True),
-            masking=masking,
-            model=ModelConfig(encoder="vit_tiny", patch_size=8, decoder_width=512, decoder_depth=8, decoder_heads=16),
-            optim=OptimConfig(
-                epochs=800,
-                batch_size=512,
-                learning_rate=1.5e-4,
-                warmup_epochs=40,
-                weight_decay=0.05,
-                betas=(0.9, 0.95),
-            ),
-            probe=ProbeConfig(protocol="paper"),
-        )
-    return PretrainConfig(
-        data=DataConfig(source=source, crop_scale=(1.0, 1.0), flip=False),
-        masking=dataclasses.replace(masking, reduction="batch"),
-        model=ModelConfig(
-            patch_size=4, width=64, depth=2, heads=4, decoder_width=64, decoder_depth=1,
-            decoder_heads=4, pool="mean",
-        ),
-        optim=OptimConfig(steps=450, min_epochs=8, batch_size=32, learning_rate=1.6e-2),
-    )  # fmt: skip
+
+def strategies_of_method(method: str) -> tuple[str, ...]:
+    """How masks of a method can be drawn, its default first."""
+    return COMPONENT_STRATEGIES if method == "pmae" else PATCH_STRATEGIES
+
+
+def has_effect(setting: str, method: str) -> bool:
+    """Whether a method reads a setting."""
+    return not any(setting in names for other, names in ONLY.items() if other != method)
 
 
 def check_ratio(value: Any, name: str = "ratio") -> None:
-    """Refuse what is no fraction strictly between 0 and 1."""
+    """Refuse anything but a fraction strictly between 0 and 1."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1:
         hint = f"; did you mean {value / 100:g}?" if isinstance(value, (int, float)) and 1 < value < 100 else ""
         raise ConfigError(f"{name} is {value!r}; ratios are fractions strictly between 0 and 1, for example 0.2{hint}")
@@ -548,35 +576,47 @@ def check_patches(image_size: int, patch_size: int, patch_stride: int | None = N
         )
 
 
-def _build(kind: type[T], values: Any, where: str) -> T:
+def _dotted(name: str) -> str:
+    """``masking.ratio`` of ``masking.ratio`` or ``ratio``."""
+    dotted = SETTINGS.get(name, name)
+    if dotted not in DEFAULTS:
+        known = [*SETTINGS, *SETTINGS.values()]
+        raise ConfigError(
+            f"{name!r} is not a setting{did_you_mean(name, known)}; settings are {', '.join(SETTINGS.values())}"
+        )
+    return dotted
+
+
+def _check_names(values: Any, names: list[str], where: str) -> None:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} is {values!r}; it must be a mapping of settings")
-    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for name in values:
         if name not in names:
             raise ConfigError(
                 f"{where} has no setting {name!r}{did_you_mean(str(name), names)}; its settings are {', '.join(names)}"
             )
-    # JSON has no tuples: lists come back as the tuples that the fields are.
-    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
 
 
-def _as_json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _build(kind: type[T], values: Any, where: str) -> T:
+    if isinstance(values, kind):
+        return values
+    _check_names(values, [f.name for f in dataclasses.fields(kind)], where)  # type: ignore[arg-type]
+    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})  # JSON has no tuples
 
 
-def _set(config: Any, name: str, value: Any) -> None:
-    object.__setattr__(config, name, value)  # frozen for users; filled in while it is being built
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
-def _as_pair(config: Any, name: str) -> tuple[float, float]:
-    value = getattr(config, name)
-    try:
-        low, high = (float(v) for v in value)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{name} is {value!r}; it must be two numbers, for example (0.2, 1.0)") from None
-    _set(config, name, (low, high))
-    return low, high
+def _check_pair(name: str, value: Any) -> tuple[float, float]:
+    if not isinstance(value, tuple) or len(value) != 2 or not all(_is_number(v) for v in value):
+        raise ConfigError(f"{name} is {value!r}; it must be a tuple of two numbers, for example (0.2, 0.9)")
+    return value
+
+
+def _check_number(name: str, value: Any, least: float, open_end: bool = False) -> None:
+    if not _is_number(value) or not least <= value < math.inf or (open_end and value == least):
+        raise ConfigError(f"{name} is {value!r}; it must be a number {'above' if open_end else 'of at least'} {least}")
 
 
 def _check_int(name: str, value: Any, least: int, optional: bool = False) -> None:
@@ -584,3 +624,12 @@ def _check_int(name: str, value: Any, least: int, optional: bool = False) -> Non
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+
+
+def _check_bool(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is {value!r}; it must be True or False")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -40,7 +40,8 @@ def autocast_dtype(precision: str, device: torch.device, model: ModelConfig) -> 
         return None
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-    wide = max(model.width or BF16_CPU_WIDTH, model.decoder_width) >= BF16_CPU_WIDTH
+    width = BF16_CPU_WIDTH if model.shape is None else model.shape[0]
+    wide = max(width, model.decoder_width) >= BF16_CPU_WIDTH
     return torch.bfloat16 if wide and cpu_has_bf16() else None
 
 

@@ -31,7 +31,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from pmae.components import PrincipalComponents
-from pmae.config import ENCODER_PRESETS, ModelConfig, PretrainConfig
+from pmae.config import ModelConfig, PretrainConfig
 from pmae.errors import ConfigError, DataError
 from pmae.files import replacing
 from pmae.model.autoencoder import MaskedAutoencoder
@@ -162,11 +162,10 @@ def timm_state_dict(folder: str | os.PathLike[str], global_pool: str | None = No
 
 def timm_arguments(model: ModelConfig) -> dict[str, Any] | None:
     """Arguments of ``timm.create_model`` for the encoder; None for overlapping patches, which timm does not have."""
-    if model.patch_stride != model.patch_size:
+    if model.stride != model.patch_size:
         return None
-    own = model.encoder is None or model.encoder in ENCODER_PRESETS
     arguments: dict[str, Any] = {
-        "model_name": "vit_tiny_patch16_224" if own else model.encoder,
+        "model_name": model.encoder if model.shape is None else "vit_tiny_patch16_224",
         "img_size": model.image_size,
         "patch_size": model.patch_size,
         "in_chans": model.channels,
@@ -174,8 +173,8 @@ def timm_arguments(model: ModelConfig) -> dict[str, Any] | None:
         "global_pool": TIMM_POOLS[model.pool],
         "fc_norm": False,
     }
-    if own:
-        arguments |= {"embed_dim": model.width, "depth": model.depth, "num_heads": model.heads}
+    if model.shape is not None:
+        arguments |= dict(zip(("embed_dim", "depth", "num_heads"), model.shape, strict=True))
         arguments["mlp_ratio"] = model.mlp_ratio
     return arguments
 

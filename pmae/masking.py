@@ -300,7 +300,7 @@ class MaskSampler:
     """
 
     def __init__(self, config: PretrainConfig, spectrum: Tensor | None) -> None:
-        self.config, self.masking, self.model = config, config.masking, config.model
+        self.config, self.masking, self.model = config, config.masking.resolve(), config.model
         self.spectrum = spectrum
 
     def draw(
@@ -336,7 +336,7 @@ class MaskSampler:
         self, draws: int, generator: torch.Generator, ratio_generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         assert self.masking.strategy is not None and self.masking.ratio is not None
-        assert self.model.image_size is not None and self.model.patch_stride is not None
+        assert self.model.image_size is not None
         ratio = self.masking.ratio
         if self.masking.ratio_range is not None:
             low, high = self.masking.ratio_range
@@ -349,7 +349,7 @@ class MaskSampler:
             mask = expand_mask_units(mask, units, side)
         else:
             mask = draw_patch_mask((side, side), ratio, draws, generator, self.masking.strategy)
-        if self.model.patch_stride == self.model.patch_size:
+        if self.model.stride == self.model.patch_size:
             return mask, mask.double().mean(1)
-        hidden = pixel_coverage(mask, side, self.model.patch_size, self.model.patch_stride, self.model.image_size)
+        hidden = pixel_coverage(mask, side, self.model.patch_size, self.model.stride, self.model.image_size)
         return mask, hidden.flatten(1).double().mean(1)

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from pmae.data import ImageSet
 
 PROGRAM = "tune/basis_study.py"
+QUESTION = "Does it matter which basis is masked?"
+EXAMPLES = (
+    "pmae-study basis",
+    "pmae-study basis --dataset bloodmnist --basis pca dct",
+    "pmae-study rerun runs/digits/study.json --confirm-seeds 10",
+)
 BASES: tuple[Basis, ...] = ("pca", "dct", "wavelet", "rotation", "pixel")
 RATIOS = (0.1, 0.2, 0.35, 0.55)
 RULE = ConfirmRule(refinements=0, every_patch_setting=True)
@@ -37,7 +43,7 @@ class BasisStudy(StudyOptions):
     """Study whether it is the principal components that matter: masks of equal variance in other orthonormal bases,
     each at its own best ratio."""
 
-    question: ClassVar[str] = "Does it matter which basis is masked?"
+    question: ClassVar[str] = QUESTION
 
     search: SearchOptions = field(
         default_factory=lambda: SearchOptions(methods=("pmae",), ratios=RATIOS, basis=BASES, search="none")
@@ -57,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         PROGRAM,
         default=BasisStudy(),
         rule=RULE,
+        examples=EXAMPLES,
     )
 
 

@@ -1,6 +1,8 @@
-"""What a user can ask of a study: one dataclass per group of the command line's help, read by tyro.
+"""The options of a study: one dataclass per group of the command line's help, read by tyro.
 
-Defaults that depend on others (the preset, the data set) are ``None`` here and filled in by ``tune.planning.plan``.
+Settings of its trainings are declared once, in ``pmae.config``; all but those that a study searches over are options.
+
+Defaults that depend on others (the preset, the dataset) are ``None`` here and filled in by ``tune.planning.plan``.
 Nothing is checked against the images here; only what an option can know alone is.
 """
 
@@ -15,30 +17,31 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from pmae.cli.options import PRESET, said
-from pmae.config import Basis, Method, Precision, Preset
+from pmae.cli.help import print_introduction
+from pmae.cli.options import Augmentation, DataOptions, PresetOption, said, settings_options
+from pmae.cli.settings_file import expand_config, option_words
+from pmae.config import Basis, MaskingConfig, Method, ModelConfig, OptimConfig, ProbeConfig
 
 if TYPE_CHECKING:
     from pmae.data import ImageSet
 
+PRESET = "the preset's"
 Search = Literal["tpe", "gp", "qmc", "random", "grid", "none"]
 
 
-@dataclass(frozen=True)
-class DataOptions:
-    """Which images are studied."""
-
-    dataset: str = "digits"
-    """digits (nothing to download), cifar10, tinyimagenet, a 2-D MedMNIST name such as bloodmnist, folder:PATH
-    (one sub-folder per class), parquet:PATH (a file, a glob or a folder) or npz:PATH."""
-    data_root: Annotated[str | None, said("DIR", "the user's cache")] = None
-    """Folder for downloads."""
-    image_size: Annotated[int | None, said("PIXELS", "that of the images")] = None
-    """Resize images to this many pixels a side; needed when they differ in size."""
-    limit: Annotated[int | None, said("N", "all")] = None
-    """Use at most this many training images, class-balanced."""
-    skip_unreadable: bool = False
-    """Leave out files that are no readable image instead of stopping at the first one."""
+# What a study searches over -> the options that say how.
+SEARCHED = {
+    "method": "--methods",
+    "ratio": "--ratios",
+    "ratio_range": "--ratios",
+    "strategy": "--strategies",
+    "patch_size": "--patch-sizes",
+    "patch_stride": "--patch-strides",
+    "mask_unit": "--mask-units",
+}
+_Settings: Any = settings_options(
+    "_Settings", OptimConfig, ModelConfig, MaskingConfig, ProbeConfig, without=(*SEARCHED, "basis")
+)
 
 
 @dataclass(frozen=True)
@@ -95,40 +98,12 @@ class ConfirmOptions:
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """How every trial is trained. The preset gives what is left out."""
+class TrainingOptions(Augmentation, _Settings, PresetOption):
+    """How every trial is trained and scored. The preset gives what is left out."""
 
-    preset: Preset = "quick"
-    """quick: a small model and a short schedule that order ratios within seconds a trial; paper: the PMAE paper's
-    ViT-Tiny and 800 epochs."""
-    steps: Annotated[int | None, said("N", PRESET)] = None
-    """Optimizer steps of a trial, rounded to whole epochs."""
-    epochs: Annotated[int | None, said("N", "from the steps")] = None
-    """Passes over the training images, instead of --steps."""
-    batch_size: Annotated[int | None, said("N", PRESET)] = None
-    """Images per step."""
-    learning_rate: Annotated[float | None, said("X", PRESET)] = None
-    """Base learning rate (at batch 256)."""
-    encoder: Annotated[str | None, said("NAME", PRESET)] = None
-    """vit_tiny, vit_small, vit_base or the name of a timm vision transformer."""
-    width: Annotated[int | None, said("N", PRESET)] = None
-    """Encoder width."""
-    depth: Annotated[int | None, said("N", PRESET)] = None
-    """Encoder blocks."""
-    heads: Annotated[int | None, said("N", PRESET)] = None
-    """Encoder attention heads."""
-    decoder_width: Annotated[int | None, said("N", PRESET)] = None
-    """Decoder width."""
-    decoder_depth: Annotated[int | None, said("N", PRESET)] = None
-    """Decoder blocks."""
-    decoder_heads: Annotated[int | None, said("N", PRESET)] = None
-    """Decoder attention heads."""
-    pool: Annotated[Literal["cls", "mean"] | None, said("{cls,mean}", PRESET)] = None
-    """What the probes read: the class token or the mean of the patch tokens."""
-    precision: Annotated[Precision | None, said("{auto,fp32,bf16}", PRESET)] = None
-    """auto, fp32 or bf16."""
     seed: int = 0
-    """Seed of the search; every trial's own seed follows from it and from the trial's settings."""
+    """Random seed of the search and, unless --data-seed is given, of the split; every trial's own seed follows from it
+    and from the trial's settings."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +116,7 @@ class StorageOptions:
     name: Annotated[str | None, said("NAME", "the data set's")] = None
     """Name of the study."""
     resume: bool = False
-    """Go on with the study of this name. Settings that are left out are the study's own."""
+    """Resume the study of this name. Settings that are left out are the study's own."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +155,9 @@ class StudyOptions:
     question: ClassVar[str | None] = None
     """What a study of another question asks."""
 
+    config: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """YAML or JSON file with any of these options (names as here, flat or in sections), or the study.json of a study;
+    the command line wins."""
     data: DataOptions = field(default_factory=DataOptions)
     search: SearchOptions = field(default_factory=SearchOptions)
     confirm: ConfirmOptions = field(default_factory=ConfirmOptions)
@@ -188,16 +166,21 @@ class StudyOptions:
     machine: MachineOptions = field(default_factory=MachineOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
 
+    @property
+    def data_seed(self) -> int:
+        """Seed of the split and of ``--limit``."""
+        return self.training.seed if self.data.data_seed is None else self.data.data_seed
+
     def normalized(self) -> StudyOptions:
         """Paths made absolute, so that neither workers nor a later ``--resume`` depend on the current folder."""
         from pmae.data.load import absolute_source
 
-        data = dataclasses.replace(
-            self.data,
-            dataset=absolute_source(self.data.dataset, self.data.data_root),
-            data_root=None if self.data.data_root is None else str(Path(self.data.data_root).expanduser().absolute()),
-        )
-        return dataclasses.replace(self, data=data)
+        root = self.data.data_root
+        paths: dict[str, Any] = {
+            "dataset": absolute_source(self.data.dataset, root),
+            "data_root": None if root is None else str(Path(root).expanduser().absolute()),
+        }
+        return dataclasses.replace(self, data=dataclasses.replace(self.data, **paths))
 
     def fitted(self, images: ImageSet) -> StudyOptions:
         """These options with those filled in that a study of another question takes from its images."""
@@ -213,13 +196,15 @@ class StudyOptions:
         plain = type(self)()
         for group in dataclasses.fields(self):
             mine, usual = getattr(self, group.name), getattr(plain, group.name)
+            if not dataclasses.is_dataclass(mine):
+                continue
             for field_ in dataclasses.fields(mine):
                 value = getattr(mine, field_.name)
                 if value == getattr(usual, field_.name) or value is None:
                     continue
                 words.append(f"--{field_.name.replace('_', '-')}")
-                if value is not True:
-                    words += [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
+                if getattr(usual, field_.name) is not False:
+                    words += option_words(value)
         return words
 
     def with_study(self, stored: Mapping[str, Any]) -> StudyOptions:
@@ -245,12 +230,21 @@ class StudyOptions:
         return found
 
 
-# The groups that decide what is found; --resume goes on with a study only if they agree.
+USUAL = (
+    "dataset", "methods", "ratios", "patch_sizes", "trials", "confirm_seeds", "preset", "steps", "name", "resume",
+    "dry_run", "config",
+)  # fmt: skip
+# The groups that decide what is found; --resume continues a study only if they agree.
 STUDY_GROUPS = ("data", "search", "confirm", "training")
 
 
 def parse_options(
-    argv: Sequence[str], prog: str, default: StudyOptions | None = None, *, pairs: bool = False
+    argv: Sequence[str],
+    prog: str,
+    default: StudyOptions | None = None,
+    *,
+    pairs: bool = False,
+    examples: Sequence[str] = (),
 ) -> StudyOptions:
     """Read the command line; prints help or what is wrong with it.
 
@@ -258,11 +252,16 @@ def parse_options(
         argv, prog: Command line and the program's name in the help.
         default: What is not given.
         pairs: Read ``--flag`` and ``--no-flag`` alike: for a default whose flags may be set already.
+        examples: Commands that the help begins with.
 
     Raises:
         SystemExit: With 0 after ``--help``, 2 for options that cannot be read.
+        ConfigError: A ``--config`` file cannot be used, or a setting is given that the study searches over.
     """
     default = StudyOptions() if default is None else default
+    if {"-h", "--help"} & {*argv}:
+        print_introduction(examples, USUAL, type(default))
+    argv = expand_config(argv, type(default), SEARCHED)
     return tyro.cli(
         type(default),
         args=list(argv),

@@ -103,7 +103,7 @@ def _row(plan: StudyPlan, spec: TrialSpec, objective: Objective) -> dict[str, An
         row |= {
             "strategy": masking.strategy,
             "basis": masking.basis if pmae else None,
-            "mask_unit": None if pmae else masking.mask_unit or model.patch_size,
+            "mask_unit": None if pmae else masking.mask_unit,
             "achieved_ratio": ratio if pmae or ratio is None else _achieved(spec, ratio),
         }
     return row
@@ -112,5 +112,6 @@ def _row(plan: StudyPlan, spec: TrialSpec, objective: Objective) -> dict[str, An
 def _achieved(spec: TrialSpec, ratio: float) -> float:
     """Share of the mask units of MAE that a ratio hides."""
     model, masking = spec.config.model, spec.config.masking
-    side = model.grid if masking.mask_unit is None else (model.image_size or 0) // masking.mask_unit
+    whole = masking.mask_unit in (None, model.patch_size)
+    side = model.grid if whole else (model.image_size or 0) // (masking.mask_unit or 1)
     return masked_count(side**2, ratio) / side**2

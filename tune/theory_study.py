@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from tune.trial.run import Measured
 
 PROGRAM = "tune/theory_study.py"
+QUESTION = "What do masking ratio and mask unit do to the features?"
+EXAMPLES = (
+    "pmae-study theory",
+    "pmae-study theory --dataset cifar10 --mask-units 4 8 16",
+    "pmae-study rerun runs/digits/study.json --confirm-seeds 10",
+)
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of Kong et al.'s Table 1
 UNITS = 3  # sides of 1, 2 and 4 patches, where they fit
 RULE = ConfirmRule(refinements=0, every_patch_setting=True)
@@ -41,7 +47,7 @@ class TheoryStudy(StudyOptions):
     """Study what masking ratio and mask unit do to an MAE's features (Kong et al. 2023): accuracy, reconstructions
     and robustness over both, each ratio confirmed with the same seeds."""
 
-    question: ClassVar[str] = "What do masking ratio and mask unit do to the features?"
+    question: ClassVar[str] = QUESTION
 
     search: SearchOptions = field(default_factory=lambda: SearchOptions(methods=("mae",), ratios=RATIOS, search="none"))
     confirm: ConfirmOptions = field(default_factory=lambda: ConfirmOptions(confirm_seeds=3))
@@ -97,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=TheoryStudy(),
         metrics="tune.theory_study:measure",
         rule=RULE,
+        examples=EXAMPLES,
     )
 
 

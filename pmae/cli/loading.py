@@ -22,7 +22,7 @@ def load_dataset(options: DataOptions, printing: PrintOptions) -> ImageSet:
         options.data_root,
         options.image_size,
         options.limit,
-        options.data_seed,
+        options.data_seed or 0,
         skip_unreadable=options.skip_unreadable,
         progress=not printing.quiet,
     )
@@ -37,14 +37,14 @@ def load_for_encoder(
     """
     if options.dataset is None and trained is None:
         raise ConfigError("the encoder does not say what it was trained on; give --dataset")
-    own = trained is not None and options.dataset in (None, trained.source)
-    default = trained if own and trained is not None else DataConfig(source=options.dataset or "digits")
+    own = trained is not None and options.dataset in (None, trained.dataset)
+    default = trained if own and trained is not None else DataConfig(dataset=options.dataset or "digits")
     return load_images(
-        default.source,
-        default.root if options.data_root is None else options.data_root,
+        default.dataset,
+        default.data_root if options.data_root is None else options.data_root,
         image_size,
         default.limit if options.limit is None else options.limit,
-        default.seed if options.data_seed is None else options.data_seed,
+        default.data_seed if options.data_seed is None else options.data_seed,
         skip_unreadable=options.skip_unreadable,
         progress=not printing.quiet,
     )

@@ -1,24 +1,52 @@
-"""What a user can ask of ``python -m pmae``: one dataclass per command, grouped as its help is, read by tyro.
+"""The options of ``python -m pmae``: one dataclass per command, read by tyro.
 
-Values are checked by the settings they become (``config``) and by the functions that they are given to.
+Settings of a run are declared once, in ``pmae.config``: :func:`settings_options` makes options of them, with the same
+names and help. Values are checked by the settings they become and by the functions that they are given to.
 """
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import inspect
+import itertools
+import textwrap
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.conf import Positional
+from tyro.constructors import PrimitiveConstructorSpec
 
-from pmae.config import Basis, Method, Precision, Preset
+from pmae.config import (
+    SECTIONS,
+    SETTINGS,
+    Basis,
+    DataConfig,
+    MaskingConfig,
+    ModelConfig,
+    OptimConfig,
+    Precision,
+    Preset,
+    preset,
+)
+from pmae.presets import PRESETS
 
 Pool = Literal["cls", "mean", "both"]
 Kind = Literal["linear", "mlp", "knn", "finetune", "corruptions"]
 KINDS: tuple[str, ...] = get_args(Kind)
-PRESET = "the preset's"
 Saved = Annotated[Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+ON_OFF = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="{on,off}",
+    instance_from_str=lambda words: words[0] == "on",
+    is_instance=lambda value: value is None or isinstance(value, bool),
+    str_from_instance=lambda value: ["on" if value else "off"],
+    choices=("on", "off"),
+)
+METAVARS = {int: "N", float: "X", str: "NAME", bool: "{on,off}"}
 
 
 def said(metavar: str, default: str) -> Any:
@@ -26,119 +54,129 @@ def said(metavar: str, default: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
+def settings_options(
+    name: str, *sections: type, without: Collection[str] = (), only: Collection[str] = (), keep: Collection[str] = ()
+) -> Any:
+    """A frozen dataclass of the settings in ``sections`` as options, each None where it is not given.
+
+    Args:
+        name: Of the class.
+        sections: Of ``pmae.config``.
+        without, only: Settings to leave out, or the only ones to take.
+        keep: Settings whose option has the section's default instead of None.
+    """
+    fields: list[tuple[str, Any, Any]] = []
+    texts: dict[str, str] = {}
+    for kind in sections:
+        hints, docs = get_type_hints(kind), field_docs(kind)
+        section = next(s for s, known in SECTIONS.items() if known is kind)
+        for f in dataclasses.fields(kind):
+            if SETTINGS.get(f.name) != f"{section}.{f.name}" or f.name in without or (only and f.name not in only):
+                continue
+            hint = next(t for t in (get_args(hints[f.name]) or [hints[f.name]]) if t is not type(None))
+            hint = hints[f.name] if get_origin(hints[f.name]) in (Literal, tuple) else hint
+            default = f.default if f.name in keep else None
+            shown = tyro.conf.arg(
+                metavar=_metavar(hint), help=docs[f.name], help_behavior_hint=_default_text(section, f.name)
+            )
+            option = Annotated[hint | None, ON_OFF, shown] if hint is bool else Annotated[hint | None, shown]
+            texts[f.name] = docs[f.name]
+            fields.append((f.name, option, field(default=default)))
+    return dataclasses.make_dataclass(name, fields, frozen=True, namespace={"_docs": texts})
+
+
+def given(*groups: Any) -> dict[str, Any]:
+    """The settings that option groups hold a value for, by name."""
+    found = {f.name: getattr(group, f.name) for group in groups for f in dataclasses.fields(group)}
+    return {name: value for name, value in found.items() if name in SETTINGS and value is not None}
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """The text below each field of a dataclass, in one line each."""
+    docs: dict[str, str] = {}
+    for base in reversed(kind.__mro__[:-1]):
+        docs |= base.__dict__.get("_docs", {})
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        except (OSError, TypeError, SyntaxError):
+            continue
+        lines = getattr(body, "body", [])
+        for line, text in itertools.pairwise(lines):
+            if isinstance(line, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                docs[ast.unparse(line.target)] = " ".join(str(text.value.value).split())
+    return docs
+
+
+def _metavar(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "{" + ",".join(map(str, get_args(hint))) + "}"
+    return " ".join(METAVARS[t] for t in get_args(hint) or (hint,))
+
+
+def _default_text(section: str, name: str) -> str:
+    values = {p: getattr(getattr(preset(p), section), name) for p in PRESETS}
+    known = {p: _shown(value) for p, value in values.items() if value is not None}
+    if len(known) == len(values) and len(set(known.values())) == 1:
+        return f"(default: {next(iter(known.values()))})"
+    return f"(default: {', '.join(f'{value} in {p}' for p, value in known.items())})" if known else ""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+_Images: Any = settings_options("_Images", DataConfig, without=("crop_scale", "flip"), keep=("dataset",))
+_SavedImages: Any = settings_options("_SavedImages", DataConfig, without=("crop_scale", "flip", "image_size"))
+_Masking: Any = settings_options("_Masking", MaskingConfig)
+_Model: Any = settings_options("_Model", ModelConfig)
+_Optim: Any = settings_options("_Optim", OptimConfig)
+Augmentation: Any = settings_options("Augmentation", DataConfig, only=("crop_scale", "flip"))
+
+
 @dataclass(frozen=True)
-class DataOptions:
+class DataOptions(_Images):
     """Which images."""
 
-    dataset: str = "digits"
-    """digits (nothing to download), cifar10, tinyimagenet, a 2-D MedMNIST name such as bloodmnist, folder:PATH
-    (one sub-folder per class), parquet:PATH (a file, a glob or a folder) or npz:PATH."""
-    data_root: Annotated[str | None, said("DIR", "the user's cache")] = None
-    """Folder for downloads."""
-    image_size: Annotated[int | None, said("PIXELS", "that of the images")] = None
-    """Resize images to this many pixels a side; needed when they differ in size."""
-    limit: Annotated[int | None, said("N", "all")] = None
-    """Use at most this many training images, class-balanced."""
-    data_seed: int = 0
-    """Seed of the held-out validation split and of --limit."""
     skip_unreadable: bool = False
-    """Leave out files that are no readable image instead of stopping at the first one."""
+    """Leave out files that cannot be read as images instead of stopping at the first one."""
 
 
 @dataclass(frozen=True)
-class SavedDataOptions:
-    """Which images; resized to what the encoder was trained on."""
+class SavedDataOptions(_SavedImages):
+    """Which images; resized to the encoder's size. By default those that it was trained on, with the limit and the
+    split of its training."""
 
-    dataset: Annotated[str | None, said("SOURCE", "what the encoder was trained on")] = None
-    """digits, cifar10, tinyimagenet, a 2-D MedMNIST name, folder:PATH, parquet:PATH or npz:PATH."""
-    data_root: Annotated[str | None, said("DIR", "the user's cache")] = None
-    """Folder for downloads."""
-    limit: Annotated[int | None, said("N", "all; the training's for the data it was trained on")] = None
-    """Use at most this many training images, class-balanced."""
-    data_seed: Annotated[int | None, said("N", "0; the training's for the data it was trained on")] = None
-    """Seed of the held-out validation split and of --limit."""
     skip_unreadable: bool = False
-    """Leave out files that are no readable image instead of stopping at the first one."""
+    """Leave out files that cannot be read as images instead of stopping at the first one."""
 
 
 @dataclass(frozen=True)
-class MaskingOptions:
+class MaskingOptions(_Masking):
     """What is masked."""
 
-    method: Method = "pmae"
-    """pmae masks principal components, mae masks patches."""
-    ratio: Annotated[float | None, said("RATIO", "0.2 for pmae, 0.75 for mae")] = None
-    """Masked share, a fraction: of the variance (pmae) or of the patches (mae)."""
-    ratio_range: Annotated[tuple[float, float] | None, said("LOW HIGH", "none")] = None
-    """Draw the ratio instead: per image (pmae, with --strategy sampled) or per batch (mae)."""
-    strategy: Annotated[str | None, said("NAME", "expected for pmae, random for mae")] = None
-    """pmae: expected fixed sampled tvb bvt released; mae: random block grid."""
-    per: Annotated[Literal["image", "batch"] | None, said("{image,batch}", "image")] = None
-    """One mask per image or per batch."""
-    loss: Annotated[Literal["components", "pixels"] | None, said("{components,pixels}", "components")] = None
-    """pmae: compare masked components (Eq. 3.1) or pixels (Eq. A.1)."""
-    basis: Annotated[Basis | None, said("{pca,dct,wavelet,rotation,pixel}", "pca")] = None
-    """pmae: orthonormal basis whose coordinates are masked."""
-    mask_unit: Annotated[int | None, said("PIXELS", "the patch size")] = None
-    """mae: side of the squares that are masked together."""
-    normalize_target: bool = False
-    """mae: standardize each target patch by its own mean and variance."""
-
 
 @dataclass(frozen=True)
-class ModelOptions:
+class ModelOptions(_Model):
     """Shapes of encoder and decoder."""
 
-    patch_size: Annotated[int | None, said("PIXELS", PRESET)] = None
-    """Side of a patch; must divide the image and leave at least 4 patches."""
-    patch_stride: Annotated[int | None, said("PIXELS", "the patch size")] = None
-    """Pixels between neighbouring patches; below the patch size they overlap."""
-    encoder: Annotated[str | None, said("NAME", PRESET)] = None
-    """vit_tiny, vit_small, vit_base or the name of a timm vision transformer."""
-    width: Annotated[int | None, said("N", PRESET)] = None
-    """Encoder width."""
-    depth: Annotated[int | None, said("N", PRESET)] = None
-    """Encoder blocks."""
-    heads: Annotated[int | None, said("N", PRESET)] = None
-    """Encoder attention heads."""
-    mlp_ratio: Annotated[float | None, said("X", PRESET)] = None
-    """Hidden width of the MLPs over the width."""
-    decoder_width: Annotated[int | None, said("N", PRESET)] = None
-    """Decoder width."""
-    decoder_depth: Annotated[int | None, said("N", PRESET)] = None
-    """Decoder blocks."""
-    decoder_heads: Annotated[int | None, said("N", PRESET)] = None
-    """Decoder attention heads."""
-    position: Annotated[Literal["learned", "sincos"] | None, said("{learned,sincos}", PRESET)] = None
-    """Position embeddings."""
-    pool: Annotated[Literal["cls", "mean"] | None, said("{cls,mean}", PRESET)] = None
-    """What probes read: the class token or the mean of the patch tokens."""
+
+@dataclass(frozen=True)
+class PresetOption:
+    """The recipe that settings are taken from."""
+
+    preset: Preset = "quick"
+    """Recipe for all settings that are not given. quick: a small model and a short schedule that order ratios within
+    seconds a trial; paper: the PMAE paper's ViT-Tiny and 800 epochs."""
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """How the model is trained. The preset gives what is left out."""
+class TrainingOptions(Augmentation, _Optim, PresetOption):
+    """How the model is trained."""
 
-    preset: Preset = "quick"
-    """quick: a small model and a short schedule; paper: the PMAE paper's ViT-Tiny and 800 epochs."""
-    epochs: Annotated[int | None, said("N", PRESET)] = None
-    """Passes over the training images."""
-    batch_size: Annotated[int | None, said("N", PRESET)] = None
-    """Images per step."""
-    learning_rate: Annotated[float | None, said("X", PRESET)] = None
-    """Learning rate at batch 256."""
-    warmup_epochs: Annotated[float | None, said("N", PRESET)] = None
-    """Epochs of linear warm-up."""
-    weight_decay: Annotated[float | None, said("X", PRESET)] = None
-    """AdamW's weight decay."""
-    clip_grad_norm: Annotated[float | None, said("X", "none")] = None
-    """Largest gradient norm."""
-    crop_scale: Annotated[tuple[float, float] | None, said("LOW HIGH", PRESET)] = None
-    """Share of the area that a random crop keeps; 1 1 turns crops off."""
-    flip: Annotated[Literal["on", "off"] | None, said("{on,off}", PRESET)] = None
-    """Whether half of the images are mirrored."""
     seed: int = 0
-    """Fixes initialization, order, augmentation and masks."""
+    """Random seed of initialization, data order, augmentation and masks."""
 
 
 @dataclass(frozen=True)
@@ -168,12 +206,15 @@ class PretrainOptions:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the model; it must not hold one yet."""
     resume: bool = False
-    """Go on from the checkpoints of an interrupted run in --out."""
+    """Resume from the checkpoints of an interrupted run in --out."""
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """YAML or JSON file with any of these options (names as here, flat or in sections); the command line wins."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     data: DataOptions = field(default_factory=DataOptions)
     masking: MaskingOptions = field(default_factory=MaskingOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
-    machine: MachineOptions = field(default_factory=MachineOptions)
     printing: PrintOptions = field(default_factory=PrintOptions)
 
 
@@ -186,7 +227,7 @@ class ProbeOptions:
     kind: Kind = "linear"
     """linear, mlp (two hidden layers), knn, finetune (the whole encoder), corruptions (linear, on corrupted images)."""
     protocol: Annotated[Literal["fast", "paper"] | None, said("{fast,paper}", "fast")] = None
-    """linear: fast (cached features, a grid of L2 strengths) or paper (SGD on raw features, 100 epochs)."""
+    """linear: fast (cached features, a grid of L2 penalties) or paper (SGD on raw features, 100 epochs)."""
     pool: Annotated[Pool | None, said("{cls,mean,both}", "the encoder's")] = None
     """Read the class token, the mean of the patch tokens, or (linear) both."""
     k: Annotated[int | None, said("N", "20")] = None
@@ -202,7 +243,7 @@ class ProbeOptions:
     skip_test: bool = False
     """Leave the test split unread."""
     seed: int = 0
-    """Of initialization, order and noise."""
+    """Random seed of initialization, data order and noise."""
     data: SavedDataOptions = field(default_factory=SavedDataOptions)
     machine: MachineOptions = field(default_factory=MachineOptions)
     printing: PrintOptions = field(default_factory=PrintOptions)
@@ -252,7 +293,7 @@ class ReconstructOptions:
     pictures: int = 8
     """Images to draw."""
     seed: int = 0
-    """Of the masks."""
+    """Random seed for mask sampling."""
     data: SavedDataOptions = field(default_factory=SavedDataOptions)
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""

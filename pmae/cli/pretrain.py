@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import sys
 import time
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pmae.cli.loading import check_writable, load_dataset, print_result, say
-from pmae.cli.options import PretrainOptions
-from pmae.config import PretrainConfig, preset
+from pmae.cli.options import PretrainOptions, given
+from pmae.config import METHODS, PretrainConfig, preset
 from pmae.data.load import absolute_source
 from pmae.errors import ConfigError
 from pmae.export import MODEL_DESCRIPTION, save_model
@@ -48,10 +47,10 @@ def run(options: PretrainOptions) -> None:
             checkpoint_dir=checkpoints,
             checkpoint_every=max(1, epochs // SAVES),
             resume_from=checkpoints if options.resume else None,
-            device=options.machine.device,
+            device=options.device,
         )
     except KeyboardInterrupt:
-        hint = "add --resume to the command to go on" if list_checkpoints(checkpoints) else "no epoch had ended yet"
+        hint = "add --resume to the command to continue" if list_checkpoints(checkpoints) else "no epoch had ended yet"
         raise KeyboardInterrupt(hint) from None
     save_model(result, out, images=images)
     shutil.rmtree(checkpoints, ignore_errors=True)
@@ -78,20 +77,11 @@ def run(options: PretrainOptions) -> None:
 
 
 def settings(options: PretrainOptions) -> PretrainConfig:
-    """The preset with what the options say instead."""
-    training, data = options.training, options.data
-    given: dict[str, Any] = {f"masking.{n}": v for n, v in dataclasses.asdict(options.masking).items()}
-    given |= {f"model.{n}": v for n, v in dataclasses.asdict(options.model).items()}
-    names = ("epochs", "batch_size", "learning_rate", "warmup_epochs", "weight_decay", "clip_grad_norm")
-    given |= {f"optim.{n}": getattr(training, n) for n in names}
-    given["data.crop_scale"] = training.crop_scale
-    given["data.flip"] = None if training.flip is None else training.flip == "on"
-    given |= {"data.root": data.data_root, "data.image_size": data.image_size, "data.limit": data.limit}
-    given |= {"data.seed": data.data_seed, "optim.precision": options.machine.precision}
-    if not options.masking.normalize_target:  # the flag's absence is no setting that a method could refuse
-        given["masking.normalize_target"] = None
-    base = preset(training.preset, absolute_source(data.dataset, data.data_root), options.masking.method)
-    return base.with_values({name: value for name, value in given.items() if value is not None})
+    """The preset with the options that are given."""
+    asked = given(options.data, options.masking, options.model, options.training)
+    source, method = asked.pop("dataset"), asked.pop("method", METHODS[0])
+    base = preset(options.training.preset, absolute_source(source, options.data.data_root), method)
+    return base.with_values(asked)
 
 
 def _check_folder(out: Path, checkpoints: Path, resume: bool) -> None:
@@ -102,7 +92,7 @@ def _check_folder(out: Path, checkpoints: Path, resume: bool) -> None:
         raise ConfigError(f"--resume: there are no checkpoints in {checkpoints}; leave it out to start a training")
     if found and not resume:
         raise ConfigError(
-            f"--out: {out} holds the checkpoints of an interrupted run; go on with --resume, or delete {checkpoints}"
+            f"--out: {out} holds the checkpoints of an interrupted run; continue with --resume, or delete {checkpoints}"
         )
     check_writable(out)
 

@@ -76,9 +76,8 @@ class MaskedAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         config = _with_size_of(config, components)
-        assert config.patch_stride is not None
         self.config, self.loss, self.normalize_target = config, loss, normalize_target
-        self.patch_size, self.stride = config.patch_size, config.patch_stride
+        self.patch_size, self.stride = config.patch_size, config.stride
         self.encoder = build_vit(config)
         self.projection = None if components is None else ComponentProjection(components)
         width, channels = config.decoder_width, self.encoder.patch_embed.proj.in_channels

@@ -27,9 +27,8 @@ def build_vit(config: ModelConfig) -> VisionTransformer:
     side = config.grid
     if config.channels is None:
         raise ConfigError("channels is not known yet; give it, or let pretrain() take it from the images")
-    overlapping = config.patch_stride != config.patch_size
-    assert config.patch_stride is not None
-    embed = partial(OverlappingPatchEmbed, stride=config.patch_stride)
+    overlapping = config.stride != config.patch_size
+    embed = partial(OverlappingPatchEmbed, stride=config.stride)
     shape: dict[str, Any] = {
         "img_size": config.image_size,
         "patch_size": config.patch_size,
@@ -38,18 +37,18 @@ def build_vit(config: ModelConfig) -> VisionTransformer:
         **({"embed_layer": embed} if overlapping else {}),
     }
     vit: nn.Module
-    if config.encoder is None or config.encoder in ENCODER_PRESETS:
-        assert config.width is not None and config.depth is not None and config.heads is not None
+    if config.shape is not None:
+        width, depth, heads = config.shape
         vit = VisionTransformer(
-            embed_dim=config.width,
-            depth=config.depth,
-            num_heads=config.heads,
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
             mlp_ratio=config.mlp_ratio,
             global_pool="token",
             **shape,
         )
     else:
-        vit = timm.create_model(config.encoder, pretrained=False, **shape)
+        vit = timm.create_model(str(config.encoder), pretrained=False, **shape)
     if not isinstance(vit, VisionTransformer) or vit.num_prefix_tokens != 1 or vit.pos_embed is None:
         raise ConfigError(
             f"encoder {config.encoder!r} is no plain vision transformer with one class token and absolute positions; "

@@ -11,7 +11,7 @@ from typing import Any
 Row = dict[str, Any]
 
 # Entries of a configuration that differ between trials which are meant to be compared.
-FREE_ENTRIES = frozenset({"ratio", "ratio_range", "seed", "root", "trial_id"})
+FREE_ENTRIES = frozenset({"ratio", "ratio_range", "seed", "root", "data_seed", "data_root", "trial_id"})
 
 
 def same_budget(rows: Sequence[Row], label: str, free: frozenset[str], warnings: list[str]) -> list[Row]:

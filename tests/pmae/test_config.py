@@ -1,24 +1,54 @@
-"""Settings that depend on each other: presets, values that replace others, steps and epochs."""
+"""Settings as plain data: what is derived and when, presets, values that replace others, hashes, what is refused."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from pmae.config import COMPONENT_STRATEGIES, MaskingConfig, OptimConfig, PretrainConfig, preset
+from pmae.config import (
+    COMPONENT_STRATEGIES,
+    SECTIONS,
+    SETTINGS,
+    DataConfig,
+    MaskingConfig,
+    ModelConfig,
+    OptimConfig,
+    PretrainConfig,
+    preset,
+)
 from pmae.errors import ConfigError
 
 
 def test_components_are_masked_as_expected_unless_asked_otherwise():
-    assert COMPONENT_STRATEGIES[0] == MaskingConfig().strategy == preset("quick").masking.strategy == "expected"
+    assert COMPONENT_STRATEGIES[0] == MaskingConfig().resolve().strategy == "expected"
+    assert preset("quick").resolve(8, 1).masking.strategy == "expected"
     assert preset("paper").masking.strategy == "fixed"
     assert (preset("quick").masking.reduction, preset("paper").masking.reduction) == ("batch", "image")
-    assert preset("quick").with_values({"masking.method": "mae"}) == preset("quick", method="mae")
+
+
+def test_building_a_section_writes_nothing():
+    for kind in SECTIONS.values():
+        assert {f.name: getattr(kind(), f.name) for f in dataclasses.fields(kind)} == {
+            f.name: f.default for f in dataclasses.fields(kind)
+        }
+    assert dataclasses.replace(ModelConfig(width=96), width=None) == ModelConfig()
+
+
+def test_what_is_none_is_derived_by_resolve_alone():
+    config = PretrainConfig(masking=MaskingConfig(method="mae"), model=ModelConfig(patch_size=2))
+    assert (config.masking.ratio, config.model.patch_stride, config.optim.epochs) == (None, None, None)
+    found = config.resolve(8, 1, 1000)
+    assert (found.masking.ratio, found.masking.strategy, found.masking.mask_unit) == (0.75, "random", 2)
+    assert (found.model.patch_stride, found.model.encoder, found.model.width) == (2, "vit_tiny", 192)
+    assert (found.optim.epochs, found.optim.warmup_epochs) == (100, 5.0)
+    assert found.resolve(8, 1, 1000) == found == found.resolve(8, 1)
 
 
 @pytest.mark.parametrize("name", ["quick", "paper"])
 @pytest.mark.parametrize("method", ["pmae", "mae"])
 def test_presets_do_not_depend_on_the_name_of_the_source(name, method):
-    configs = [preset(name, source, method).with_values({"data.source": "x"}) for source in ("digits", "npz:/a", "q")]
+    configs = [preset(name, source, method).with_values({"dataset": "x"}) for source in ("digits", "npz:/a", "q")]
     assert len({c.hash() for c in configs}) == 1
 
 
@@ -34,10 +64,50 @@ def test_restating_what_is_set_changes_nothing(name, resolved):
     assert config.with_values({"data.crop_scale": config.data.crop_scale}).hash() == config.hash()
 
 
+RESOLVED_DEFAULTS = [
+    ("pmae", {"ratio": 0.2, "strategy": "expected"}),
+    ("mae", {"ratio": 0.75, "strategy": "random", "mask_unit": 4}),
+    ("pmae", {"patch_stride": 4}),
+    ("pmae", {"epochs": 100}),
+    ("pmae", {"warmup_epochs": 5}),
+    ("pmae", {"encoder": "vit_tiny"}),
+    ("pmae", {"width": 192, "depth": 12, "heads": 3}),
+]
+
+
+@pytest.mark.parametrize(("method", "values"), RESOLVED_DEFAULTS)
+def test_a_restated_default_has_the_same_hash(method, values):
+    config = PretrainConfig(masking=MaskingConfig(method=method))
+    restated = config.with_values(values)
+    assert restated != config and restated.hash() == config.hash()
+    assert restated.resolve(8, 1, 100) == config.resolve(8, 1, 100)
+    assert restated.resolve(8, 1, 100).hash() == config.resolve(8, 1, 100).hash()
+
+
+def test_hashes_tell_settings_apart_and_not_how_a_number_is_written():
+    config = PretrainConfig()
+    assert config.with_values({"weight_decay": 1}).hash() == config.with_values({"weight_decay": 1.0}).hash()
+    assert config.with_values({"flip": False}).hash() != config.hash()
+    steps = preset("quick").resolve(8, 1, 1000)
+    assert steps.hash() == preset("quick").with_values({"epochs": steps.optim.epochs}).resolve(8, 1, 1000).hash()
+
+
+@pytest.mark.parametrize("name", ["quick", "paper"])
+@pytest.mark.parametrize("values", [{}, {"ratio": 0.35, "basis": "dct"}, {"strategy": "sampled", "loss": "pixels"}])
+def test_a_method_that_is_set_and_set_back_leaves_no_trace(name, values):
+    config = preset(name).with_values(values)
+    mae = config.with_values({"method": "mae"})
+    assert mae == preset(name, method="mae")
+    assert mae.with_values({"masking.method": "pmae"}) == config
+    assert mae.with_values({"mask_unit": 8}).with_values({"method": "pmae"}) == config
+    assert preset(name, method="mae").with_values({"method": "pmae"}).masking.method == "pmae"
+
+
 def test_changed_epochs_derive_the_warm_up_again():
-    assert preset("paper").with_values({"optim.epochs": 100}).optim.warmup_epochs == 5
+    assert preset("paper").resolve(32, 3).optim.warmup_epochs == 40
+    assert preset("paper").with_values({"optim.epochs": 100}).resolve(32, 3).optim.warmup_epochs == 5
     kept = preset("paper").with_values({"optim.epochs": 100, "optim.warmup_epochs": 10})
-    assert kept.optim.warmup_epochs == 10
+    assert kept.resolve(32, 3).optim.warmup_epochs == 10
 
 
 def test_epochs_replace_steps_and_steps_replace_epochs():
@@ -57,17 +127,61 @@ def test_epochs_replace_steps_and_steps_replace_epochs():
 
 @pytest.mark.parametrize(("images", "epochs"), [(1000, 3), (1, 100), (31, 100), (64, 50), (10**6, 1)])
 def test_epochs_are_the_nearest_to_the_steps(images, epochs):
-    config = PretrainConfig(optim=OptimConfig(steps=100, batch_size=32)).resolve(8, 1, images)
+    asked = PretrainConfig(optim=OptimConfig(steps=100, batch_size=32))
+    config = asked.resolve(8, 1, images)
     assert config.optim.epochs == epochs
     assert config.resolve(8, 1, images) == config == config.resolve(8, 1)
     assert config.optim.warmup_epochs == pytest.approx(epochs / 20)
-    assert config.resolve(8, 1, 320).optim.epochs == 10  # other images, other epochs
+    assert asked.resolve(8, 1).resolve(8, 1, images) == config  # steps wait for the number of images
     assert PretrainConfig.from_dict(config.to_dict()).hash() == config.hash()
 
 
 def test_sampled_ratios_come_and_go():
     config = preset("quick").with_values({"masking.strategy": "sampled"})
-    assert (config.masking.ratio_range, config.masking.ratio) == ((0.1, 0.9), 0.5)
-    assert config.with_values({"masking.strategy": "fixed"}).masking.ratio == 0.2
+    found = config.resolve(8, 1).masking
+    assert (config.masking.ratio, found.ratio_range, found.ratio) == (None, (0.1, 0.9), 0.5)
+    assert config.with_values({"masking.strategy": "fixed"}).resolve(8, 1).masking.ratio == 0.2
+    assert config.with_values({"masking.strategy": None}) == preset("quick")
+    assert preset("quick").resolve(8, 1).with_values({"strategy": "sampled"}).masking.ratio is None
     ratio = preset("quick").with_values({"masking.ratio": 0.35})
     assert ratio.with_values({"masking.strategy": "tvb"}).masking.ratio == 0.35
+
+
+def test_an_encoders_name_replaces_its_shape():
+    config = preset("quick").with_values({"encoder": "vit_small"})
+    assert config.model.shape == (384, 12, 6)
+    with pytest.raises(ConfigError, match="contradicts"):
+        preset("quick").with_values({"encoder": "vit_small", "depth": 3})
+
+
+def test_every_setting_has_a_name_of_its_own():
+    names = [f.name for kind in SECTIONS.values() for f in dataclasses.fields(kind)]
+    assert sorted(SETTINGS) == sorted({*names} - {"channels"})
+    assert SETTINGS["image_size"] == "data.image_size"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: preset("quick").with_values({"masking.ration": 0.3}), "did you mean 'masking.ratio'"),
+        (lambda: PretrainConfig.from_dict({"optim": {"epoch": 3}}), "did you mean 'epochs'"),
+        (lambda: PretrainConfig.from_dict({"optimizer": {}}), "config has no setting 'optimizer'"),
+        (lambda: PretrainConfig(masking={"method": "mae"}), "from_dict takes mappings"),
+        (lambda: MaskingConfig(method="mae", basis="dct"), "basis='dct' has no effect with method 'mae'"),
+        (lambda: MaskingConfig(method="mae", strategy="fixed"), "allowed are random, block, grid"),
+        (lambda: MaskingConfig(ratio_range=(0.1, 0.5)), "no effect with strategy 'expected'"),
+        (lambda: MaskingConfig(strategy="sampled", ratio=0.3), "has no effect when the ratio is drawn"),
+        (lambda: MaskingConfig(ratio=20), "did you mean 0.2"),
+        (lambda: DataConfig(crop_scale=[0.2, 1.0]), "a tuple of two numbers"),
+        (lambda: DataConfig(flip="yes"), "True or False"),
+        (lambda: OptimConfig(epochs=3, steps=9), "leave one of them out"),
+        (lambda: OptimConfig(warmup_epochs=101), "between 0 and epochs"),
+        (lambda: OptimConfig(learning_rate="high"), "learning_rate is 'high'"),
+        (lambda: ModelConfig(width=32), "not a multiple of heads 3"),
+        (lambda: preset("quik"), "did you mean 'quick'"),
+        (lambda: preset("quick", method="mea"), "did you mean 'mae'"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_way_out(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()

@@ -19,8 +19,8 @@ from pmae.probes import finetune, mlp
 from pmae.training.loop import build_optimizer, learning_rate
 
 PAPER = {
-    "data": {"crop_scale": [0.2, 1.0], "flip": True, "image_size": None, "limit": None, "root": None, "seed": 0,
-             "source": "cifar10"},
+    "data": {"crop_scale": [0.2, 1.0], "flip": True, "image_size": None, "limit": None, "data_root": None,
+             "data_seed": 0, "dataset": "cifar10"},
     "masking": {"method": "pmae", "ratio": 0.2, "ratio_range": None, "strategy": "fixed", "per": "image",
                 "loss": "components", "reduction": "image", "basis": "pca", "mask_unit": None,
                 "normalize_target": False},
@@ -30,7 +30,7 @@ PAPER = {
     "optim": {"epochs": 800, "steps": None, "min_epochs": 1, "batch_size": 512, "learning_rate": 1.5e-4,
               "warmup_epochs": 40, "weight_decay": 0.05, "betas": [0.9, 0.95], "clip_grad_norm": None,
               "precision": "auto", "compile": "auto"},
-    "probe": {"protocol": "paper", "every": 0, "knn_k": 20},
+    "probe": {"protocol": "paper", "knn_k": 20},
 }  # fmt: skip
 
 

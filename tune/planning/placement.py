@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pmae.config import PretrainConfig
+from pmae.config import ENCODER_PRESETS, PretrainConfig
 from pmae.errors import ConfigError
 from tune.options import MachineOptions
 
@@ -205,11 +205,10 @@ def _gpus_per_trial(machine: Machine, options: MachineOptions) -> float:
 def trial_memory(config: PretrainConfig, image_bytes: int) -> float:
     """Estimated bytes of a trial: process, images, weights with Adam's moments, activations, components."""
     model, batch = config.model, config.optim.batch_size
-    width, depth = model.width or 192, model.depth or 12
+    width, depth, heads = model.shape or ENCODER_PRESETS["vit_tiny"]
     decoder = model.decoder_width, model.decoder_depth
     weights = sum(12 * w * w * d for w, d in ((width, depth), decoder))
     tokens = model.tokens + 1
-    heads = model.heads or 3
     activations = batch * sum(
         tokens * d * (34 * w + 5 * h * tokens) for w, d, h in ((width, depth, heads), (*decoder, model.decoder_heads))
     )
@@ -225,7 +224,8 @@ def trial_seconds(config: PretrainConfig, train_images: int, placement: Placemen
     steps = (optim.epochs or 1) * max(1, train_images // optim.batch_size)
     flops = 3 * steps * min(optim.batch_size, train_images) * forward_flops(config)
     speed = FLOPS_PER_GPU * placement.gpus if placement.gpus else FLOPS_PER_CORE * placement.threads * placement.workers
-    blocks = (config.model.depth or 12) + config.model.decoder_depth
+    depth = (config.model.shape or ENCODER_PRESETS["vit_tiny"])[1]
+    blocks = depth + config.model.decoder_depth
     overhead = TRIAL_OVERHEAD + (GROUP_OVERHEAD if placement.workers > 1 else 0)
     return overhead + steps * STEP_OVERHEAD * blocks / 5 + flops / speed
 
@@ -240,7 +240,7 @@ def forward_flops(config: PretrainConfig) -> float:
     blocks = sum(
         d * (24 * n * w * w + 4 * n * n * w)
         for n, w, d in (
-            (visible + 1, model.width or 192, model.depth or 12),
+            (visible + 1, *(model.shape or ENCODER_PRESETS["vit_tiny"])[:2]),
             (tokens + 1, model.decoder_width, model.decoder_depth),
         )
     )

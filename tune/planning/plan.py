@@ -14,12 +14,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pmae.config import DEFAULT_RATIO, METHODS, PretrainConfig, check_choice, check_ratio, preset
+from pmae.cli.options import given
+from pmae.config import DEFAULT_RATIO, METHODS, PretrainConfig, check_choice, check_ratio, has_effect, preset
 from pmae.data import ImageSet, load_images
 from pmae.errors import ConfigError, DataError
 from studies.errors import StudyError
 from studies.statistics.margin import Margin
-from tune.options import SearchOptions, StudyOptions, TrainingOptions
+from tune.options import SearchOptions, StudyOptions
 from tune.search.confirm import ConfirmRule
 from tune.search.space import (
     DEFAULT_GRID,
@@ -164,7 +165,7 @@ def plan_study(
     data = options.data
     if images is None:
         images = load_images(
-            data.dataset, data.data_root, data.image_size, data.limit, options.training.seed,
+            data.dataset, data.data_root, data.image_size, data.limit, options.data_seed,
             skip_unreadable=data.skip_unreadable, progress=progress,
         )  # fmt: skip
     options = options.fitted(images)
@@ -222,6 +223,10 @@ def _check_alone(options: StudyOptions) -> None:
         raise ConfigError("--mae-ratios and --mask-units have no effect without mae among --methods; leave them out")
     if "pmae" not in search.methods and (tuple(search.basis) != ("pca",) or confirm.ladder):
         raise ConfigError("--basis and --ladder have no effect without pmae among --methods; leave them out")
+    for name in given(options.training):
+        if not any(has_effect(name, method) for method in search.methods):
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} has no effect with --methods {' '.join(search.methods)}; leave it out")
     if "mae" not in search.methods and confirm.mae_ladder:
         raise ConfigError("--mae-ladder has no effect without mae among --methods; leave it out")
 
@@ -328,37 +333,17 @@ def _ratios(search: SearchOptions, method: str) -> Ratios:
 
 
 def _base(options: StudyOptions, space: Space, images: ImageSet) -> PretrainConfig:
-    data, training = options.data, options.training
-    base = preset(training.preset, data.dataset, space.methods[0])
-    values: dict[str, Any] = {
-        "data.root": data.data_root,
-        "data.image_size": data.image_size,
-        "data.limit": data.limit,
-        "data.seed": training.seed,
-        "model.patch_size": space.patches[space.methods[0]][0].patch_size,
-        "probe.knn_k": min(base.probe.knn_k, len(images.indices("train"))),
-        **_overrides(training),
-    }
-    return base.with_values(values)
-
-
-def _overrides(training: TrainingOptions) -> dict[str, Any]:
-    asked = {
-        "optim.steps": training.steps,
-        "optim.epochs": training.epochs,
-        "optim.batch_size": training.batch_size,
-        "optim.learning_rate": training.learning_rate,
-        "optim.precision": training.precision,
-        "model.encoder": training.encoder,
-        "model.width": training.width,
-        "model.depth": training.depth,
-        "model.heads": training.heads,
-        "model.decoder_width": training.decoder_width,
-        "model.decoder_depth": training.decoder_depth,
-        "model.decoder_heads": training.decoder_heads,
-        "model.pool": training.pool,
-    }
-    return {name: value for name, value in asked.items() if value is not None}
+    """The first method's configuration; the settings of the others come back when its method is changed."""
+    first = space.methods[0]
+    base = preset(options.training.preset, options.data.dataset, first)
+    asked = given(options.training)
+    asked["knn_k"] = min(asked.get("knn_k", base.probe.knn_k), len(images.indices("train")))
+    values = {**given(options.data), "data_seed": options.data_seed}
+    base = base.with_values({**values, "patch_size": space.patches[first][0].patch_size})
+    for method in reversed(space.methods):
+        mine = {name: value for name, value in asked.items() if has_effect(name, method)}
+        base = base.with_values({"method": method, **mine})
+    return base
 
 
 def _trials(search: SearchOptions, space: Space, budget: Budget) -> int:
@@ -434,7 +419,7 @@ def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict
         "default_ratio": plan.options.confirm.default_ratio,
         "mae_default_ratio": DEFAULT_RATIO["mae"],
         "epochs": plan.config(plan.space.grid()[0]).optim.epochs,
-        "config": plan.base.to_dict(),
+        "config": plan.config(plan.space.grid()[0]).to_dict(),
         "options": plan.options.to_dict(),
         "command": command,
         "versions": versions(),

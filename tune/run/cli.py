@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 
 
 PROGRAM = "tune/masking_ratio_study.py"
+EXAMPLES = (
+    "pmae-study --dataset digits",
+    "pmae-study --dataset folder:PATH --image-size 32 --time-budget 2h",
+    "pmae-study rerun runs/digits/study.json --seed 1",
+)
 
 
 def run_command(
@@ -31,6 +38,7 @@ def run_command(
     default: StudyOptions | None = None,
     metrics: str | None = None,
     rule: ConfirmRule | None = None,
+    examples: Sequence[str] = EXAMPLES,
 ) -> int:
     """Read ``argv``, run the study it asks for, print what came out.
 
@@ -39,9 +47,14 @@ def run_command(
         program: Path of the script, for help and for commands that are shown.
         default: Options of a study of another question.
         metrics, rule: See ``tune.planning.plan.plan_study``.
+        examples: Commands that the help begins with.
     """
+    words = list(argv)
     try:
-        return _run(list(argv), program, default, metrics, rule)
+        options = parse_options(words, f"python {program}", default, examples=examples)
+        if any(word.partition("=")[0] == "--config" for word in words):  # the record does not depend on the file
+            words = options.to_argv()
+        return run_options(options, argv=words, program=program, metrics=metrics, rule=rule)[0]
     except SystemExit as leaving:  # --help, or options that cannot be read: tyro has said why
         return leaving.code if isinstance(leaving.code, int) else BAD_USAGE
     except KeyboardInterrupt:
@@ -64,11 +77,34 @@ def _is_ours(error: ValueError) -> bool:
     return isinstance(error, (ConfigError, DataError, StudyError))
 
 
-def _run(
-    argv: list[str], program: str, default: StudyOptions | None, metrics: str | None, rule: ConfirmRule | None
-) -> int:
-    options = parse_options(argv, f"python {program}", default)
-    return run_options(options, argv=argv, program=program, metrics=metrics, rule=rule)[0]
+def rerun_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The question of the study in ``words[0]``, its ``study.json``, and the command line that starts it again.
+
+    The new study has the same settings, and another name in the same storage unless ``words`` give them.
+
+    Raises:
+        ConfigError: There is no such file, or it is not a study's.
+    """
+    path = Path(words[0]).expanduser().absolute() if words and not words[0].startswith("-") else None
+    if path is None:
+        raise ConfigError("rerun needs the study.json of a study, for example: pmae-study rerun runs/digits/study.json")
+    path = path / "study.json" if path.is_dir() else path
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        question, name = record.get("question"), record["name"]
+        if not isinstance(record["options"], dict):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(f"rerun: {path} is not the study.json of a study; give one, in the study's folder") from None
+    rest = list(words[1:])
+    asked = {word.partition("=")[0] for word in rest}
+    storage = path.parent.parent
+    if "--storage" not in asked:
+        rest += ["--storage", str(storage)]
+    if "--name" not in asked:
+        numbers = itertools.count(2)
+        rest += ["--name", next(n for i in numbers if not (storage / (n := f"{name}-{i}")).exists())]
+    return question, ["--config", str(path), *rest]
 
 
 def run_options(

@@ -106,8 +106,9 @@ class Setting:
     def of(cls, config: PretrainConfig) -> Setting:
         """The setting inside a resolved configuration."""
         m = config.masking
-        assert config.model.patch_stride is not None and m.strategy is not None
-        patches = Patches(config.model.patch_size, config.model.patch_stride, m.mask_unit)
+        assert m.strategy is not None, "the configuration is resolved"
+        patch = config.model.patch_size
+        patches = Patches(patch, config.model.stride, None if m.mask_unit == patch else m.mask_unit)
         return cls(m.method, patches, None if m.ratio_range else m.ratio, m.strategy, m.basis)
 
 

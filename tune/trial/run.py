@@ -100,8 +100,8 @@ def run_trial(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch | None = None) -
 
 def _train_and_score(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch) -> dict[str, Any]:
     images = shared_images(
-        spec.config.data.source, spec.config.data.root, spec.config.data.image_size, spec.config.data.limit,
-        spec.config.data.seed, job.skip_unreadable,
+        spec.config.data.dataset, spec.config.data.data_root, spec.config.data.image_size, spec.config.data.limit,
+        spec.config.data.data_seed, job.skip_unreadable,
     )  # fmt: skip
     if spec.control is not None:
         return _score_control(spec, images)
@@ -280,7 +280,7 @@ def _columns(spec: TrialSpec, job: TrialJob) -> dict[str, Any]:
             "method": masking.method,
             "strategy": masking.strategy,
             "ratio": masking.ratio,
-            "mask_unit": None if pmae else masking.mask_unit or model.patch_size,
+            "mask_unit": None if pmae else masking.mask_unit,
             "basis": masking.basis if pmae else None,
         }
     if spec.control != "pixels":

@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tyro
 from PIL import Image
 
 from pmae.__main__ import main
-from pmae.cli.options import PretrainOptions
+from pmae.cli.options import PretrainOptions, field_docs
 from pmae.cli.pretrain import settings
+from pmae.cli.settings_file import expand_config, option_words
 from pmae.components import PrincipalComponents
-from pmae.config import preset
+from pmae.config import SETTINGS, DataConfig, OptimConfig, PretrainConfig, preset
 from pmae.export import load_encoder
 
 TINY = [
@@ -62,19 +64,89 @@ def test_settings_reach_the_configuration():
         out=Path("x"),
         data=o.DataOptions(dataset="folder:somewhere", limit=7, data_seed=3),
         masking=o.MaskingOptions(method="mae", mask_unit=8),
-        training=o.TrainingOptions(preset="paper", epochs=10, flip="off", crop_scale=(0.5, 1.0)),
-        machine=o.MachineOptions(precision="fp32"),
+        training=o.TrainingOptions(preset="paper", epochs=10, flip=False, crop_scale=(0.5, 1.0), precision="fp32"),
     )
     config = settings(asked)
-    assert config.data.source == f"folder:{Path('somewhere').absolute()}" and (config.data.limit, config.data.seed) == (
-        7,
-        3,
-    )
+    assert config.data.dataset == f"folder:{Path('somewhere').absolute()}"
+    assert (config.data.limit, config.data.data_seed) == (7, 3)
     assert config.data.flip is False and config.data.crop_scale == (0.5, 1.0)
-    assert (config.masking.method, config.masking.ratio, config.masking.mask_unit) == ("mae", 0.75, 8)
-    assert (config.optim.epochs, config.optim.warmup_epochs, config.optim.precision) == (10, 0.5, "fp32")
+    assert (config.masking.method, config.masking.ratio, config.masking.mask_unit) == ("mae", None, 8)
+    assert (config.optim.epochs, config.optim.resolve().warmup_epochs, config.optim.precision) == (10, 0.5, "fp32")
     paper = PretrainOptions(out=Path("x"), training=o.TrainingOptions(preset="paper"))
     assert settings(paper) == preset("paper", "digits", "pmae")
+
+
+def parsed(*words: str) -> PretrainConfig:
+    options = tyro.cli(
+        PretrainOptions, args=["--out", "x", *words], config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    )
+    return settings(options)
+
+
+# Values that differ from both presets' and go together with the quick one's.
+OTHER_VALUES = {
+    "dataset": "cifar10", "data_root": "/there", "image_size": 16, "limit": 7, "data_seed": 4, "crop_scale": (0.5, 0.9),
+    "flip": True, "method": "mae", "ratio": 0.4, "ratio_range": (0.3, 0.6), "strategy": "tvb", "per": "batch",
+    "loss": "pixels", "reduction": "image", "basis": "dct", "mask_unit": 8, "normalize_target": True, "patch_size": 2,
+    "patch_stride": 2, "encoder": "vit_small", "width": 32, "depth": 3, "heads": 2, "mlp_ratio": 2.0,
+    "decoder_width": 32, "decoder_depth": 2, "decoder_heads": 2, "position": "sincos", "pool": "cls", "epochs": 9,
+    "steps": 77, "min_epochs": 2, "batch_size": 64, "learning_rate": 0.5, "warmup_epochs": 0.5, "weight_decay": 0.3,
+    "betas": (0.5, 0.6), "clip_grad_norm": 2.0, "precision": "bf16", "compile": "off",
+}  # fmt: skip
+
+
+def test_every_setting_of_a_training_is_an_option_of_the_same_name():
+    of_probes = {"protocol", "knn_k"}
+    assert {*OTHER_VALUES} == {*SETTINGS} - of_probes
+    for name, value in OTHER_VALUES.items():
+        needed = ["--method", "mae"] if name in ("ratio_range", "mask_unit", "normalize_target") else []
+        config = parsed(*needed, f"--{name.replace('_', '-')}", *option_words(value))
+        section, _, setting = SETTINGS[name].partition(".")
+        assert getattr(getattr(config, section), setting) == value, name
+        assert config == preset("quick", method=config.masking.method).with_values({name: value})
+
+
+def test_help_is_the_settings_own_documentation(capsys):
+    assert main(["pretrain", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("examples:") and text.index("usual options") < text.index("--mlp-ratio")
+    plain = " ".join(text.replace("│", " ").split())
+    for kind in (DataConfig, OptimConfig):
+        for name, doc in field_docs(kind).items():
+            assert doc in plain, name
+
+
+def test_a_settings_file_is_read_before_the_command_line(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("dataset: digits\nmasking:\n  ratio: 0.35\nbatch-size: 48\nlearning_rate: 1e-3\nflip: true\n"
+                    "epochs: 4\ncompile: off\ncrop_scale: [0.5, 1]\nlimit: null\nquiet: true\n")  # fmt: skip
+    config = parsed(*expand_config(["--config", str(file), "--ratio", "0.4"], PretrainOptions))
+    assert (config.masking.ratio, config.optim.batch_size, config.optim.learning_rate) == (0.4, 48, 1e-3)
+    assert (config.data.flip, config.data.crop_scale, config.optim.compile) == (True, (0.5, 1.0), "off")
+    # An option replaces those of the file that it excludes.
+    config = parsed(*expand_config([f"--config={file}", "--steps", "70"], PretrainOptions))
+    assert (config.optim.steps, config.optim.epochs) == (70, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.yaml", "epoch: 3", "did you mean 'epochs'"),
+        ("a.yaml", "optimizer: {epochs: 3}", "unknown option 'optimizer'"),
+        ("a.yaml", "- 3", "holds list"),
+        ("a.yaml", "{", "cannot be read"),
+        ("a.json", "{", "cannot be read"),
+        ("a.yaml", "ratio: 20", "did you mean 0.2"),
+        (None, "", "it must be a YAML or JSON file"),
+    ],
+)
+def test_a_settings_file_that_cannot_be_used_is_one_error(tmp_path, capsys, name, text, message):
+    file = tmp_path / (name or "nowhere")
+    if name is not None:
+        file.write_text(text)
+    assert main(["pretrain", "--out", str(tmp_path / "x"), "--config", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ")
 
 
 @pytest.mark.parametrize("kind", ["linear", "knn", "corruptions", "mlp", "finetune"])

@@ -1,0 +1,119 @@
+"""``--config FILE``: options from a YAML or JSON file, read as if they stood first on the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pmae.config import REPLACES, SECTIONS, SETTINGS
+from pmae.errors import ConfigError, did_you_mean
+
+
+def expand_config(argv: Sequence[str], options: type, searched: Mapping[str, str] | None = None) -> list[str]:
+    """``argv`` with each ``--config FILE`` replaced by the options in the file, which later words override.
+
+    Args:
+        argv: The command line without program and subcommand.
+        options: The dataclass that the command line is read into.
+        searched: Settings that are refused since they are searched over, each with the option to use instead.
+
+    Raises:
+        ConfigError: The file cannot be read, has an unknown option, or a setting is searched over.
+    """
+    rest, files = [], []
+    words = iter(argv)
+    for word in words:
+        name, equals, file = word.partition("=")
+        if name == "--config":
+            files.append(file if equals else next(words, ""))
+        else:
+            rest.append(word)
+    asked = {word.partition("=")[0][2:].replace("-", "_") for word in rest if word.startswith("--")}
+    for name in asked & {*(searched or {})}:
+        _refuse_searched(name, searched or {}, "")
+    replaced = {name.partition(".")[2] for a in asked for name in REPLACES.get(SETTINGS.get(a, ""), ())}
+    read = [_words(read_settings(file), options, file, asked | replaced, searched or {}) for file in files]
+    return [word for words_ in (*read, rest) for word in words_]
+
+
+def read_settings(file: str) -> Mapping[str, Any]:
+    """The mapping in a YAML or JSON file; of a study's ``study.json`` the options it was started with."""
+    path = Path(file).expanduser()
+    if not file or not path.is_file():
+        raise ConfigError(f"--config is {file!r}; it must be a YAML or JSON file")
+    try:
+        values = _parse(path.read_text(encoding="utf-8"), path.suffix)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--config: {path} cannot be read: {error}") from None
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"--config: {path} holds {type(values).__name__}; it must map option names to values")
+    return values["options"] if "schema_version" in values and "options" in values else values
+
+
+def _parse(text: str, suffix: str) -> Any:
+    if suffix == ".json":
+        return json.loads(text)
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def _refuse_searched(name: str, searched: Mapping[str, str], where: str) -> None:
+    option = f"--{name.replace('_', '-')}"
+    raise ConfigError(f"{where}{option}: a study searches over it; use {searched[name]} to say which values it tries")
+
+
+def _words(
+    values: Mapping[str, Any], options: type, file: str, overridden: set[str], searched: Mapping[str, str]
+) -> list[str]:
+    known, words = dict(_defaults(options)), []
+    for name, value in _flat(values, {*SECTIONS, *(f.name for f in _groups(options))}):
+        if name in searched:
+            _refuse_searched(name, searched, f"--config: {file}: ")
+        if name not in known:
+            raise ConfigError(
+                f"--config: {file} has an unknown option {name!r}{did_you_mean(name, known)}; "
+                f"options are {', '.join(sorted(known))}"
+            )
+        if name in overridden or value is None or (value is False and known[name] is False):
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if known[name] is not False:
+            words += option_words(value)
+    return words
+
+
+def option_words(value: Any) -> list[str]:
+    """A value as words of a command line."""
+    if isinstance(value, bool):
+        return ["on" if value else "off"]
+    return [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
+
+
+def _flat(values: Mapping[str, Any], groups: set[str]) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if isinstance(value, Mapping) and name in groups:
+            yield from _flat(value, groups)
+        else:
+            yield name, value
+
+
+def _groups(options: type) -> list[dataclasses.Field[Any]]:
+    return [f for f in dataclasses.fields(options) if f.default_factory is not dataclasses.MISSING]
+
+
+def _defaults(options: type) -> Iterator[tuple[str, Any]]:
+    """Every option of a command with its default; False is a flag's."""
+    groups = _groups(options)
+    for f in dataclasses.fields(options):
+        if f in groups:
+            yield from _defaults(type(f.default_factory()))  # type: ignore[misc, operator]
+        elif f.name != "config":
+            yield f.name, f.default
