@@ -338,7 +338,7 @@ def make_task(
     """Images, resolved settings and fitted components."""
     images = load_images(source, limit=limit)
     config = preset("quick", name).with_values(recipe)
-    config = replace(config, data=replace(config.data, source=source, limit=limit))
+    config = replace(config, data=replace(config.data, dataset=source, limit=limit))
     return Task(name, images, config, fit_basis(config.masking.basis, images), levels, ratios)
 
 
