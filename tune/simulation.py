@@ -84,7 +84,8 @@ def _row(plan: StudyPlan, spec: TrialSpec, objective: Objective) -> TrialRow:
         "patch_size": patch,
         "patch_stride": None if pixels else model.patch_stride,
         "config": spec.config,
-        **(found if finite else dict.fromkeys(found)),
+        "val_linear": found["val_linear"] if finite else None,
+        "test_linear": found["test_linear"] if finite else None,
     }
     if not control:
         pmae = masking.method == "pmae"

@@ -12,8 +12,8 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,13 +49,22 @@ IMPORTED_MEANWHILE = ("torch", "pandas", "scipy.linalg", "optuna", "sqlalchemy.o
 OUTER_RESOURCES = {"node:__internal_head__": 0.001}
 
 
+CORE_PROCESSES = ("raylet", "gcs_server")  # a private Ray does not recover from their loss
+WATCH_EVERY = 1.0  # seconds
+UNWIND = 10.0  # seconds that the study has to end after Ray was lost
+
+
 class SessionError(RuntimeError):
-    """Ray does not start here."""
+    """Ray cannot be started here."""
+
+
+class RayLostError(SessionError):
+    """A process that Ray needs has died."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """A Ray that is running: its resources and, where asked for, its dashboard."""
+    """A running Ray: its resources and, if requested, its dashboard."""
 
     resources: dict[str, float]
     dashboard_url: str | None
@@ -63,8 +72,22 @@ class Session:
 
 
 @contextmanager
-def ray_session(address: str | None, cpus: int, dashboard: bool) -> Iterator[Session]:
-    """Start Ray on this machine, or join the cluster at ``address``; end what was started.
+def ray_session(
+    address: str | None,
+    cpus: int,
+    dashboard: bool,
+    on_lost: Callable[[RayLostError], None] | None = None,
+    last_words: Callable[[RayLostError], None] | None = None,
+) -> Iterator[Session]:
+    """Start Ray on this machine, or join the cluster at ``address``; stop what was started.
+
+    Args:
+        address: Address of a cluster; None starts a private Ray.
+        cpus: CPUs of a private Ray.
+        dashboard: Whether to start the dashboard.
+        on_lost: Called from a thread when the private Ray was lost; the block should then end.
+        last_words: Called before this process is ended because the block did not: after the loss of Ray, calls into
+            it may block in C++ for good, and Ray itself ends the process after a minute.
 
     Raises:
         ConfigError: There is no cluster at the address, or the dashboard is not installed.
@@ -87,16 +110,67 @@ def ray_session(address: str | None, cpus: int, dashboard: bool) -> Iterator[Ses
     else:
         options |= {"address": address, "runtime_env": _runtime_env()}
     context = _init(options) if address is None else _join(options)
+    with _watched(on_lost, last_words) if address is None else nullcontext():
+        try:
+            close_token()
+            url = context.dashboard_url if dashboard or address is not None else None
+            yield Session(ray.cluster_resources(), f"http://{url}" if url else None, address is not None)
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _watched(
+    on_lost: Callable[[RayLostError], None] | None, last_words: Callable[[RayLostError], None] | None
+) -> Iterator[None]:
+    """Watch the private Ray from a thread, and delete its session folder, which Ray never does, in the end."""
+    import ray
+
     node: Any = ray._private.worker._global_node
-    folder = Path(node.get_session_dir_path()) if address is None else None
+    folder = Path(node.get_session_dir_path())
+    ended = threading.Event()
+
+    def watch() -> None:
+        started = _processes(node)
+        while not ended.wait(WATCH_EVERY):
+            dead = [name for name, _ in node.dead_processes() if name in CORE_PROCESSES]
+            if not dead:
+                started = _processes(node)
+                continue
+            problem = RayLostError(f"Ray's process {dead[0]} was lost (killed, or out of memory)")
+            if on_lost is not None:
+                on_lost(problem)
+            in_time = ended.wait(UNWIND)
+            for process in started:  # without the raylet nobody else ends its workers and agents
+                with suppress(Exception):
+                    process.kill()
+            if not in_time:
+                shutil.rmtree(folder, ignore_errors=True)
+                if last_words is not None:
+                    last_words(problem)
+                os._exit(1)
+
+    thread = threading.Thread(target=watch, name="watch-ray", daemon=True)
+    thread.start()
     try:
-        close_token()
-        url = context.dashboard_url if dashboard or address is not None else None
-        yield Session(ray.cluster_resources(), f"http://{url}" if url else None, address is not None)
+        yield
     finally:
-        ray.shutdown()
-        if folder is not None:  # Ray never deletes them, and each holds megabytes of logs
-            shutil.rmtree(folder, ignore_errors=True)
+        ended.set()
+        thread.join()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _processes(node: Any) -> list[Any]:
+    """Ray's processes and their children, as ``psutil.Process``, which never signals another process of the same id."""
+    import psutil
+
+    found: list[Any] = []
+    for infos in list(node.all_processes.values()):
+        for info in infos:
+            with suppress(psutil.Error):
+                process = psutil.Process(info.process.pid)
+                found += [*process.children(recursive=True), process]
+    return found
 
 
 def _init(options: dict[str, Any]) -> Any:

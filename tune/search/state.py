@@ -143,6 +143,10 @@ class StudyState:
         self._records[trial_id] = row
         self._tell(trial_id, row)
 
+    def drop(self, trial_id: str) -> None:
+        """A trial has ended and could not be recorded; it runs again when the study resumes."""
+        self._running.pop(trial_id, None)
+
     def interrupt(self, deadline: float) -> None:
         """The user wants to stop; running trials have until ``deadline`` to end their epoch."""
         self._interrupted = True
