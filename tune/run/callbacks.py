@@ -45,6 +45,11 @@ class KeepProcesses(FIFOScheduler):
     def __init__(self, processes: int) -> None:
         super().__init__()
         self._processes = processes
+        self._drop_idle = False
+
+    def drop_idle(self) -> None:
+        """Stop idle processes in the next step: the node that a trial was lost with may have had more of them."""
+        self._drop_idle = True
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """Called in every step of Tune before it starts trials."""
@@ -53,6 +58,9 @@ class KeepProcesses(FIFOScheduler):
         if self._processes and trials and cache is not None:
             cache.increase_max(trials[0].placement_group_factory, by=self._processes)
             self._processes = 0
+        if self._drop_idle and cache is not None:
+            tune_controller._cleanup_cached_actors(force_all=True)
+            self._drop_idle = False
         return None
 
 

@@ -115,7 +115,10 @@ class StudyDriver:
         from tune.run.callbacks import KeepProcesses, StopWhen, Watch
         from tune.trial.worker import tune_trial
 
+        scheduler = KeepProcesses(self.placement.concurrent)
+
         def on_lost(ray_id: str) -> None:
+            scheduler.drop_idle()
             spec = search.spec(ray_id)
             if spec is not None:
                 self.display.warn(f"{spec.name}: its process was lost; it resumes from its last checkpoint in another")
@@ -125,7 +128,7 @@ class StudyDriver:
             param_space={"job": self.job.to_dict()},
             tune_config=TuneConfig(
                 search_alg=search,
-                scheduler=KeepProcesses(self.placement.concurrent),
+                scheduler=scheduler,
                 num_samples=-1,
                 max_concurrent_trials=self.placement.concurrent,
                 reuse_actors=True,

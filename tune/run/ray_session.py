@@ -1,7 +1,6 @@
-"""Starting and ending Ray so that nothing but the study's own lines is printed and nothing is left behind.
+"""Start and stop Ray so that only the study's own lines are printed and nothing is left behind.
 
-Ray is imported by those who call :func:`ray_session`, never at import time: its switches are environment variables
-that it reads when it is first imported.
+Ray reads its switches from environment variables when it is first imported, which :func:`ray_session` does.
 """
 
 from __future__ import annotations
@@ -25,27 +24,27 @@ SWITCHES = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
-    # The study says so in a line; of a lost node Ray would show the last 20 lines of a log.
+    # The study prints its own line; for a lost node Ray would print the last 20 lines of a log.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed|Raylet is terminated",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # 2 s by default, which every report waits for
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     "RAY_worker_niceness": "0",
-    "RAY_prestart_worker_first_driver": "0",  # no trial would get them: Tune gives its processes an environment
+    "RAY_prestart_worker_first_driver": "0",  # trials cannot use them: Tune sets an environment for its processes
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the study has its own
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the study keeps its own records
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # epochs in between carry no score
-    "TUNE_GLOBAL_CHECKPOINT_S": "600",  # the study goes on from its own table, never from Tune's snapshots
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # reports of epochs have no score
+    "TUNE_GLOBAL_CHECKPOINT_S": "600",  # a study resumes from its own table, never from Tune's snapshots
     "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 STARTS = 3  # attempts to start Ray
-# What the study imports next and the start of Ray does not: two threads that import one another's modules may find them
-# half made. Ray's start waits more than it works, and these take as long.
+# Imported in a thread while Ray starts, which mostly waits. Ray's start imports none of them: two threads that import
+# each other's modules may see them half initialized.
 IMPORTED_MEANWHILE = ("torch", "pandas", "scipy.linalg", "optuna", "sqlalchemy.orm", "alembic.command")
-# What the outer part of a trial asks for whose workers have CPUs of their own: a little of what only head nodes have.
+# Resources of a trial whose workers reserve their own CPUs: a little of what only head nodes have.
 OUTER_RESOURCES = {"node:__internal_head__": 0.001}
 
 
@@ -90,7 +89,7 @@ def ray_session(
             it may block in C++ for good, and Ray itself ends the process after a minute.
 
     Raises:
-        ConfigError: There is no cluster at the address, or the dashboard is not installed.
+        ConfigError: No cluster answers at the address, or the dashboard is not installed.
         SessionError: Ray does not start.
     """
     for name, value in SWITCHES.items():
@@ -174,7 +173,7 @@ def _processes(node: Any) -> list[Any]:
 
 
 def _init(options: dict[str, Any]) -> Any:
-    """Start Ray; a machine that is busy may need more than the 30 s that Ray gives itself."""
+    """Start Ray; a busy machine may need more than Ray's own timeout of 30 s."""
     import ray
 
     threading.Thread(target=_import_meanwhile, name="imports").start()
@@ -193,7 +192,7 @@ def _init(options: dict[str, Any]) -> Any:
 
 def _import_meanwhile() -> None:
     for name in IMPORTED_MEANWHILE:
-        with suppress(Exception):  # whoever needs it will say what is wrong with it
+        with suppress(Exception):  # raised again by the code that needs it
             importlib.import_module(name)
 
 
@@ -217,9 +216,9 @@ def _check_dashboard() -> None:
 
 
 def _runtime_env() -> dict[str, Any]:
-    """The code for workers on other machines, where their caches are, and Ray's switches.
+    """The code for workers on other machines, the path of their cache, and Ray's switches.
 
-    What ``ray job submit`` was told already is left out: Ray refuses to be told twice.
+    Settings that ``ray job submit`` has made are left out: Ray refuses them twice.
     """
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     root = Path(__file__).resolve().parents[1]
@@ -230,12 +229,12 @@ def _runtime_env() -> dict[str, Any]:
 
 
 def close_token() -> None:
-    """Ray writes its token as any other file; who can read it can run code on the cluster."""
+    """Make Ray's token private: whoever reads it can run code on the cluster."""
     path = token_path()
     if path.exists() and path.stat().st_uid == os.getuid():
         path.chmod(0o600)
 
 
 def token_path() -> Path:
-    """Where Ray keeps the token that the dashboard's API asks for."""
+    """Path of the token that the dashboard's API requires."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))

@@ -1,4 +1,4 @@
-"""The state of a running study: records, rounds, trials that run, and what ended it. It has this one owner.
+"""The state of a running study: records, rounds, running trials, and what ended it. This is its only owner.
 
 The driver, the searcher and ``tune.simulate`` call its methods; nobody else changes it. It is pure: no Ray, no files,
 and the time is an argument, so that the decisions of a study can be replayed in a test, faults included::
@@ -55,10 +55,10 @@ class Idle(Enum):
 
 
 class StudyState:
-    """What is known of one study.
+    """Records and decisions of one study.
 
     Args:
-        plan: What is to be run.
+        plan: What to run.
         records: Rows of an earlier run; trials with a final status are not run again.
         lag: How many trials of the exploration may run before results are seen, see ``Proposals``.
     """
@@ -104,7 +104,7 @@ class StudyState:
 
     @property
     def problem(self) -> Exception | None:
-        """What ended the study before its time."""
+        """What stopped the study before its end."""
         return self._problem
 
     @property
@@ -122,7 +122,7 @@ class StudyState:
         return self._deadline is not None and now > self._deadline
 
     def next(self) -> Start | Idle:
-        """The next trial, which counts as running from now on unless it is on record."""
+        """The next trial; it counts as running from now on unless it is on record."""
         if self.stopping:
             return Idle.WAIT if self._running else Idle.FINISHED
         if len(self._numbers) < self._plan.trials:
@@ -138,7 +138,7 @@ class StudyState:
         return self._start(self._queue.popleft())
 
     def end(self, trial_id: str, row: TrialRow) -> None:
-        """A trial has ended; ``row`` is its record, which is on disk where there is one."""
+        """A trial has ended with the record ``row``, which is already written."""
         self._running.pop(trial_id, None)
         self._records[trial_id] = row
         self._tell(trial_id, row)
@@ -148,12 +148,12 @@ class StudyState:
         self._running.pop(trial_id, None)
 
     def interrupt(self, deadline: float) -> None:
-        """The user wants to stop; running trials have until ``deadline`` to end their epoch."""
+        """The user interrupts the study; running trials have until ``deadline`` to end their epoch."""
         self._interrupted = True
         self._stop(deadline)
 
     def fail(self, problem: Exception, deadline: float) -> None:
-        """Something ends the study. The first problem is kept."""
+        """A problem stops the study; the first one is kept."""
         self._problem = self._problem or problem
         self._stop(deadline)
 
@@ -161,7 +161,7 @@ class StudyState:
         self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
 
     def _known_settings(self) -> dict[int, Setting]:
-        """Settings by number: those that are given from the start, and those on record."""
+        """Settings by number: those known from the start, and those on record."""
         known = self._plan.known_settings()
         for number in range(self._plan.trials):
             row = self._records.get(self._plan.explore_id(number))

@@ -17,6 +17,7 @@ from studies.storage.rows import StudyRecord
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _STUDY_FILES = ("study.json", "trials.arrow", "trials.journal")
+RESUME_NEEDS = ("name", "created_at", "dataset", "phases", "options", "command", "resources")  # of study.json
 
 
 def storage_path(storage: str) -> Path:
@@ -101,10 +102,10 @@ def existing_folder(storage: Path, name: str | None, place: str) -> tuple[Path, 
     record = read_json(folder / "study.json")
     if record is None:
         raise ConfigError(f"--resume: no study {name!r} in {place}; {listed}; leave --resume out to start one")
-    missing = sorted(StudyRecord.__required_keys__ - record.keys())
+    missing = [name for name in RESUME_NEEDS if name not in record]
     if missing:
         raise ConfigError(
-            f"--resume: {folder / 'study.json'} lacks {', '.join(missing[:3])}: it is corrupted "
+            f"--resume: {folder / 'study.json'} lacks {', '.join(missing)}: it is corrupted "
             "or of another program; delete the folder, or use another --name"
         )
     return folder, cast(StudyRecord, record)
