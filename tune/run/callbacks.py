@@ -53,13 +53,14 @@ class KeepProcesses(FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """Called in every step of Tune before it starts trials."""
-        trials = tune_controller.get_trials()
-        cache = getattr(tune_controller, "_actor_cache", None)  # private: without it processes are started again
-        if self._processes and trials and cache is not None:
+        # Private API; Tune passes a wrapper that warns of it. Without the cache processes are started again.
+        controller = getattr(tune_controller, "_tune_controller", tune_controller)
+        trials, cache = controller.get_trials(), getattr(controller, "_actor_cache", None)
+        if cache is not None and trials and self._processes:
             cache.increase_max(trials[0].placement_group_factory, by=self._processes)
             self._processes = 0
-        if self._drop_idle and cache is not None:
-            tune_controller._cleanup_cached_actors(force_all=True)
+        if cache is not None and self._drop_idle:
+            controller._cleanup_cached_actors(force_all=True)
             self._drop_idle = False
         return None
 

@@ -130,7 +130,7 @@ def test_a_store_that_does_not_answer_is_told_of_once_and_in_the_end(folder, sto
     mirror.start()
     store.refuses = True
     (folder / "trials.arrow").write_text("more")
-    assert heard.wait(30) and f"the study goes on in {folder}" in said[0]
+    assert heard.wait(30) and f"the study continues in {folder}" in said[0]
     while store.refused < 5:
         time.sleep(0.01)
     assert len(said) == 1
@@ -226,10 +226,10 @@ def test_who_was_taken_over_is_told(store, folders, monkeypatch):
 
 def test_trials_write_their_own_files_only(folder):
     study = StudyFolder(TrialJob(str(folder), "digits"))
-    assert study.signals() == [True, False] and list(study.checkpoints("a")) == ["epoch-000001.ckpt"]
+    assert study.stopping() and list(study.checkpoints("a")) == ["epoch-000001.ckpt"]
     new = {"checkpoints/a/epoch-000002.ckpt": b"2", "samples/a.npz": b"s"}
     study.put("a", new, list(new))
     assert study.checkpoints("a") == {"epoch-000002.ckpt": b"2"} and (folder / "samples/a.npz").read_bytes() == b"s"
     for name in ("study.json", "checkpoints/b/epoch-000001.ckpt", "../x", "samples/../study.json", "/etc/x"):
-        with pytest.raises(ValueError, match="is no file of trial a"):
+        with pytest.raises(ValueError, match="is not a file of trial a"):
             study.put("a", {name: b""}, [])
