@@ -35,8 +35,10 @@ class Display:
         self.quiet = quiet
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._ended = 0
-        self._seconds = 0.0
+        self._names: list[str] = []
+        self._total = self._done = 0  # trials
+        self._concurrent = 1
+        self._ended, self._seconds = 0, 0.0  # of the trials that ended in this run
 
     def line(self, text: str = "") -> None:
         """Print a line unless ``--quiet``."""
@@ -119,9 +121,8 @@ class Display:
         text = f"{self._done}/{self._total} trials"
         if left is not None:
             text += f", about {duration(left)} left"
-        names = getattr(self, "_names", [])
-        if names:
-            text += f"  ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+        if self._names:
+            text += f"  ({', '.join(self._names[:2])}{', ...' if len(self._names) > 2 else ''})"
         self._bar.update(self._task, total=self._total, completed=self._done, description=escape(text))
 
 

@@ -61,11 +61,6 @@ def study_name(name: str) -> str:
     return name
 
 
-def as_study_name(text: str) -> str:
-    """A valid study name made from a dataset's name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100] or "study"
-
-
 def new_folder(storage: Path, name: str) -> Path:
     """The folder of a new study.
 
