@@ -50,6 +50,7 @@ OUTER_RESOURCES = {"node:__internal_head__": 0.001}
 
 CORE_PROCESSES = ("raylet", "gcs_server")  # a private Ray does not recover from their loss
 WATCH_EVERY = 1.0  # seconds
+LIST_EVERY = 4  # looks; listing processes takes milliseconds
 UNWIND = 10.0  # seconds that the study has to end after Ray was lost
 
 
@@ -109,33 +110,37 @@ def ray_session(
     else:
         options |= {"address": address, "runtime_env": _runtime_env()}
     context = _init(options) if address is None else _join(options)
-    with _watched(on_lost, last_words) if address is None else nullcontext():
-        try:
+    try:
+        with _watched(on_lost, last_words) if address is None else nullcontext():
             close_token()
             url = context.dashboard_url if dashboard or address is not None else None
             yield Session(ray.cluster_resources(), f"http://{url}" if url else None, address is not None)
-        finally:
-            ray.shutdown()
+    finally:
+        ray.shutdown()
 
 
 @contextmanager
 def _watched(
     on_lost: Callable[[RayLostError], None] | None, last_words: Callable[[RayLostError], None] | None
 ) -> Iterator[None]:
-    """Watch the private Ray from a thread, and delete its session folder, which Ray never does, in the end."""
+    """Watch the private Ray from a thread; shut it down and delete its session folder, which Ray never does."""
     import ray
 
     node: Any = ray._private.worker._global_node
     folder = Path(node.get_session_dir_path())
-    ended = threading.Event()
+    closing, ended = threading.Event(), threading.Event()
 
     def watch() -> None:
-        started = _processes(node)
-        while not ended.wait(WATCH_EVERY):
+        started, looks = _processes(node), 0
+        while not closing.wait(WATCH_EVERY):
             dead = [name for name, _ in node.dead_processes() if name in CORE_PROCESSES]
             if not dead:
-                started = _processes(node)
+                looks += 1
+                if looks % LIST_EVERY == 0:
+                    started = _processes(node)
                 continue
+            if closing.is_set():  # Ray is being shut down
+                return
             problem = RayLostError(f"Ray's process {dead[0]} was lost (killed, or out of memory)")
             if on_lost is not None:
                 on_lost(problem)
@@ -148,12 +153,15 @@ def _watched(
                 if last_words is not None:
                     last_words(problem)
                 os._exit(1)
+            return
 
     thread = threading.Thread(target=watch, name="watch-ray", daemon=True)
     thread.start()
     try:
         yield
     finally:
+        closing.set()
+        ray.shutdown()
         ended.set()
         thread.join()
         shutil.rmtree(folder, ignore_errors=True)
