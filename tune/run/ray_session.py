@@ -229,7 +229,7 @@ def _runtime_env() -> dict[str, Any]:
     Settings that ``ray job submit`` has made are left out: Ray refuses them twice.
     """
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     modules = [str(root / package) for package in ("pmae", "studies", "tune")]
     names = [n for n in ("PMAE_CACHE", *SWITCHES) if n in os.environ and n not in job.get("env_vars", {})]
     env = {"env_vars": {name: os.environ[name] for name in names}}
