@@ -112,8 +112,8 @@ def report(paths: Paths, *, out: Output = None, refresh: float | None = None, fi
 
     Args:
         paths: Study folders, or storage folders with several studies; also in an object store (s3://BUCKET/PATH).
-        out: The page; report.html in the study's folder, or beside the studies, if left out.
-        refresh: Let the page reload itself every so many seconds, for a study that is running.
+        out: The page; report.html in the study's folder, or next to the studies, if left out.
+        refresh: Reload the page every REFRESH seconds, for a study that is running.
         figures: Draw the PNG figures into each study's folder too.
     """
     from studies.report import write_report
@@ -169,8 +169,8 @@ def watch(path: Annotated[Positional[str], arg(metavar="PATH")], *, every: float
 
     Args:
         path: The study's folder.
-        every: Seconds between looks.
-        once: Look once and end.
+        every: Seconds between updates.
+        once: Print the state once and end.
     """
     from studies.cli.terminal import make_console
     from studies.cli.watch import watch as look
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app.cli(prog="python -m studies", description=__doc__, args=arguments, config=(FlagCreatePairsOff,))
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read has had enough (`| head`): end quietly, also when Python flushes on its way out.
+        # The reader has closed the pipe (`| head`): end quietly, also when Python flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except StudyWriteError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Errors that someone who keeps or reads studies can meet; each message names the file or value and the way out."""
+"""Errors of reading and writing studies; each message names the file or value and the way out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class StudyError(ValueError):
 
 
 class StudyWriteError(StudyError):
-    """A file could not be written, for example because the disk is full; what was on disk before is whole."""
+    """A file could not be written, for example because the disk is full; the previous content is intact."""
 
 
 class StudyLockedError(StudyError):

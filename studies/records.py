@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -19,6 +19,11 @@ from studies.errors import StudyError
 from studies.storage.atomic import read_json
 from studies.storage.journal import JournalledTable, read_table
 from studies.storage.schema import HISTORY_SCHEMA, SCHEMA_VERSION, TRIAL_SCHEMA, complete_epoch, complete_trial
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from studies.verdict import Verdict
 
 __all__ = [
     "HISTORY_SCHEMA", "SCHEMA_VERSION", "TRIAL_SCHEMA", "Study", "StudyWriter",
@@ -29,25 +34,49 @@ TRIAL_KEYS = ("trial_id",)
 HISTORY_KEYS = ("trial_id", "epoch")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Study:
-    """One study as it lies on disk, finished or not.
+    """One study as it is stored, finished or not.
 
     Attributes:
         trials: One row per trial and seed, columns of ``TRIAL_SCHEMA``.
         history: One row per epoch of a trial, columns of ``HISTORY_SCHEMA``.
         plan: ``study.json``; empty where it is missing.
-        verdict: ``verdict.json``; None where the study has not come to one.
-        folder: Where it lies.
+        stored_verdict: ``verdict.json``; None where there is none yet.
+        folder: Its folder.
         name: The study's name.
     """
 
     trials: pa.Table
     history: pa.Table
     plan: dict[str, Any] = field(default_factory=dict)
-    verdict: dict[str, Any] | None = None
+    stored_verdict: dict[str, Any] | None = None
     folder: Path = Path()
     name: str = ""
+
+    def __repr__(self) -> str:
+        answer = (self.stored_verdict or {}).get("answer") or "not judged yet"
+        return f"Study({self.name!r}, {self.trials.num_rows} trials: {answer})"
+
+    def verdict(self, **rules: Any) -> Verdict:
+        """Judge the study; ``rules`` are those of :func:`studies.judge`, by default the study's own.
+
+        Raises:
+            StudyError: The records cannot be judged, or a rule is out of range.
+        """
+        from studies.verdict import judge
+
+        return judge(self, **rules)
+
+    def curve(self) -> Figure:
+        """Accuracy over the achieved masking ratio, one panel per method: a figure that notebooks display.
+
+        Raises:
+            StudyError: No trial has ended yet.
+        """
+        from studies.figures.draw import ratio_figure
+
+        return ratio_figure(self)
 
 
 class StudyWriter:
@@ -93,7 +122,7 @@ class StudyWriter:
 
         Raises:
             StudyError: an unknown or missing column, or a value that the column cannot hold.
-            StudyWriteError: the disk is full or the folder is not writable; what was there is whole.
+            StudyWriteError: the disk is full or the folder is not writable; existing content is intact.
         """
         self.add_trials([row])
 
@@ -106,12 +135,12 @@ class StudyWriter:
 
         Raises:
             StudyError: an unknown or missing column, or a value that the column cannot hold.
-            StudyWriteError: the disk is full or the folder is not writable; what was there is whole.
+            StudyWriteError: the disk is full or the folder is not writable; existing content is intact.
         """
         self._history.add([complete_epoch(row, self.name) for row in rows])
 
     def close(self) -> None:
-        """Bring both Arrow files up to date. Writing may go on afterwards."""
+        """Bring both Arrow files up to date. Writing may continue afterwards."""
         self._trials.close()
         self._history.close()
 
@@ -128,7 +157,7 @@ def read_study(path: Path | str) -> Study:
     """The study in the folder ``path`` (or the one whose ``trials.arrow`` is given, or the only one inside).
 
     Raises:
-        StudyError: there is no study, there are several, or its files are damaged or of a newer version.
+        StudyError: there is no study, there are several, or its files are corrupted or of a newer version.
     """
     found = find_studies(path)
     if len(found) > 1:
@@ -140,7 +169,7 @@ def read_studies(paths: Iterable[Path | str] | Path | str) -> list[Study]:
     """All studies in ``paths``; each is a study's folder or a storage folder with several. No two have one name.
 
     Raises:
-        StudyError: a path without a study, or a study whose files are damaged or of a newer version.
+        StudyError: a path without a study, or a study whose files are corrupted or of a newer version.
     """
     given: Sequence[Path | str] = [paths] if isinstance(paths, (str, Path)) else list(paths)
     folders = [folder for path in given for folder in find_studies(path)]
@@ -179,7 +208,7 @@ def _read(folder: Path) -> Study:
         trials=_named(trials, name),
         history=_named(read_table(folder / "history.arrow", HISTORY_SCHEMA, HISTORY_KEYS), name),
         plan=plan,
-        verdict=read_json(folder / "verdict.json"),
+        stored_verdict=read_json(folder / "verdict.json"),
         folder=folder,
         name=name,
     )

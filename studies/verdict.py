@@ -20,6 +20,7 @@ from studies.records import Study, named_apart
 from studies.statistics.decision import Rules, judge_comparison
 from studies.statistics.margin import Margin
 from studies.statistics.pairing import collect, confirmed_rows
+from studies.statistics.rows import VerdictRow
 from studies.statistics.sequential import Looks
 
 VERDICT_VERSION = 2
@@ -31,15 +32,29 @@ VERDICTS = ("holds", "fails", "inconclusive", "uninformative")
 Trials: TypeAlias = pa.Table | Study
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
-    """What :func:`judge` found; :meth:`to_dict` is the content of ``verdict.json``."""
+    """What :func:`judge` found; :meth:`to_dict` is the content of ``verdict.json``.
+
+    Attributes:
+        answer: The verdict in words.
+        rows: One row per data set, method and patch setting.
+        overall: The joint verdict over all of them.
+        warnings: What was left out and why.
+        alpha: One-sided level.
+    """
 
     answer: str
-    rows: list[dict[str, Any]]
+    rows: list[VerdictRow]
     overall: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
     alpha: float = ALPHA
+
+    def __repr__(self) -> str:
+        return f"Verdict({self.overall['verdict']}: {self.answer})"
+
+    def __str__(self) -> str:
+        return self.answer
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only: numbers that do not exist are None."""
@@ -72,7 +87,7 @@ def judge(
             such as ``"10%"`` (the default keeps at least 90 % of the gain over the untrained encoder).
         default_ratio: PMAE's default variance ratio.
         mae_default_ratio: MAE's default patch ratio.
-        alpha: One-sided level of the whole verdict.
+        alpha: One-sided level of the verdict.
         looks: The rounds after which the verdict was computed; None means once.
         ladder: Planned nominal ratios by method; one that no trial has counts as missing.
 
@@ -129,7 +144,7 @@ def current_verdict(
     asked = {"margin": margin, "default_ratio": default_ratio}
     given = {name: value for name, value in asked.items() if value is not None}
     if len(studies) == 1 and not given and _is_current(studies[0]):
-        return studies[0].verdict or {}
+        return studies[0].stored_verdict or {}
     plan = studies[0].plan
     planned: dict[str, Any] = {name: plan[name] for name in PLANNED if plan.get(name) is not None}
     rules = planned | given | {"looks": Looks.of(plan)}
@@ -140,21 +155,25 @@ def current_verdict(
 
 def _planned_otherwise(studies: Sequence[Study], used: dict[str, Any], given: dict[str, Any]) -> list[str]:
     """A sentence for every study whose plan names another margin or default than it is judged with."""
-    said = []
+    sentences = []
     for study in studies[1:]:
         for name in PLANNED:
             theirs = study.plan.get(name)
             if name in used and name not in given and theirs not in (None, used[name]):
-                said.append(
+                sentences.append(
                     f"{study.name} was planned with {name.replace('_', ' ')} {theirs} and is judged with "
                     f"{used[name]}, as {studies[0].name} was"
                 )
-    return said
+    return sentences
 
 
 def _is_current(study: Study) -> bool:
     """Whether ``verdict.json`` is there, has this version's fields and is newer than the table."""
-    return study.verdict is not None and study.verdict.get("schema_version") == VERDICT_VERSION and not is_stale(study)
+    return (
+        study.stored_verdict is not None
+        and study.stored_verdict.get("schema_version") == VERDICT_VERSION
+        and not is_stale(study)
+    )
 
 
 def is_stale(study: Study) -> bool:
@@ -164,13 +183,13 @@ def is_stale(study: Study) -> bool:
     return any(table.stat().st_mtime > judged for table in tables if table.exists())
 
 
-def overall(rows: Sequence[Mapping[str, Any]], margin: Margin) -> dict[str, Any]:
+def overall(rows: Sequence[VerdictRow], margin: Margin) -> dict[str, Any]:
     """The joint verdict on PMAE's default over all comparisons, and on MAE's, as JSON types."""
     main = _joint(_claimed([row for row in rows if row["kind"] == "default"]), margin)
     return main | {"mae_default": _joint(_claimed([row for row in rows if row["kind"] == "mae_default"]), margin)}
 
 
-def _claimed(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _claimed(rows: list[VerdictRow]) -> list[VerdictRow]:
     """Rows on plain ratios of principal components or patches, which the papers' claims are about, if there are any."""
     plain = [
         row
@@ -180,7 +199,7 @@ def _claimed(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return plain or rows
 
 
-def _joint(rows: Sequence[Mapping[str, Any]], margin: Margin) -> dict[str, Any]:
+def _joint(rows: Sequence[VerdictRow], margin: Margin) -> dict[str, Any]:
     """*holds* needs every comparison to hold (intersection-union); one that fails is named, whatever the others do."""
     found = [row["verdict"] for row in rows]
     if "fails" in found:
@@ -202,20 +221,21 @@ def _joint(rows: Sequence[Mapping[str, Any]], margin: Margin) -> dict[str, Any]:
     }
 
 
-def _answer(rows: Sequence[Mapping[str, Any]], margin: Margin) -> str:
+def _answer(rows: Sequence[VerdictRow], margin: Margin) -> str:
     main = _claimed([row for row in rows if row["kind"] == "default"]) or _claimed(list(rows))
     if not main:
         return "No answer yet: no ratio was confirmed with at least 2 paired seeds."
     return " ".join(row_answer(row, margin.text) for row in main)
 
 
-def row_answer(row: Mapping[str, Any], margin: str) -> str:
+def row_answer(row: VerdictRow, margin: str) -> str:
     """The verdict of one row as a sentence that names the ratios compared, the loss at most, and the seeds."""
     share = "of the variance" if row["method"] == "pmae" else "of the patches"
     name = f"masking {100 * row['default_ratio']:g} % {share}"
     patch = "" if row["patch_size"] is None else f" (patch {row['patch_size']})"
     where = f"on {row['dataset']}{patch}"
-    if row["ci_high"] is None:
+    regret, best, low = row["regret"], row["best_ratio"], row["ci_low"]
+    if row["ci_high"] is None or regret is None or best is None or low is None:
         return f"No answer yet for {name} {where}: {row['reason']}."
     against = f"against {ratio_list(row['ratios'])} it loses at most {at_most(row['ci_high'])}"
     basis = f"({100 * (1 - row['alpha']):.3g} % confidence, {row['seeds']} paired seeds)"
@@ -226,8 +246,8 @@ def row_answer(row: Mapping[str, Any], margin: str) -> str:
         return f"{name[0].upper()}{name[1:]} holds up {where}: {against} {basis}.{gain}"
     if row["verdict"] == "fails":
         return (
-            f"{name[0].upper()}{name[1:]} does not hold up {where}: masking {percent(row['best_ratio'])} is better by "
-            f"{points(row['regret'])}, and the best ratio by at least {at_least(row['ci_low'])} {basis}.{gain}"
+            f"{name[0].upper()}{name[1:]} does not hold up {where}: masking {percent(best)} is better by "
+            f"{points(regret)}, and the best ratio by at least {at_least(low)} {basis}.{gain}"
         )
     if row["verdict"] == "uninformative":
         return f"The study {where} cannot judge {name}: {row['reason']}."

@@ -127,8 +127,11 @@ def labelled(
     """Features of ``splits`` with their labels, on ``device``.
 
     Raises:
-        DataError: A split is missing or empty, features are not finite or are not as many as the labels.
+        DataError: The images have no labels, a split is missing or empty, features are not finite or are not as many
+            as the labels.
     """
+    if not getattr(imageset, "is_labelled", True):
+        raise DataError("the images have no labels, so there is nothing to probe; load them with labels")
     where = pick_device(device)
     data = {}
     for split in splits:

@@ -124,7 +124,7 @@ def _is_finished(study: Study) -> bool:
     planned = planned_trials(study)
     if planned is not None:
         return study.trials.num_rows >= planned
-    return study.verdict is not None and not is_stale(study)  # a study is judged when its last trial has ended
+    return study.stored_verdict is not None and not is_stale(study)  # a study is judged when its last trial has ended
 
 
 def _read_again(path: Path, before: Study) -> Study:

@@ -150,12 +150,12 @@ def _draw_seeds(axes: Axes, rungs: Sequence[RungPoint], color: str) -> None:
 def _draw_means(axes: Axes, rungs: Sequence[RungPoint], color: str) -> None:
     axes.plot([r.ratio for r in rungs], [r.mean for r in rungs], color=color, lw=1.5, zorder=3)
     for rung in rungs:
-        said = f"mean {accuracy(rung.mean)} at {percent(rung.ratio)} masked, {count(rung.seeds, 'seed')}"
+        text = f"mean {accuracy(rung.mean)} at {percent(rung.ratio)} masked, {count(rung.seeds, 'seed')}"
         if rung.interval is not None:
             axes.plot([rung.ratio] * 2, rung.interval, color=color, lw=1.1, zorder=3)
-            said += f"; 95 % interval {accuracy(rung.interval[0])} to {accuracy(rung.interval[1])}"
+            text += f"; 95 % interval {accuracy(rung.interval[0])} to {accuracy(rung.interval[1])}"
         (dot,) = axes.plot([rung.ratio], [rung.mean], "o", color=color, ms=5, mec=PAPER, mew=0.8, zorder=4)
-        add_tooltip(dot, said)
+        add_tooltip(dot, text)
 
 
 def _draw_references(axes: Axes, panel: Panel, limits: tuple[float, float]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from studies.errors import StudyError
 from studies.figures.answer import answer_figure, answer_panel
 from studies.figures.forest import can_draw, forest_figure, regret_figure
 from studies.figures.pictures import eigenimage_figure, spectrum_figure, strip_figure
@@ -46,6 +47,19 @@ def draw_figures(study_folder: Path | str) -> list[Path]:
                 written.append(folder / f"{name}.{kind}")
                 write_file(written[-1], as_bytes(figure, kind))
     return written
+
+
+def ratio_figure(study: Study) -> Figure:
+    """Accuracy over the achieved masking ratio, a panel per data set and method.
+
+    Raises:
+        StudyError: No trial has ended yet.
+    """
+    panels = make_panels(study.trials, judged_rows(current_verdict([study])), study.plan)
+    if not panels:
+        raise StudyError(f"{study.name} has no finished trial yet; there is nothing to draw")
+    with paper_style():
+        return answer_figure(panels)
 
 
 def _wanted(study: Study) -> Iterator[tuple[str, Callable[[], Figure]]]:

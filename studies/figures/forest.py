@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -19,12 +19,12 @@ LEFT, RIGHT, TOP, BOTTOM, LINE, GAP = 0.46, 1.12, 0.56, 0.5, 0.19, 0.14  # inche
 MARKERS = {"holds": "o", "fails": "X"}
 
 
-def can_draw(row: dict[str, Any]) -> bool:
+def can_draw(row: Mapping[str, Any]) -> bool:
     """Whether the row has differences to draw."""
     return any(is_number(rung["difference"]) for rung in row["rungs"])
 
 
-def forest_figure(rows: Sequence[dict[str, Any]]) -> Figure:
+def forest_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Per row of a verdict a block: rung minus default in points, from the lower to the upper one-sided bound.
 
     Args:
@@ -41,7 +41,7 @@ def forest_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _draw_block(axes: Axes, row: dict[str, Any], title: str) -> None:
+def _draw_block(axes: Axes, row: Mapping[str, Any], title: str) -> None:
     rungs = row["rungs"]
     _frame(axes, [percent(rung["ratio"]) for rung in rungs])
     drawn = [rung for rung in rungs if is_number(rung["difference"])]
@@ -50,9 +50,9 @@ def _draw_block(axes: Axes, row: dict[str, Any], title: str) -> None:
     _shade_margin(axes, row["margin"])
     for place, rung in enumerate(rungs):
         if rung["is_default"] or not is_number(rung["difference"]):
-            said = "default" if rung["is_default"] else "not compared"
+            text = "default" if rung["is_default"] else "not compared"
             axes.plot([0], [place], "|", color=INK, ms=7, mew=1.2) if rung["is_default"] else None
-            _number(axes, place, said)
+            _number(axes, place, text)
             continue
         color = _color(rung, row["margin"])
         numbers = f"{in_points(rung['difference'], True)}  ({interval(rung['low'], rung['high'], True)})"
@@ -69,7 +69,7 @@ def _draw_block(axes: Axes, row: dict[str, Any], title: str) -> None:
                       va="top", fontsize=SMALL, color=MUTED)  # fmt: skip
 
 
-def regret_figure(rows: Sequence[dict[str, Any]]) -> Figure:
+def regret_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """The regret of every row's default with its bounds, a line per row."""
     rows = [row for row in rows if is_number(row["regret"])]
     labels = [row_label(row, rows) for row in rows]
@@ -126,7 +126,7 @@ def _shade_margin(axes: Axes, margin: float | None) -> None:
                   textcoords="offset points", ha="right", va="bottom", fontsize=SMALL, color=GREEN)  # fmt: skip
 
 
-def _color(rung: dict[str, Any], margin: float | None) -> str:
+def _color(rung: Mapping[str, Any], margin: float | None) -> str:
     if margin is None:
         return MUTED
     if is_number(rung["high"]) and rung["high"] < margin:

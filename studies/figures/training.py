@@ -54,8 +54,8 @@ def _draw(axes: Axes, curves: Sequence[LossCurve], color: str) -> None:
     for rank, (curve, place) in enumerate(zip(curves, labels, strict=True)):
         strength = 0.4 + 0.6 * rank / max(len(curves) - 1, 1)
         (line,) = axes.plot(curve.epochs, np.minimum(curve.losses, 10 * LIMIT), color=color, alpha=strength, lw=1.2)
-        said = f"{percent(curve.ratio)} masked, {count(curve.trials, 'trial')}: final loss {curve.losses[-1]:.3f}"
-        add_tooltip(line, said)
+        text = f"{percent(curve.ratio)} masked, {count(curve.trials, 'trial')}: final loss {curve.losses[-1]:.3f}"
+        add_tooltip(line, text)
         axes.annotate(percent(curve.ratio), (1, place), xycoords=("axes fraction", "data"), xytext=(3, 0),
                       textcoords="offset points", va="center", fontsize=SMALL, color=color)  # fmt: skip
     axes.set_xlabel("epoch")

@@ -1,8 +1,8 @@
-"""The accuracies that the papers print, as data to draw and to judge beside a study's own.
+"""The accuracies that the papers print, as data to draw and to compare with a study's own.
 
 Sources: the PMAE paper (Bizeul et al. 2025, arXiv 2502.06314: its tables and its figures over the ratio), the MAE
 paper (He et al. 2022, arXiv 2111.06377, Figure 5) and Kong et al. 2023 (arXiv 2306.04898). Every number is one run,
-read off a table or a plot, so none has an interval. Drawing and judging are left to ``figures`` and ``verdict``.
+read off a table or a plot, so none has an interval. They are drawn by ``figures`` and judged by ``published_regret``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the papers' own curves allow one to conclude about their defaults: one run per point has no interval.
 
-The regret read off such a curve is naive: the best of K noisy values lies above the truth even where all ratios are
+The regret read off such a curve is naive: the best of K noisy values is above the truth even where all ratios are
 equal. Beside it stands how large the noise of a run would have to be to produce that regret from a flat curve.
 """
 

@@ -72,12 +72,12 @@ class Card:
     more_seeds: tuple[tuple[str, ...], ...]
 
 
-def make_cards(rows: Sequence[dict[str, Any]], trials: pa.Table, studies: Sequence[Study]) -> list[Card]:
+def make_cards(rows: Sequence[Mapping[str, Any]], trials: pa.Table, studies: Sequence[Study]) -> list[Card]:
     """A card per row of the verdict."""
     return [_card(row, rows, trials, studies[0].plan) for row in rows]
 
 
-def _card(row: dict[str, Any], rows: Sequence[dict[str, Any]], trials: pa.Table, plan: Mapping[str, Any]) -> Card:
+def _card(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], trials: pa.Table, plan: Mapping[str, Any]) -> Card:
     judged = is_number(row["ci_high"])
     note = row["reason"] or "too few paired seeds"
     if judged:
@@ -99,7 +99,7 @@ def _card(row: dict[str, Any], rows: Sequence[dict[str, Any]], trials: pa.Table,
     )
 
 
-def _facts(row: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = []
     if is_number(row["regret"]):
         best = "" if row["best_ratio"] is None else f" (best: {percent(row['best_ratio'])})"
@@ -115,13 +115,13 @@ def _facts(row: dict[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def _evaluation(row: dict[str, Any]) -> str:
+def _evaluation(row: Mapping[str, Any]) -> str:
     return {"folds": ", cross-validated over all labelled images", "split": ", scored on the test split"}.get(
         row["evaluation"], ""
     )
 
 
-def _rung(rung: dict[str, Any]) -> tuple[str, ...]:
+def _rung(rung: Mapping[str, Any]) -> tuple[str, ...]:
     best = {True: "yes", False: "no"}.get(rung["may_be_best"], "")
     return (
         percent(rung["ratio"]),
@@ -133,7 +133,7 @@ def _rung(rung: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _surety(row: dict[str, Any]) -> str:
+def _surety(row: Mapping[str, Any]) -> str:
     parts = []
     if is_number(row["ci_high"]):
         parts.append(f"The smallest margin at which this default would hold is {at_most(row['ci_high'])}.")
@@ -145,7 +145,7 @@ def _surety(row: dict[str, Any]) -> str:
     return " ".join(parts)
 
 
-def _more_seeds(row: dict[str, Any], trials: pa.Table, plan: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def _more_seeds(row: Mapping[str, Any], trials: pa.Table, plan: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """What more seeds would do, if all differences stayed as they are: bounds shrink with the root of their number."""
     pairs = [
         (rung["difference"], rung["high"])
@@ -167,6 +167,6 @@ def _more_seeds(row: dict[str, Any], trials: pa.Table, plan: Mapping[str, Any]) 
     return table
 
 
-def _seconds_per_trial(trials: pa.Table, row: dict[str, Any]) -> float | None:
+def _seconds_per_trial(trials: pa.Table, row: Mapping[str, Any]) -> float | None:
     own = trials.filter(pc.and_(pc.equal(trials["phase"], "confirm"), pc.equal(trials["method"], row["method"])))
     return None if not own.num_rows else pc.mean(own["seconds"]).as_py()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +54,7 @@ class Charts:
 
 def make_charts(
     panels: Sequence[Panel],
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
     trials: pa.Table,
     history: pa.Table,
     galleries: Sequence[Gallery],
@@ -129,7 +129,7 @@ def _panel_numbers(panel: Panel) -> list[tuple[str, ...]]:
     return [*numbers, *((method_name(name), accuracy(value), "", "") for name, value in panel.references.items())]
 
 
-def _differences(row: dict[str, Any]) -> list[tuple[str, ...]]:
+def _differences(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [
         (
             percent(rung["ratio"]),

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.feather
 
-# Beyond this a page is no longer something to pass on; the tables lie beside it in the study's folder.
+# Beyond this a page is no longer something to pass on; the tables are in the study's folder.
 MOST_BYTES = 4_000_000
 PLAIN_CSV_BYTES = 150_000
 

@@ -44,14 +44,14 @@ def write_report(
 
     Args:
         paths: Study folders, or storage folders with several studies.
-        out: The HTML file; None is ``report.html`` in the study's folder, or beside the first of several studies.
+        out: The HTML file; None is ``report.html`` in the study's folder, or next to the first of several studies.
         refresh_seconds: Let the page reload itself this often, for a study that is still running.
 
     Returns:
         The file written.
 
     Raises:
-        StudyError: no study is there, or its files are damaged.
+        StudyError: no study is there, or its files are corrupted.
         StudyWriteError: the page cannot be written.
     """
     studies = read_studies(paths)

@@ -35,7 +35,7 @@ class Run:
 
 
 def what_is_missing(studies: Sequence[Study], trials: pa.Table, galleries: Sequence[Gallery]) -> list[str]:
-    """Everything that a reader of an unfinished or damaged study must know before believing the page."""
+    """Everything that a reader of an unfinished or corrupted study must know before believing the page."""
     notes = []
     for study in studies:
         ended = Counter(study.trials["phase"].to_pylist())

@@ -50,7 +50,7 @@ def same_budget(rows: Sequence[Row], label: str, free: frozenset[str], warnings:
 
 @functools.lru_cache(maxsize=4096)
 def _fingerprint(text: str | None, pool: str | None, free: frozenset[str]) -> str:
-    """The configuration as canonical JSON without what may differ; the text itself where it is no JSON."""
+    """The configuration as canonical JSON without what may differ; the text itself where it is not JSON."""
     try:
         values = json.loads(text) if text else {}
     except ValueError:

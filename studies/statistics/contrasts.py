@@ -2,7 +2,7 @@
 
 The best ratio is picked on one half of the seeds by validation accuracy and measured on the other
 half by test accuracy, so that the value with more ratios to choose from gains nothing by chance. Verdicts on defaults
-are left to ``verdict.py``.
+are in ``studies.verdict``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Cells = dict[float, dict[int, tuple[float, float]]]  # ratio -> seed -> accuraci
 
 @dataclass(frozen=True)
 class Contrast:
-    """One value beside the reference.
+    """One value compared with the reference.
 
     Attributes:
         dataset, method, column, value: What was compared, for example ``basis`` ``dct``.
@@ -87,14 +87,14 @@ def _sentence(rows: list[Contrast]) -> str:
     differ = [c for c in rows if c.low is not None and c.high is not None and not c.low <= 0 <= c.high]
     others = [c for c in rows if c.difference is not None and c not in differ]
     reference = rows[0].reference
-    said = [f"{c.value} is {_signed(c)} than {reference} ({_bounds(c)})" for c in differ]
+    sentences = [f"{c.value} is {_signed(c)} than {reference} ({_bounds(c)})" for c in differ]
     if others:
-        said.append(
+        sentences.append(
             f"no difference to {reference} is shown for " + ", ".join(f"{c.value} ({_bounds(c)})" for c in others)
         )
     seeds, what = rows[0].seeds, rows[0].column.replace("_", " ")
     where = f"{METHOD_NAMES.get(rows[0].method, rows[0].method)} on {rows[0].dataset}"
-    return f"{where}, each {what} at its best ratio ({seeds} seeds, points of accuracy): {'; '.join(said)}."
+    return f"{where}, each {what} at its best ratio ({seeds} seeds, points of accuracy): {'; '.join(sentences)}."
 
 
 def _signed(contrast: Contrast) -> str:

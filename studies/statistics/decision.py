@@ -12,9 +12,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -22,9 +21,11 @@ from studies.formatting import at_least, count, percent, points, ratio_list
 from studies.statistics.margin import Margin
 from studies.statistics.pairing import SAME_SHARE, Comparison, Rung
 from studies.statistics.regret import MIN_SEEDS, Contrast, Noise, contrast, estimate_noise, seeds_needed
+from studies.statistics.rows import Check, RungRow, VerdictRow
 from studies.statistics.sequential import Looks
 
 RATIO_TOLERANCE = 1e-4  # ratios of a search carry rounding
+FAILED_LOSS = 1.05  # of predicting the mean: training at 90 % masked may end at 1.0 without having diverged
 
 
 @dataclass(frozen=True)
@@ -50,41 +51,38 @@ class _Measured:
     gains: dict[int, Contrast]  # rung minus untrained encoder; empty without that control
 
 
-def judge_comparison(comparison: Comparison, ratio: float, rules: Rules) -> dict[str, Any]:
+def judge_comparison(comparison: Comparison, ratio: float, rules: Rules) -> VerdictRow:
+    """Judge the default ``ratio`` against every other rung of ``comparison``."""
     default, twins = _place(comparison.rungs, ratio), _twins(comparison.rungs, ratio)
     excluded, missing = _excluded(comparison, twins, rules)
     others = tuple(k for k in range(len(comparison.rungs)) if k != default and k not in twins)
     row = _blank_row(comparison, ratio, default, others, rules, excluded)
     if default is None:
-        return row | {
-            "reason": f"the default {ratio:g} has too few usable trials; at least {MIN_SEEDS} seeds are needed"
-        }
+        row["reason"] = f"the default {ratio:g} has too few usable trials; at least {MIN_SEEDS} seeds are needed"
+        return row
     if not others:
-        return row | {"reason": "no other ratio was confirmed"}
+        row["reason"] = "no other ratio was confirmed"
+        return row
     measured = _measure(comparison, default, others, rules.margin)
-    seeds = int(np.isfinite(comparison.test[:, default]).sum())
     paired = {k: c for k, c in measured.differences.items() if c.usable}
     if not paired:
         fewest = min(c.seeds for c in measured.differences.values())
-        return row | {
-            "reason": f"{fewest} paired seeds; at least {MIN_SEEDS} are needed",
-            "seeds_needed": max(MIN_SEEDS - fewest, 1),
-        }
+        row["reason"] = f"{fewest} paired seeds; at least {MIN_SEEDS} are needed"
+        row["seeds_needed"] = max(MIN_SEEDS - fewest, 1)
+        return row
     unpaired = [k for k in others if k not in paired]
     for k in unpaired:
         excluded.append(f"ratio {percent(comparison.rungs[k].achieved)} shares too few seeds with the default")
-    row |= _numbers(comparison, measured, rules)
-    checks = _checks(comparison, measured, row, not (missing or unpaired))
-    verdict, reason = _decide(measured, row, checks, rules)
-    needed = None
-    if verdict == "inconclusive" and rules.looks is None and not (missing or unpaired):
-        limit = row["margin"] if row["margin"] is not None else 0.0
-        needed = seeds_needed(list(paired.values()), limit, rules.alpha)
-        if needed is None and reason is None:
-            reason = "a difference is about as large as the margin: no number of seeds is likely to settle it"
-    return row | {
-        "verdict": verdict, "reason": reason, "seeds": seeds, "seeds_needed": needed, "checks": checks,
-    }  # fmt: skip
+    _fill_numbers(row, comparison, measured, rules)
+    complete = not (missing or unpaired)
+    row["checks"] = _checks(comparison, measured, row, complete)
+    row["seeds"] = int(np.isfinite(comparison.test[:, default]).sum())
+    row["verdict"], row["reason"] = _decide(measured, comparison.rungs[default].train_loss, row["checks"], rules)
+    if row["verdict"] == "inconclusive" and rules.looks is None and complete:
+        row["seeds_needed"] = seeds_needed(list(paired.values()), row["margin"] or 0.0, rules.alpha)
+        if row["seeds_needed"] is None and row["reason"] is None:
+            row["reason"] = "a difference is about as large as the margin: no number of seeds is likely to settle it"
+    return row
 
 
 def _excluded(comparison: Comparison, twins: set[int], rules: Rules) -> tuple[list[str], list[float]]:
@@ -137,8 +135,8 @@ def _measure(comparison: Comparison, default: int, others: tuple[int, ...], marg
     return _Measured(default, others, noise, differences, excesses, gains)
 
 
-def _numbers(comparison: Comparison, measured: _Measured, rules: Rules) -> dict[str, Any]:
-    """Regret, bounds, gain and rungs of a row."""
+def _fill_numbers(row: VerdictRow, comparison: Comparison, measured: _Measured, rules: Rules) -> None:
+    """Regret, bounds, gain and rungs of ``row``."""
     rungs, family = comparison.rungs, len(measured.others)
     usable = {k: c for k, c in measured.differences.items() if c.usable}
     advantage = {measured.default: 0.0, **{k: c.estimate for k, c in usable.items()}}
@@ -153,24 +151,22 @@ def _numbers(comparison: Comparison, measured: _Measured, rules: Rules) -> dict[
     limit = rules.margin.points
     if rules.margin.share is not None:
         limit = None if gain is None else rules.margin.share * max(gain, 0.0)
-    return {
-        "ratios": [rungs[k].achieved for k in measured.others],
-        "best_ratio": rungs[best].achieved,
-        "regret": advantage[best],
-        "ci_low": low,
-        "ci_high": high,
-        "margin": limit,
-        "training_gain": gain,
-        "training_gain_low": gain_low,
-        "alpha": max(rules.level(c.seeds) for c in usable.values()),
-        "rungs": _rung_rows(comparison, measured, rules),
-    }
+    row["ratios"] = [rungs[k].achieved for k in measured.others]
+    row["best_ratio"] = rungs[best].achieved
+    row["regret"] = advantage[best]
+    row["ci_low"] = low
+    row["ci_high"] = high
+    row["margin"] = limit
+    row["training_gain"] = gain
+    row["training_gain_low"] = gain_low
+    row["alpha"] = max(rules.level(c.seeds) for c in usable.values())
+    row["rungs"] = _rung_rows(comparison, measured, rules)
 
 
-def _rung_rows(comparison: Comparison, measured: _Measured, rules: Rules) -> list[dict[str, Any]]:
+def _rung_rows(comparison: Comparison, measured: _Measured, rules: Rules) -> list[RungRow]:
     table, columns = comparison.test, (measured.default, *measured.others)
     chosen, noise = table[:, columns], measured.noise
-    rows = []
+    rows: list[RungRow] = []
     for place, k in enumerate(columns):
         rung, difference = comparison.rungs[k], measured.differences.get(k)
         # The same bounds with this rung in the default's place: may it be the best, and what would it lose?
@@ -195,67 +191,86 @@ def _rung_rows(comparison: Comparison, measured: _Measured, rules: Rules) -> lis
     return sorted(rows, key=lambda row: row["ratio"])
 
 
-def _bound(difference: Contrast | None, of: Any) -> float | None:
+def _bound(difference: Contrast | None, of: Callable[[Contrast], float]) -> float | None:
     return float(of(difference)) if difference is not None and difference.usable else None
 
 
-def _checks(
-    comparison: Comparison, measured: _Measured, row: Mapping[str, Any], complete: bool
-) -> list[dict[str, Any]]:
-    """What must be true for a verdict to mean anything; ``passed`` is None where the table does not say."""
-    gain, low, limit = row["training_gain"], row["training_gain_low"], row["margin"]
-    if gain is None or low is None or limit is None:
-        trained: dict[str, Any] = {"passed": None, "detail": "no untrained encoder was measured with the same seeds"}
-    elif not math.isfinite(low):
-        trained = {"passed": False, "detail": f"it adds {points(gain)}, without a bound: too few seeds"}
-    else:
-        trained = {"passed": low > limit, "detail": f"it adds {points(gain)}, at least {at_least(low)}"}
-    problems = [rung for rung in comparison.rungs if rung.problems]
-    losses = [comparison.rungs[k].train_loss for k in (measured.default, *measured.others)]
-    known = [loss for loss in losses if loss is not None]
-    # Whether a loss is relative to predicting the mean is known only where our own trainer left its note.
-    relative = bool(problems) or comparison.evaluation is not None
-    if not known or not relative:
-        learned: dict[str, Any] = {"passed": None, "detail": "the table does not say"}
-    else:
-        learned = {
-            "passed": min(known) < 1,
-            "detail": f"final losses are {min(known):.2g} to {max(known):.2g} of that of predicting the mean"
-            + (f"; trouble at {ratio_list([r.achieved for r in problems])}" if problems else ""),
-        }
-    constant = [k for k, c in measured.differences.items() if c.constant]
-    varied = {
-        "passed": not constant,
-        "detail": f"{ratio_list([comparison.rungs[k].achieved for k in constant])} differ from the default by the same "
-        "amount for every seed: copied rows?"
-        if constant
-        else "differences vary over seeds",
-    }
-    rungs = {
-        "passed": complete,
-        "detail": f"{count(len(measured.others), 'ratio')} next to the default"
-        if complete
-        else "; ".join(row["excluded"]) or "some seeds are missing",
-    }
+def _checks(comparison: Comparison, measured: _Measured, row: VerdictRow, complete: bool) -> list[Check]:
+    """The conditions of a verdict, in the order that :func:`_decide` reads them."""
     return [
-        {"name": "training beats the untrained encoder", **trained},
-        {"name": "loss below predicting the mean", **learned},
-        {"name": "all rungs complete", **rungs},
-        {"name": "seeds vary", **varied},
+        Check(name=name, passed=passed, detail=detail)
+        for name, (passed, detail) in {
+            "training beats the untrained encoder": _check_gain(row),
+            "loss below predicting the mean": _check_losses(comparison, measured),
+            "all rungs complete": (
+                complete,
+                f"{count(len(measured.others), 'ratio')} next to the default"
+                if complete
+                else "; ".join(row["excluded"]) or "some seeds are missing",
+            ),
+            "seeds vary": _check_variation(comparison, measured),
+        }.items()
     ]
 
 
+def _check_gain(row: VerdictRow) -> tuple[bool | None, str]:
+    gain, low, limit = row["training_gain"], row["training_gain_low"], row["margin"]
+    if gain is None or low is None or limit is None:
+        return None, "no untrained encoder was measured with the same seeds"
+    if not math.isfinite(low):
+        return False, f"it adds {points(gain)}, without a bound: too few seeds"
+    return low > limit, f"it adds {points(gain)}, at least {at_least(low)}"
+
+
+def _check_losses(comparison: Comparison, measured: _Measured) -> tuple[bool | None, str]:
+    """Whether the default's final loss is below that of predicting the mean, and no other rung's is clearly above."""
+    rungs = [comparison.rungs[k] for k in (measured.default, *measured.others)]
+    losses = [rung.train_loss for rung in rungs if rung.train_loss is not None]
+    # Whether a loss is relative to predicting the mean is known only where our own trainer left its note.
+    relative = comparison.evaluation is not None or any(rung.problems for rung in rungs)
+    if not losses or not relative:
+        return None, "the table does not say"
+    detail = f"final losses are {min(losses):.2g} to {max(losses):.2g} of that of predicting the mean"
+    trouble = [r.achieved for r in rungs if r.problems or (r.train_loss is not None and r.train_loss >= 1)]
+    if trouble:
+        detail += f"; trouble at {ratio_list(sorted(trouble))}"
+    default_loss = rungs[0].train_loss
+    return (default_loss is None or default_loss < 1) and max(losses) < FAILED_LOSS, detail
+
+
+def _check_variation(comparison: Comparison, measured: _Measured) -> tuple[bool, str]:
+    """Whether accuracies vary as those of separately trained models do."""
+    rungs = comparison.rungs
+    constant = [rungs[k].achieved for k, c in measured.differences.items() if c.constant]
+    if constant:
+        return False, f"{ratio_list(constant)} differ from the default by the same amount for every seed: copied rows?"
+    copies = [rungs[k].achieved for k in _identical_rungs(comparison.test, (measured.default, *measured.others))]
+    if copies:
+        return False, f"{ratio_list(copies)} have the same accuracies for every seed: copied rows?"
+    return True, "differences vary over seeds"
+
+
+def _identical_rungs(table: np.ndarray, columns: Sequence[int]) -> list[int]:
+    """The first two rungs whose accuracies are the same for at least three seeds and differ for none."""
+    for place, a in enumerate(columns):
+        for b in columns[place + 1 :]:
+            both = np.isfinite(table[:, a]) & np.isfinite(table[:, b])
+            if both.sum() >= 3 and (table[both, a] == table[both, b]).all():
+                return [a, b]
+    return []
+
+
 def _decide(
-    measured: _Measured, row: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], rules: Rules
+    measured: _Measured, default_loss: float | None, checks: Sequence[Check], rules: Rules
 ) -> tuple[str, str | None]:
-    trained, learned, complete, varied = (check["passed"] for check in checks)
+    trained, losses_below, complete, varied = (check["passed"] for check in checks)
     if trained is False:
         detail = checks[0]["detail"]
         return "uninformative", (
             f"training does not clearly beat an untrained encoder: {detail}, which is not above the margin, so that no "
             "ratio can be told from another; train longer (--steps), use smaller patches (--patch-sizes) or more images"
         )
-    if learned is False:
+    if losses_below is False and (default_loss is None or default_loss >= 1):
         return "uninformative", (
             f"the training loss is not below that of predicting the mean ({checks[1]['detail']}); lower the learning "
             "rate (--learning-rate) or train longer (--steps)"
@@ -274,6 +289,8 @@ def _decide(
             return "inconclusive", f"rungs are missing: {checks[2]['detail']}"
         if not varied:
             return "inconclusive", checks[3]["detail"]
+        if losses_below is False:
+            return "inconclusive", f"a rung did not learn: {checks[1]['detail']}"
         if trained is None:
             return "inconclusive", "no untrained encoder was measured: whether any ratio could matter is not known"
         return "holds", None
@@ -287,7 +304,7 @@ def _blank_row(
     others: tuple[int, ...],
     rules: Rules,
     excluded: list[str],
-) -> dict[str, Any]:
+) -> VerdictRow:
     group = comparison.group
     seeds = 0 if default is None else int(np.isfinite(comparison.test[:, default]).sum())
     controls = {name: float(np.nanmean(v)) for name, v in comparison.controls.items() if np.isfinite(v).any()}

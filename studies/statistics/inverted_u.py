@@ -69,7 +69,7 @@ def _p_value(left: tuple[float, float, float], right: tuple[float, float, float]
 
 
 def _flat_top(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Ratios whose fitted cubic lies within one standard error of its inner maximum."""
+    """Ratios whose fitted cubic is within one standard error of its inner maximum."""
     z = (x - x.mean()) / x.std()
     design = np.vander(z, 4)
     coefficients, *_ = np.linalg.lstsq(design, y, rcond=None)

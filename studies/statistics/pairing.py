@@ -126,7 +126,7 @@ def confirmed_rows(trials: pa.Table) -> tuple[list[Row], list[Row], list[str]]:
     """Confirmed trials and controls as dictionaries of ``COLUMNS`` (None without such a column), and warnings.
 
     Raises:
-        StudyError: a required column is missing, or accuracies or ratios are no fractions.
+        StudyError: a required column is missing, or accuracies or ratios are not fractions.
     """
     missing = [name for name in REQUIRED if name not in trials.column_names]
     if missing:
@@ -212,7 +212,7 @@ def _check_values(rows: Iterable[Row]) -> None:
 def _without_repeats(rows: list[Row]) -> tuple[list[Row], list[str]]:
     """Drop repeated rows, which occur when a table is given twice; the last one counts.
 
-    Rows with one id but another setting are no repeats: the ids of a foreign table may restart.
+    Rows with one id but another setting are not repeats: the ids of a table from another program may restart.
     """
     latest: dict[Any, Row] = {}
     settings: dict[Any, set[Any]] = defaultdict(set)

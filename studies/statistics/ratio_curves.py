@@ -111,7 +111,7 @@ class Panel:
     margin: float | None = None
     references: dict[str, float] = field(default_factory=dict)
     other_patches: tuple[tuple[float, float], ...] = ()
-    row: dict[str, Any] | None = None
+    row: Mapping[str, Any] | None = None
 
     @property
     def title(self) -> str:
@@ -121,7 +121,7 @@ class Panel:
 
 
 def make_panels(
-    trials: pa.Table, rows: Sequence[dict[str, Any]], plan: Mapping[str, Any], most: int = 12
+    trials: pa.Table, rows: Sequence[Mapping[str, Any]], plan: Mapping[str, Any], most: int = 12
 ) -> list[Panel]:
     """A panel per setting with confirmed trials (of all settings where there is none), at most ``most``.
 
@@ -139,7 +139,7 @@ def make_panels(
 
 
 def _panel(
-    curve: RatioCurve, row: dict[str, Any] | None, curves: Sequence[RatioCurve], plan: Mapping[str, Any]
+    curve: RatioCurve, row: Mapping[str, Any] | None, curves: Sequence[RatioCurve], plan: Mapping[str, Any]
 ) -> Panel:
     setting = curve.setting
     prefix = "" if setting.method == "pmae" else f"{setting.method}_"

@@ -1,8 +1,8 @@
 """Levels for looking at the data several times: alpha-spending after Lan & DeMets 1983, Pocock-type.
 
-A study that adds seeds until its verdict settles looks at it after every round. Each look takes a part of the error
-alpha, so that all looks together err with at most alpha; the spending is even enough that a clear case ends early.
-The levels rest on normal increments (Armitage, McPherson & Rowe 1969); used as levels of Student's bounds they are
+A study that adds seeds until its verdict settles is analyzed after every round. Each interim analysis (look) spends a
+part of the error alpha, so that all of them together err with at most alpha; Pocock-type spending lets a clear case end
+early. The levels rest on normal increments (Armitage, McPherson & Rowe 1969); as levels of Student's bounds they are
 approximate with few seeds.
 """
 
@@ -21,7 +21,7 @@ from scipy.special import ndtr, ndtri
 from studies.errors import StudyError
 
 _POINTS = 1201
-_LOWEST = -8.0  # standard normal; what lies below has no weight
+_LOWEST = -8.0  # standard normal; values below have no weight
 
 
 def alpha_spent(fraction: float, alpha: float = 0.05) -> float:
@@ -40,7 +40,7 @@ def level_for_look(look: int, looks: int, alpha: float = 0.05) -> float:
     if not 1 <= look <= looks:
         raise StudyError(f"look is {look}; with {looks} planned looks it must be 1 to {looks}")
     if not 0 < alpha < 0.5:
-        raise StudyError(f"alpha is {alpha}; it must lie between 0 and 0.5")
+        raise StudyError(f"alpha is {alpha}; it must be between 0 and 0.5")
     return _levels(looks, alpha)[look - 1]
 
 

@@ -23,7 +23,7 @@ def write_arrow(path: Path, table: pa.Table, sequence: int = 0) -> None:
     """``table`` as an Arrow IPC file at ``path``, all or nothing, with its version and checksum in the metadata.
 
     Raises:
-        StudyWriteError: the file could not be written; the one before, if any, is untouched.
+        StudyWriteError: the file could not be written; a previous one is untouched.
     """
     table = table.combine_chunks()
     marks = {
@@ -47,7 +47,7 @@ def read_arrow(path: Path, schema: pa.Schema) -> tuple[pa.Table, int]:
     Columns that ``schema`` does not know are left out; those that the file lacks are null.
 
     Raises:
-        StudyError: the file is damaged, is no Arrow IPC file, or was written by a newer version.
+        StudyError: the file is corrupted, is not an Arrow IPC file, or was written by a newer version.
     """
     try:
         content = path.read_bytes()
@@ -59,13 +59,13 @@ def read_arrow(path: Path, schema: pa.Schema) -> tuple[pa.Table, int]:
         table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise damaged(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        raise corrupted(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
     marks = table.schema.metadata or {}
     _check_version(path, marks.get(VERSION_KEY))
     # Another program that filtered the rows may have kept our metadata: its checksum then says nothing.
     ours = marks.get(_ROWS_KEY) == str(table.num_rows).encode() and _CHECK_KEY in marks
     if ours and marks[_CHECK_KEY] != f"{checksum(table):08x}".encode():
-        raise damaged(path, "its contents do not match its checksum")
+        raise corrupted(path, "its contents do not match its checksum")
     return conform(table, schema, str(path)), int(marks.get(_SEQUENCE_KEY, b"0"))
 
 
@@ -76,7 +76,7 @@ def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
         StudyError: a column cannot be cast, or there is not one column in common.
     """
     if table.num_columns and not set(table.column_names) & set(schema.names):
-        raise StudyError(f"{where} is no study table: it has the columns {', '.join(table.column_names)}")
+        raise StudyError(f"{where} is not a study table: it has the columns {', '.join(table.column_names)}")
     known = cast_columns(table, schema, where)
     missing = {field.name: pa.nulls(table.num_rows, field.type) for field in schema}
     return pa.table([known.get(field.name, missing[field.name]) for field in schema], schema=schema)
@@ -143,12 +143,12 @@ def _check_version(path: Path, version: bytes | None) -> None:
         )
     if int(version) < 1:
         raise StudyError(
-            f"{path} has schema version {version.decode()}; versions start at 1, so it is no table of ours"
+            f"{path} has schema version {version.decode()}; versions start at 1, so this toolkit did not write it"
         )
 
 
-def damaged(path: Path, how: str) -> StudyError:
+def corrupted(path: Path, how: str) -> StudyError:
     """The error to raise for a file whose contents cannot be trusted."""
     return StudyError(
-        f"{path} is damaged ({how}); restore it from a copy, or move it away and run the study again with --resume"
+        f"{path} is corrupted ({how}); restore it from a copy, or move it away and run the study again with --resume"
     )

@@ -1,4 +1,4 @@
-"""Writing files so that a crash or a full disk leaves the one before whole: write beside, sync, rename."""
+"""Atomic writes: a crash or a full disk leaves the previous file intact."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def write_file(path: Path | str, content: bytes | str | Callable[[BinaryIO], obj
     """Put ``content`` (bytes, text, or a function that writes to an open file) at ``path``, all or nothing.
 
     Raises:
-        StudyWriteError: the file could not be written; the one before, if any, is untouched.
+        StudyWriteError: the file could not be written; a previous one is untouched.
     """
     path = Path(path)
-    beside = None
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             if callable(content):
                 content(file)
@@ -30,21 +30,21 @@ def write_file(path: Path | str, content: bytes | str | Callable[[BinaryIO], obj
                 file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(beside, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
-        os.replace(beside, path)
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
     except OSError as error:
-        if beside is not None and os.path.exists(beside):
-            os.unlink(beside)
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
         raise write_error(path, error) from error
     except BaseException:
-        if beside is not None and os.path.exists(beside):
-            os.unlink(beside)
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
         raise
 
 
 def write_error(path: Path, error: OSError) -> StudyWriteError:
-    """The error to raise when writing ``path`` failed: what happened, what is still whole, and the way out."""
-    before = "the version from before is whole" if path.exists() else "nothing was written"
+    """The error to raise when writing ``path`` failed: what happened, what is still intact, and the way out."""
+    before = "the previous version is intact" if path.exists() else "nothing was written"
     return StudyWriteError(
         f"cannot write {path}: {error.strerror or error}; {before}. "
         "Free some space or fix the permissions of the folder, then continue the study with --resume"
@@ -55,7 +55,7 @@ def write_json(path: Path | str, values: Mapping[str, Any]) -> None:
     """``values`` as indented JSON at ``path``, all or nothing.
 
     Raises:
-        StudyWriteError: the file could not be written; the one before, if any, is untouched.
+        StudyWriteError: the file could not be written; a previous one is untouched.
     """
     write_file(path, json.dumps(values, indent=2, ensure_ascii=False, default=str) + "\n")
 

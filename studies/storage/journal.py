@@ -1,4 +1,4 @@
-"""Tables that grow row by row on disk: an Arrow IPC file and, beside it, a journal of the rows that it lacks yet.
+"""Tables that grow row by row on disk: an Arrow IPC file and a journal of the rows that it lacks.
 
 A row is first appended to the journal (one checked line) and synced. The Arrow file is rewritten at once while it
 is small, and whenever the journal has grown by an eighth of it later, so that n rows cost O(n) writing in all.
@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from studies.storage.arrow_file import damaged, read_arrow, write_arrow
+from studies.storage.arrow_file import corrupted, read_arrow, write_arrow
 from studies.storage.atomic import write_error
 
 SMALL_ROWS = 1_000  # tables up to here are rewritten for every row
@@ -31,7 +31,7 @@ class JournalledTable:
     """One growing table on disk. ``keys`` name the columns that identify a row: a later row replaces an earlier one.
 
     Args:
-        path: The Arrow IPC file; the journal lies beside it with the suffix ``.journal``.
+        path: The Arrow IPC file; the journal has the same name with the suffix ``.journal``.
         schema: Columns of the table.
         keys: Identifying columns; the first is compared first.
 
@@ -57,7 +57,7 @@ class JournalledTable:
         """Append complete rows (or replace those with the same keys); they are on disk when this returns.
 
         Raises:
-            StudyWriteError: nothing of ``rows`` was added; what was on disk is whole.
+            StudyWriteError: nothing of ``rows`` was added; the content on disk is intact.
         """
         if not rows:
             return
@@ -94,7 +94,7 @@ class JournalledTable:
         try:
             if self._journal is None:
                 self._journal = open(self._journal_path, "ab", buffering=0)  # noqa: SIM115 - lives as long as self
-                self._truncate(self._journal_bytes)  # a line that a crash cut short
+                self._truncate(self._journal_bytes)  # a line truncated by a crash
             written = 0
             while written < len(lines):
                 written += self._journal.write(lines[written:])
@@ -114,10 +114,10 @@ class JournalledTable:
 def read_table(path: Path, schema: pa.Schema, keys: Sequence[str]) -> pa.Table:
     """The table at ``path`` with the rows that still wait in its journal; empty where there are no files.
 
-    Safe beside a running writer: the journal is read first, and rows that the Arrow file already has are skipped.
+    Safe while a writer runs: the journal is read first, and rows that the Arrow file already has are skipped.
 
     Raises:
-        StudyError: the file is damaged, is no Arrow IPC file, or belongs to another version.
+        StudyError: the file is corrupted, is not an Arrow IPC file, or belongs to another version.
     """
     lines, _ = _read_journal(path.with_suffix(".journal"))
     table, last = read_arrow(path, schema)
@@ -148,7 +148,7 @@ def _line(sequence: int, row: Mapping[str, Any]) -> bytes:
 
 
 def _read_journal(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], int]:
-    """The numbered rows of a journal and the number of bytes up to the end of the last whole line."""
+    """The numbered rows of a journal and the number of bytes up to the end of the last complete line."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -159,7 +159,7 @@ def _read_journal(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], int]:
         text = line[9:-1]
         if not line.endswith(b"\n") or line[:8] != b"%08x" % zlib.crc32(text):
             if end + len(line) < len(content):
-                raise damaged(path, f"line {len(rows) + 1} does not match its checksum")
+                raise corrupted(path, f"line {len(rows) + 1} does not match its checksum")
             break  # the line that was being written when the program died
         sequence, row = json.loads(text)
         rows.append((sequence, {name: _from_json(name, value) for name, value in row.items()}))

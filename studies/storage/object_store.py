@@ -1,7 +1,7 @@
 """Files in an object store (S3, Google Cloud, whatever pyarrow has a file system for), below one URI.
 
-Objects are written whole, so a reader sees the one before or the new one. What a study keeps there and when is left to
-others; every error names the URI without its secrets, what is wrong and the way out, within seconds.
+Objects are written atomically: a reader sees the previous one or the new one. Every error names the URI without its
+secrets, what is wrong and the way out, and is raised within seconds.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Store:
 
     @classmethod
     def open(cls, uri: str) -> Store:
-        """The store at ``uri``. A login in an S3 URI takes the place of the ``AWS_*`` environment variables.
+        """The store at ``uri``. A login in an S3 URI overrides the ``AWS_*`` environment variables.
 
         Raises:
             StudyError: A scheme or option that is not known, or a store that does not answer.
@@ -99,20 +99,20 @@ class Store:
                 return None
 
     def fetch(self, name: str, path: Path) -> bool:
-        """Copy ``name`` to ``path``, which appears once it is whole, with the store's time; False if it is gone."""
+        """Copy ``name`` to ``path``, which appears once it is complete, with the store's time; False if it is gone."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.part")
+        temporary = path.with_name(f".{path.name}.part")
         with _explained(self.uri, "read", StudyError):
             try:
                 stream = self.filesystem.open_input_stream(self._path(name))
             except FileNotFoundError:
                 return False
-            with stream, open(beside, "wb") as file:
+            with stream, open(temporary, "wb") as file:
                 shutil.copyfileobj(stream, file, BLOCK)
         written = self.modified(name)
         if written is not None:
-            os.utime(beside, (written, written))
-        beside.replace(path)
+            os.utime(temporary, (written, written))
+        temporary.replace(path)
         return True
 
     def write(self, name: str, content: bytes) -> None:
@@ -129,7 +129,7 @@ class Store:
 
         Raises:
             StudyWriteError: It could not be written.
-            FileNotFoundError: There is no such file (any more).
+            FileNotFoundError: The file does not exist (any more).
         """
         with (
             io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file,
@@ -139,13 +139,13 @@ class Store:
             shutil.copyfileobj(file, stream, BLOCK)
 
     def delete(self, name: str) -> None:
-        """Remove one file; none is no mistake."""
+        """Delete a file if it exists."""
         with _explained(self.uri, "write to", StudyWriteError):
             if self.filesystem.get_file_info(self._path(name)).type == fs.FileType.File:
                 self.filesystem.delete_file(self._path(name))
 
     def delete_folder(self, name: str) -> None:
-        """Remove all files below ``name``; none is no mistake."""
+        """Delete all files below ``name``, if any."""
         with _explained(self.uri, "write to", StudyWriteError):
             if self.filesystem.get_file_info(self._path(name)).type == fs.FileType.Directory:
                 self.filesystem.delete_dir(self._path(name))
@@ -173,7 +173,7 @@ class Store:
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """What ``work()`` gives, or TimeoutError when it takes longer; it then goes on unheard."""
+    """The result of ``work()``, or TimeoutError after ``seconds``; the call then continues in the background."""
     results: list[T] = []
     problems: list[BaseException] = []
 
@@ -196,7 +196,7 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 def _filesystem(uri: str, shown: str) -> tuple[fs.FileSystem, str]:
     parts = urlsplit(uri)
     if parts.scheme in ("mock", "file"):
-        raise StudyError(f"{shown}: {parts.scheme}:// is no object store; give {SCHEMES}")
+        raise StudyError(f"{shown}: {parts.scheme}:// is not an object store; give {SCHEMES}")
     if not parts.netloc.rpartition("@")[2]:
         raise StudyError(f"{shown} names no bucket; give {SCHEMES}")
     query = parse_qs(parts.query)

@@ -139,7 +139,7 @@ def _complete(row: Mapping[str, Any], schema: pa.Schema, kind: str, study: str) 
             close = difflib.get_close_matches(str(name), schema.names, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise StudyError(
-                f"{name!r} is no column of the {kind}{hint}; columns are {', '.join(schema.names)}"
+                f"{name!r} is not a column of the {kind}{hint}; columns are {', '.join(schema.names)}"
                 + ("; put other measures into metrics" if kind == "trials" else "")
             )
     full = {field.name: _native(row.get(field.name), field) for field in schema}

@@ -1,4 +1,4 @@
-"""What a study measured beside accuracies (the JSON in the column ``metrics``), as means per setting and ratio.
+"""What a study measured in addition to accuracies (the JSON in the column ``metrics``), as means per setting and ratio.
 
 Accuracies of both poolings (``pools``) are named ``linear (cls)`` and so on; numbers inside any other mapping get
 dotted names (``corruptions.jpeg``). What a measure means is the business of the study that took it.

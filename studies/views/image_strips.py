@@ -92,7 +92,7 @@ def read_samples(folder: Path) -> Samples:
         with np.load(path, allow_pickle=False) as arrays:
             stored = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise StudyError(f"{path} cannot be read ({error}); delete it: the study is complete without it") from error
+        raise StudyError(f"{path} cannot be read ({error}); delete it: the study is intact without it") from error
     keys = [name.removesuffix("original") for name in stored if name.endswith("original")]
     strips = [strip for key in keys if (strip := _strip(key, stored)) is not None]
     return Samples(tuple(strips), stored.get("eigenimages"), stored.get("spectrum"))

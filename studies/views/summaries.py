@@ -19,7 +19,7 @@ LOST = ("failed", "diverged", "pruned", "interrupted")
 def study_row(study: Study) -> dict[str, Any]:
     """One study in a line: how far it is, its best validation accuracy, its verdict (the one on disk, if any)."""
     counts = Counter(study.trials["status"].to_pylist())
-    overall = (study.verdict or {}).get("overall") or {}
+    overall = (study.stored_verdict or {}).get("overall") or {}
     return {
         "study": study.name,
         "dataset": ", ".join(_distinct(study, "dataset")) or (study.plan.get("dataset") or {}).get("name"),
@@ -39,7 +39,7 @@ def study_summary(study: Study, top: int = 10) -> dict[str, Any]:
     """One study in a page: its line, confirmed ratios, ``top`` explored trials and the trials that were lost."""
     return {
         **study_row(study),
-        "answer": (study.verdict or {}).get("answer"),
+        "answer": (study.stored_verdict or {}).get("answer"),
         "confirmed": confirmed_rows(ratio_curves(study.trials)),
         "best_explored": _best_explored(study, top),
         "lost_trials": _lost_trials(study),

@@ -10,29 +10,21 @@ from typing import Any
 
 from studies.formatting import at_most, count, is_number, percent, points, ratio_list
 from studies.statistics.ratio_curves import METHOD_NAMES, SHARE_OF, Setting, setting_labels
+from studies.statistics.rows import RungRow, VerdictRow
 
 KINDS = ("default", "mae_default")
-ROW_FIELDS = (
-    "study", *Setting._fields, "kind", "default_ratio", "default_achieved", "best_ratio", "regret", "ci_low", "ci_high",
-    "margin", "margin_share", "alpha", "verdict", "seeds", "seeds_needed", "reason", "training_gain",
-    "training_gain_low", "untrained", "pixels", "evaluation",
-)  # fmt: skip
-ROW_LISTS = ("ratios", "excluded", "checks", "rungs")
-RUNG_FIELDS = (
-    "ratio", "achieved_sd", "nominal_ratio", "seeds", "accuracy", "difference", "low", "high", "may_be_best",
-    "regret_high", "train_loss", "is_default",
-)  # fmt: skip
+LISTS = ("ratios", "excluded", "checks", "rungs")
 NO_ANSWER = "No answer yet: no default was confirmed next to other ratios with at least two paired seeds."
 
 
-def judged_rows(verdict: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The verdict's rows on defaults with every field of schema version 2; what an older one lacks is None or empty."""
+def judged_rows(verdict: Mapping[str, Any]) -> list[VerdictRow]:
+    """The verdict's rows on defaults, as :class:`VerdictRow`; fields that an older file lacks are None or empty."""
     rows = []
     for row in verdict.get("rows") or []:
         if row.get("kind", "default") not in KINDS:
             continue
-        full = {**dict.fromkeys(ROW_FIELDS), **{name: [] for name in ROW_LISTS}, **row}
-        full["rungs"] = [{**dict.fromkeys(RUNG_FIELDS), **rung} for rung in full["rungs"] or []]
+        full: Any = {**dict.fromkeys(VerdictRow.__annotations__), **{name: [] for name in LISTS}, **row}
+        full["rungs"] = [{**dict.fromkeys(RungRow.__annotations__), **rung} for rung in full["rungs"] or []]
         full["verdict"] = full["verdict"] or "inconclusive"
         rows.append(full)
     return rows
@@ -49,7 +41,7 @@ def headline(verdict: Mapping[str, Any]) -> str:
 
 
 def verdict_word(row: Mapping[str, Any]) -> str:
-    """The row's verdict; ``withheld`` where it holds in spite of a failed check, which our judge never says.
+    """The row's verdict; ``withheld`` where it holds although a check failed, which :func:`judge` never returns.
 
     A default that fails against the rungs at hand does so whatever else is missing.
     """

@@ -121,7 +121,7 @@ def test_a_table_without_controls_is_judged_but_never_holds() -> None:
         (foreign(test_linear=first(-0.1, 0.8)), "test_linear is -0.1 in trial t0; accuracies are fractions"),
         (foreign(ratio=first("a fifth", "0.2")), "column 'ratio' of .* is string, not double"),
         (foreign().append_column("seed", pa.array([1] * ROWS)), "column 'seed' 2 times"),
-        (pa.table({"x": [1]}), "lacks the columns dataset, method|is no study table"),
+        (pa.table({"x": [1]}), "lacks the columns dataset, method|is not a study table"),
     ],
     ids=["seed", "data set", "ratio", "per cent ratio", "per cent", "negative", "words", "twice", "no study"],
 )

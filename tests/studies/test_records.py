@@ -267,7 +267,7 @@ def test_a_truncated_table_is_named(tmp_path: Path) -> None:
         writer.add_trial(row())
     path = tmp_path / "a" / "trials.arrow"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(StudyError, match=r"trials\.arrow is damaged.*restore it"):
+    with pytest.raises(StudyError, match=r"trials\.arrow is corrupted.*restore it"):
         read_study(tmp_path / "a")
 
 

@@ -124,6 +124,8 @@ def without(rows: Rows, ratio: float | None, seeds: Any = SEEDS) -> Rows:
 FLAT = study_rows()
 COPY = [r | {"test_linear": q["test_linear"]} if r.get("ratio") == 0.55 else r
         for r in FLAT for q in FLAT if q.get("ratio") == 0.2 and q["seed"] == r["seed"]]  # fmt: skip
+TWO_COPIES = [r | {"test_linear": q["test_linear"]} if r.get("ratio") == 0.55 else r
+              for r in FLAT for q in FLAT if q.get("ratio") == 0.35 and q["seed"] == r["seed"]]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -138,12 +140,13 @@ COPY = [r | {"test_linear": q["test_linear"]} if r.get("ratio") == 0.55 else r
         (change(FLAT, 0.55, SEEDS, evaluation="split"), None, "ratio 0.55 has 0 usable seeds of 5"),
         ([r | {"seed": r["seed"] + 100} if r.get("ratio") == 0.55 else r for r in FLAT], None, "55 % shares too few"),
         (COPY, None, "55 % differ from the default by the same amount"),
+        (TWO_COPIES, None, "35 and 55 % have the same accuracies for every seed"),
         (without(FLAT, None), None, "no untrained encoder was measured"),
         (change(FLAT, None, range(1, 5), seed=77), None, "no untrained encoder was measured"),
     ],
     ids=[
         "all failed", "mostly diverged", "NaN", "ladder", "precision", "epochs", "evaluation", "other seeds",
-        "copied column", "no control", "control of other seeds",
+        "copied column", "two copied columns", "no control", "control of other seeds",
     ],
 )  # fmt: skip
 def test_what_is_missing_or_copied_never_holds_and_is_named(rows: Rows, ladder: Any, told: str) -> None:
@@ -196,6 +199,14 @@ def test_raw_pixels_are_recorded_but_do_not_stand_in_for_the_untrained_encoder()
 def test_a_loss_that_is_not_below_predicting_the_mean_is_uninformative(loss: float, outcome: str) -> None:
     rows = [r if r["phase"] == "control" else r | {"train_loss": loss, "evaluation": "folds"} for r in FLAT]
     assert judged(rows)["verdict"] == outcome
+
+
+def test_a_rung_that_did_not_learn_withholds_holds() -> None:
+    """The accuracy of a rung whose training failed says nothing about its ratio."""
+    rows = [r if r["phase"] == "control" else r | {"train_loss": 0.4, "evaluation": "folds"} for r in FLAT]
+    assert judged(change(rows, 0.9, SEEDS, train_loss=1.01))["verdict"] == "holds"
+    row = judged(change(rows, 0.9, SEEDS, train_loss=1.2))
+    assert row["verdict"] == "inconclusive" and "a rung did not learn" in row["reason"] and "90 %" in row["reason"]
 
 
 MAE_RATIOS = (0.5, 0.7, 0.75, 0.8, 0.9)  # of 4 patches 0.7 to 0.8 mask 3

@@ -99,7 +99,7 @@ def test_a_study_from_python_returns_its_verdict_and_reports_its_lines(tmp_path)
         storage=StorageOptions(storage=str(tmp_path), name="api"),
     )
     study = run_study(options, on_event=lines.append)
-    assert study.verdict is not None and study.verdict["rows"][0]["margin_share"] == 0.1
+    assert study.stored_verdict is not None and study.stored_verdict["rows"][0]["margin_share"] == 0.1
     assert study.name == "api" and study.plan["margin"] == "10%"
     assert any("confirming" in line for line in lines) and any("report" in line for line in lines)
     with pytest.raises(ConfigError, match="--name"):

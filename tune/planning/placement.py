@@ -17,7 +17,9 @@ GIB = 2**30
 PROCESS_MEMORY = 0.7 * GIB  # an idle worker with torch, timm and Ray loaded
 MEMORY_SHARE = 0.8  # of the machine's memory that trials may plan with
 MOST_THREADS = 8  # more do not speed these models up
-FLOPS_PER_CORE = 25e9  # sustained in training small fp32 models, measured on one core of an EPYC
+FLOPS_PER_CORE = (
+    60e9  # in training small fp32 models; 97e9 measured on an EPYC with AVX-512, about half with AVX2 alone
+)
 FLOPS_PER_GPU = 1e14
 STEP_OVERHEAD = 0.012  # seconds per step and block pair that no arithmetic explains, measured on small models
 TRIAL_OVERHEAD = 1.5  # seconds: start, probes, record

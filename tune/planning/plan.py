@@ -395,8 +395,8 @@ def _warnings(plan: StudyPlan) -> list[str]:
     dimensions = plan.images.image_size**2 * plan.images.channels
     if "pmae" in plan.space.methods and train <= dimensions:
         said.append(
-            f"{train} training images are fewer than the {dimensions} components of these images: "
-            f"the {dimensions - train + 1} last components carry no variance and are never worth masking"
+            f"{train} training images have at most {train - 1} components with variance, out of {dimensions} pixel "
+            "values; masks are drawn among these"
         )
     smallest = min(len(plan.images.indices(s)) for s in ("val", "test"))
     margin = Margin.parse(plan.options.confirm.margin).points

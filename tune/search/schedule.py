@@ -81,7 +81,7 @@ def unsettled(plan: StudyPlan, settings: Sequence[Setting], rows: Sequence[Trial
         clear = {
             rung["nominal_ratio"]
             for rung in row["rungs"]
-            if rung["high"] is not None and row["margin_share"] is None and rung["high"] < row["margin"]
+            if rung["high"] is not None and row["margin_share"] is None and rung["high"] < (row["margin"] or 0.0)
         }
         default = plan.space.default_of(row["method"])
         rest = [s for s in mine if s.ratio == default or s.ratio is None or round(s.ratio, 6) not in clear]

@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from pmae.data.imageset import UNLABELLED
 from pmae.errors import ConfigError, DataError
-from pmae.probes import extract_features, extract_pools
+from pmae.probes import (
+    crossval_knn_probe,
+    crossval_linear_probe,
+    extract_features,
+    extract_pools,
+    knn_probe,
+    linear_probe,
+    mlp_probe,
+)
 
 
 def test_features_are_the_encoders_in_the_order_of_the_split(digits, encoder):
@@ -67,3 +76,20 @@ def test_what_does_not_fit_is_refused_with_the_way_out(digits, encoder):
         extract_features(encoder, digits, pool="max")
     with pytest.raises(DataError, match="no split 'training'"):
         extract_features(encoder, digits, ["training"])
+
+
+@pytest.mark.parametrize(
+    "probe",
+    [
+        lambda images, x: linear_probe(None, images, features=x),
+        lambda images, x: mlp_probe(None, images, features=x),
+        lambda images, x: knn_probe(None, images, features=x),
+        lambda images, x: crossval_linear_probe(x, images, seed=0),
+        lambda images, x: crossval_knn_probe(x, images),
+    ],
+    ids=["linear", "mlp", "knn", "crossval linear", "crossval knn"],
+)
+def test_images_without_labels_cannot_be_probed(digits, pixels, probe):
+    unlabelled = dataclasses.replace(digits, labels=np.zeros_like(digits.labels), class_names=UNLABELLED)
+    with pytest.raises(DataError, match="have no labels"):
+        probe(unlabelled, pixels)

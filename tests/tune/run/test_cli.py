@@ -50,7 +50,7 @@ SCRIPT = Path(__file__).resolve().parents[3] / "tune" / "masking_ratio_study.py"
         (["--name", "../escape"], "--name is"),
         (["--storage", "ftp://u:p@host/x"], "ftp://***@host/x: Unrecognized"),
         (["--storage", "s3:///x"], "s3:///x names no bucket"),
-        (["--storage", "mock:///x"], "mock:// is no object store"),
+        (["--storage", "mock:///x"], "mock:// is not an object store"),
         (["--storage", "s3://bucket/x?region=x&speed=9&endpoint_override=http://127.0.0.1:9"], "speed"),
         (["--storage", "s3://bucket/x?region=x&allow_bucket_creation=true"], "allowed are region"),
         (["--storage", "s3://bucket/x?region=x&endpoint_override=http://127.0.0.1:9"], "check the network"),
