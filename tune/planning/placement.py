@@ -1,4 +1,4 @@
-"""How many trials fit at the same time, and why; what one costs in memory and time. All said aloud in the plan."""
+"""How many trials fit at a time, and why; what one costs in memory and time. The plan prints it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ class Placement:
         if self.gpus:
             each += f" and {self.gpus:g} GPU"
         each += f", about {self.memory / GIB:.1f} GiB each"
-        return f"{self.concurrent} at a time ({each}), limited by {self.limited_by}"
+        explore = f"; {self.lag} while the search learns" if self.lag < self.concurrent else ""
+        return f"{self.concurrent} at a time ({each}), limited by {self.limited_by}{explore}"
 
 
 def cpu_count() -> int:
