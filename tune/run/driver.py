@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from studies.errors import StudyError
 from studies.records import StudyWriter
 from studies.storage.rows import TrialRow
 from tune.planning.describe import confirmations
@@ -180,7 +181,10 @@ class StudyDriver:
     def _record_running(self) -> None:
         for spec in self.state.running:
             error = "the study was stopped while it ran; --resume continues it"
-            self._record(spec, blank_result(spec, self.job, "interrupted", error, "stop_requested"))
+            try:
+                self._record(spec, blank_result(spec, self.job, "interrupted", error, "stop_requested"))
+            except (StudyError, OSError) as problem:  # it runs again after --resume all the same
+                self._fail(problem)
 
     def _step(self) -> None:
         """Called after every step of Tune: collect problems of other threads, show what runs."""
