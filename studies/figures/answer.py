@@ -127,7 +127,7 @@ def _draw_margin(axes: Axes, panel: Panel) -> None:
     axes.axhspan(best - panel.margin, best, color=GREEN, alpha=0.13, lw=0, zorder=0)
     low, high = axes.get_ylim()
     near = [rung.ratio for rung in panel.curve.confirmed if abs(rung.mean - best) < 0.15 * (high - low)]
-    right = max(near) <= 1 - min(near)  # where the band is free
+    right = 1 - max(near) > min(near)  # where the band is free
     room = 1 - max(near) if right else min(near)
     text = f"within {points(panel.margin)} of the best mean" if room > 0.53 else f"margin {points(panel.margin)}"
     axes.annotate(

@@ -59,7 +59,11 @@ def ratio_figure(study: Study) -> Figure:
     if not panels:
         raise StudyError(f"{study.name} has no finished trial yet; there is nothing to draw")
     with paper_style():
-        return answer_figure(panels)
+        figure = answer_figure(panels)
+        picture = as_bytes(figure, "png")
+    # IPython shows what has this method; a figure alone is shown only after %matplotlib inline.
+    figure._repr_png_ = lambda: picture  # type: ignore[attr-defined]
+    return figure
 
 
 def _wanted(study: Study) -> Iterator[tuple[str, Callable[[], Figure]]]:

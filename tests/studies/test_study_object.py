@@ -19,6 +19,7 @@ def test_a_study_judges_itself_draws_its_curve_and_has_a_short_repr(tmp_path: Pa
     assert study.verdict(margin=0.5).rows[0]["margin"] == 0.5
     figure = study.curve()
     assert isinstance(figure, Figure) and figure.axes
+    assert figure._repr_png_().startswith(b"\x89PNG"), "a notebook displays it"
     assert len(study.trials.to_pandas()) == study.trials.num_rows
 
 

@@ -31,7 +31,7 @@ class Display:
     def __init__(self, quiet: bool = False, on_event: Callable[[str], None] | None = None) -> None:
         width = None if on_event is None and sys.stdout.isatty() else PLAIN_WIDTH
         file: Any = None if on_event is None else _Lines(on_event)
-        self.console = Console(highlight=False, soft_wrap=True, width=width, file=file)
+        self.console = Console(highlight=False, soft_wrap=True, width=width, file=file, force_jupyter=False)
         self.quiet = quiet
         self._bar: Progress | None = None
         self._task: TaskID | None = None
