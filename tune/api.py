@@ -1,9 +1,8 @@
-"""A study from Python: what the command line does, returning the study and raising instead of exiting."""
+"""Run a study from Python: like the command line, but it returns the study and raises instead of exiting."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from studies.errors import StudyError
 from studies.records import Study, read_study
@@ -14,20 +13,18 @@ def run_study(options: StudyOptions, *, on_event: Callable[[str], None] | None =
     """Run a study and return it with its verdict.
 
     Args:
-        options: Everything the command line offers; ``options.output.quiet`` silences the display.
+        options: The options of the command line; ``options.output.quiet`` silences the display.
         on_event: Called with each line of the display instead of printing it.
 
     Raises:
-        ConfigError, DataError, StudyError: The options, the images or the storage cannot be used.
-        SessionError: Ray does not start, or the cluster is not there.
-        KeyboardInterrupt: The study was interrupted; everything finished is on record.
+        ConfigError, DataError, StudyError: The options, the images or the storage cannot be used, or
+            (``StudyStoppedError``, with the command that resumes it) the study stopped before its end.
+        SessionError: Ray cannot be started, or there is no cluster at the address.
+        KeyboardInterrupt: The study was interrupted; everything that finished is on record.
     """
-    from tune.run.cli import run_options
-    from tune.run.runner import FINISHED, INTERRUPTED
+    from tune.run.runner import run
 
-    code, folder = run_options(options, on_event=on_event)
-    if code == INTERRUPTED:
-        raise KeyboardInterrupt
-    if code != FINISHED or folder is None:
-        raise StudyError(f"the study stopped before its end (exit code {code}); its records are in {folder}")
-    return read_study(Path(folder))
+    folder = run(options, on_event=on_event)
+    if folder is None:
+        raise StudyError("output.dry_run prints the plan and runs no study; leave it out")
+    return read_study(folder)

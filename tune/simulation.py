@@ -8,23 +8,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
-
-from optuna.trial import TrialState
+from typing import TYPE_CHECKING, Protocol
 
 from pmae.config import masked_count
+from studies.storage.rows import TrialRow
 from tune.options import DataOptions, StudyOptions
 from tune.planning.plan import StudyPlan, plan_study
-from tune.search.sampler import Proposals
-from tune.search.schedule import judge_rows, next_round
-from tune.search.space import explore_seed
+from tune.search.schedule import judge_rows
+from tune.search.state import Start, StudyState
 from tune.trial.spec import TrialSpec
 
 if TYPE_CHECKING:
     from pmae.data import ImageSet
     from studies.verdict import Verdict
 
-LAG = 2  # as of a study on two cores
+LAG = 2  # as in a study on two cores
 
 
 class Objective(Protocol):
@@ -53,20 +51,10 @@ def simulate(options: StudyOptions, objective: Objective, *, seed: int) -> Verdi
     options = options.with_file()
     options = dataclasses.replace(options, training=dataclasses.replace(options.training, seed=seed))
     plan = plan_study(options, images=_images(options.data))
-    rows: list[dict[str, Any]] = []
-    proposals = Proposals(plan.space, plan.known_settings(), plan.sampler, seed, LAG)
-    for number in range(plan.trials):
-        setting = proposals.next()
-        assert setting is not None, "all results of earlier trials are known"
-        row = _row(plan, plan.explore_spec(number, setting, explore_seed(setting, seed) + number), objective)
-        rows.append(row)
-        done = row["status"] == "done"
-        proposals.tell(number, TrialState.COMPLETE if done else TrialState.FAIL, row["val_linear"])
-    number = 0
-    while specs := next_round(plan, rows, number):
-        rows += [_row(plan, spec, objective) for spec in specs]
-        number += 1
-    return judge_rows(plan, rows)
+    state = StudyState(plan, (), lag=LAG)
+    while isinstance(step := state.next(), Start):
+        state.end(step.spec.trial_id, _row(plan, step.spec, objective))
+    return judge_rows(plan, list(state.records.values()))
 
 
 @functools.lru_cache(maxsize=4)
@@ -76,7 +64,7 @@ def _images(data: DataOptions) -> ImageSet:
     return load_images(data.dataset, data.data_root, data.image_size, data.limit, 0)
 
 
-def _row(plan: StudyPlan, spec: TrialSpec, objective: Objective) -> dict[str, Any]:
+def _row(plan: StudyPlan, spec: TrialSpec, objective: Objective) -> TrialRow:
     masking, model = spec.config.masking, spec.config.model
     control, pixels = spec.control is not None, spec.control == "pixels"
     method = spec.control or masking.method
@@ -85,7 +73,7 @@ def _row(plan: StudyPlan, spec: TrialSpec, objective: Objective) -> dict[str, An
     scores = objective(method, ratio, patch, spec.seed, spec.phase)
     found = {name: float(scores[name]) for name in ("val_linear", "test_linear")}
     finite = all(0 <= value <= 1 for value in found.values())
-    row: dict[str, Any] = {
+    row: TrialRow = {
         "study": plan.name,
         "trial_id": spec.trial_id,
         "phase": spec.phase,
@@ -97,7 +85,8 @@ def _row(plan: StudyPlan, spec: TrialSpec, objective: Objective) -> dict[str, An
         "patch_size": patch,
         "patch_stride": None if pixels else model.patch_stride,
         "config": spec.config,
-        **(found if finite else dict.fromkeys(found)),
+        "val_linear": found["val_linear"] if finite else None,
+        "test_linear": found["test_linear"] if finite else None,
     }
     if not control:
         pmae = masking.method == "pmae"

@@ -1,18 +1,21 @@
 """The arrays behind a study's pictures (``samples.npz``): reading them, and turning them into displayable images.
 
-The file holds ``eigenimages`` (k, H, W, C), ``spectrum`` (K,) and, per encoder, ``original, visible, completed``
-(uint8) and ``error`` (float32, completed minus original in levels over 255), each (n, H, W, C), prefixed as
-``<label>/original``.
-Files of earlier versions hold ``prediction`` and ``target`` instead of the last two.
+The file holds ``eigenimages`` (k, H, W, C), ``spectrum`` (K,) and, per encoder, ``<trial id>/candidate`` (JSON of
+method, ratio and patches), and ``<trial id>/original``, ``visible``, ``completed`` (uint8) and ``error`` (float32,
+completed minus original in levels over 255), each (n, H, W, C).
+Files of earlier versions hold ``prediction`` and ``target`` instead of the last two, and a label in place of id and
+candidate.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,28 +33,41 @@ CAPTIONS = {
 
 @dataclass(frozen=True)
 class Strip:
-    """A few images as one encoder met them; each array (n, H, W, C), uint8 but for the signed ``error``."""
+    """A few images reconstructed by one encoder; each array (n, H, W, C), uint8 but for the signed ``error``.
+
+    ``candidate`` has ``method``, ``ratio``, ``patch_size``, ``patch_stride``, ``mask_unit``, ``strategy`` and
+    ``basis``; it is empty in files of earlier versions whose label is not understood.
+    """
 
     label: str
     original: np.ndarray
     visible: np.ndarray
     completed: np.ndarray
     error: np.ndarray
+    candidate: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
-        """The label in words: ``pmae r=0.20 p=4`` becomes ``PMAE, 20 % masked, patch 4``; others stay as they are."""
-        found = re.fullmatch(r"(pmae|mae)(?: r=(\d*\.?\d+))? p=(\d.*)", self.label)
-        if found is None:
+        """The candidate in words, for example ``PMAE, 20 % masked, patch 4``; the label where it is unknown."""
+        found = self.candidate
+        if not found:
             return self.label
-        method, ratio, patch = found.groups()
-        masked = "" if ratio is None else f", {percent(float(ratio))} masked"
-        return f"{METHOD_NAMES[method]}{masked}, patch {patch}"
+        patch = str(found["patch_size"])
+        if found.get("patch_stride") not in (None, found["patch_size"]):
+            patch += f" stride {found['patch_stride']}"
+        if found.get("mask_unit"):
+            patch += f" unit {found['mask_unit']}"
+        if found.get("strategy") not in (None, "expected", "random"):
+            patch += f" {found['strategy']}"
+        if found.get("basis") not in (None, "pca"):
+            patch += f" {found['basis']}"
+        masked = "" if found.get("ratio") is None else f", {percent(found['ratio'])} masked"
+        return f"{METHOD_NAMES[found['method']]}{masked}, patch {patch}"
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """A caption per panel, in the words of the method that the label names."""
-        return CAPTIONS["mae" if self.label.lower().startswith("mae") else "pmae"]
+        """A caption per panel, in the words of the method."""
+        return CAPTIONS[self.candidate.get("method", "pmae")]
 
 
 @dataclass(frozen=True)
@@ -77,8 +93,8 @@ def read_samples(folder: Path) -> Samples:
             stored = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise StudyError(f"{path} cannot be read ({error}); delete it: the study is intact without it") from error
-    labels = [name.removesuffix("original") for name in stored if name.endswith("original")]
-    strips = [strip for label in labels if (strip := _strip(label, stored)) is not None]
+    keys = [name.removesuffix("original") for name in stored if name.endswith("original")]
+    strips = [strip for key in keys if (strip := _strip(key, stored)) is not None]
     return Samples(tuple(strips), stored.get("eigenimages"), stored.get("spectrum"))
 
 
@@ -114,8 +130,8 @@ def component_picture(image: np.ndarray) -> np.ndarray:
     return np.round(127.5 * (1 + values / scale)).astype(np.uint8)
 
 
-def _strip(label: str, stored: dict[str, np.ndarray]) -> Strip | None:
-    arrays = {name: stored.get(label + name) for name in (*PANELS, "prediction")}
+def _strip(key: str, stored: dict[str, np.ndarray]) -> Strip | None:
+    arrays = {name: stored.get(key + name) for name in (*PANELS, "prediction")}
     original, visible, completed, error, prediction = arrays.values()
     if original is None or visible is None or (completed is None and prediction is None):
         return None
@@ -125,4 +141,23 @@ def _strip(label: str, stored: dict[str, np.ndarray]) -> Strip | None:
         completed = np.clip(whole, 0, 255).astype(np.uint8)
     if error is None:
         error = ((completed.astype(np.float64) - original) / 255).astype(np.float32)
-    return Strip(label.rstrip("/"), original, visible, completed, error)
+    label = key.rstrip("/")
+    candidate = json.loads(str(stored[f"{key}candidate"])) if f"{key}candidate" in stored else parse_label(label)
+    return Strip(candidate.get("label", label), original, visible, completed, error, candidate)
+
+
+def parse_label(label: str) -> dict[str, Any]:
+    """The candidate that a label of earlier versions such as ``pmae r=0.20 p=4 stride 2`` names; empty if none."""
+    pattern = r"(pmae|mae)(?: r=(\d*\.?\d+))? p=(\d+)(?: stride (\d+))?(?: unit (\d+))?(?: (.*))?"
+    found = re.fullmatch(pattern, label)
+    if found is None:
+        return {}
+    method, ratio, patch, stride, unit, extra = found.groups()
+    return {
+        "method": method,
+        "ratio": None if ratio is None else float(ratio),
+        "patch_size": int(patch),
+        "patch_stride": None if stride is None else int(stride),
+        "mask_unit": None if unit is None else int(unit),
+        "strategy": extra,
+    }

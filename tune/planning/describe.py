@@ -97,7 +97,8 @@ def phase_seconds(plan: StudyPlan, placement: Placement) -> tuple[float, float]:
     mean = sum(first) / len(first)
     share = 1.0 if plan.rule.every_patch_setting else len(plan.space.methods) / len(first)
     controls = CONTROL_SECONDS * (len(_shapes(plan)) + 1)
-    return plan.trials * mean / placement.concurrent, (sum(rungs) * share + controls) / placement.concurrent
+    explored_at_once = placement.concurrent if plan.search == "grid" else placement.lag
+    return plan.trials * mean / explored_at_once, (sum(rungs) * share + controls) / placement.concurrent
 
 
 def _data(plan: StudyPlan) -> str:

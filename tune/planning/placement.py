@@ -1,4 +1,4 @@
-"""How many trials fit at the same time, and why; what one costs in memory and time. All said aloud in the plan."""
+"""How many trials fit at a time, and why; what one costs in memory and time. The plan prints it."""
 
 from __future__ import annotations
 
@@ -59,13 +59,15 @@ class Placement:
     """How trials are placed.
 
     Attributes:
-        concurrent: Trials at the same time.
+        concurrent: Trials at a time.
+        lag: Trials of the exploration that may run before results are seen, at most ``concurrent``: with more than a
+            quarter of all at once there would be nothing to learn from. Fixed points and the confirm phase do not wait.
         threads: CPU threads (and cores) of each worker.
         workers: Workers of each trial.
         gpus: GPUs of each trial.
         memory: Estimated bytes of the largest trial.
-        limited_by: What keeps more trials from running at once.
-        least_workers: With how few workers a trial goes on while nodes are missing; None is all of them.
+        limited_by: What keeps more trials from running at a time.
+        least_workers: How few workers a trial may run with while nodes are missing; None is all of them.
     """
 
     concurrent: int
@@ -75,6 +77,7 @@ class Placement:
     memory: float
     limited_by: str
     least_workers: int | None = None
+    lag: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types, for ``study.json``."""
@@ -89,7 +92,8 @@ class Placement:
         if self.gpus:
             each += f" and {self.gpus:g} GPU"
         each += f", about {self.memory / GIB:.1f} GiB each"
-        return f"{self.concurrent} at a time ({each}), limited by {self.limited_by}"
+        explore = f"; {self.lag} while the search learns" if self.lag < self.concurrent else ""
+        return f"{self.concurrent} at a time ({each}), limited by {self.limited_by}{explore}"
 
 
 def cpu_count() -> int:
@@ -112,14 +116,15 @@ def memory_here() -> float:
         return total
 
 
-def place(machine: Machine, options: MachineOptions, trials: int, memory: float) -> Placement:
+def place(machine: Machine, options: MachineOptions, trials: int, memory: float, explored: int = 0) -> Placement:
     """Fit trials on a machine.
 
     Args:
         machine: What there is.
         options: What the user allows.
-        trials: Trials of the exploration: more than a quarter of them at once would leave nothing to learn from.
+        trials: Trials of the larger phase; more never run at a time.
         memory: Estimated bytes of the largest trial, see :func:`trial_memory`.
+        explored: Trials of the exploration.
 
     Raises:
         ConfigError: More workers, GPUs or memory than there are.
@@ -135,7 +140,7 @@ def place(machine: Machine, options: MachineOptions, trials: int, memory: float)
         fits[f"{machine.gpus} GPU{'s' * (machine.gpus > 1)}"] = int(machine.gpus / gpus + 1e-9)
         if machine.gpu_memory:
             fits["GPU memory"] = int(machine.gpus * (machine.gpu_memory * MEMORY_SHARE // memory)) or 1
-    fits["the search, which learns from trials that ended"] = max(2, trials // 4)
+    fits["the number of trials"] = max(1, trials)
     if options.max_concurrent is not None:
         fits["--max-concurrent"] = options.max_concurrent
     limited_by, concurrent = min(fits.items(), key=lambda item: item[1])
@@ -145,7 +150,8 @@ def place(machine: Machine, options: MachineOptions, trials: int, memory: float)
             "larger --patch-sizes or a smaller model"
         )
     threads = max(1, min(MOST_THREADS, machine.cpus // (concurrent * workers)))
-    return Placement(concurrent, threads, workers, gpus, memory, limited_by, least if least < workers else None)
+    lag = min(concurrent, max(2, explored // 4))
+    return Placement(concurrent, threads, workers, gpus, memory, limited_by, least if least < workers else None, lag)
 
 
 def worker_range(text: str) -> tuple[int, int]:

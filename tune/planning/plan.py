@@ -20,6 +20,7 @@ from pmae.data import ImageSet, load_images
 from pmae.errors import ConfigError, DataError
 from studies.errors import StudyError
 from studies.statistics.margin import Margin
+from studies.storage.rows import StudyRecord
 from tune.options import SearchOptions, StudyOptions
 from tune.search.confirm import ConfirmRule
 from tune.search.space import (
@@ -106,7 +107,11 @@ class StudyPlan:
 
     def explore_spec(self, number: int, setting: Setting, seed: int) -> TrialSpec:
         """Trial ``number`` of the exploration."""
-        return TrialSpec(f"explore-{number:04d}", "explore", seed, setting.label, self.config(setting))
+        return TrialSpec(self.explore_id(number), "explore", seed, setting.label, self.config(setting))
+
+    def explore_id(self, number: int) -> str:
+        """Trial id of number ``number`` of the exploration."""
+        return f"explore-{number:04d}"
 
     @property
     def sampler(self) -> str:
@@ -388,7 +393,7 @@ def _warnings(plan: StudyPlan) -> list[str]:
     return said
 
 
-def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict[str, Any]) -> dict[str, Any]:
+def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict[str, Any]) -> StudyRecord:
     """``study.json``: the plan in JSON types."""
     images = plan.images
     return {
@@ -400,7 +405,9 @@ def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict
             "source": plan.options.data.dataset,
             "name": images.name,
             "fingerprint": images.fingerprint,
-            **{split: len(images.indices(split)) for split in ("train", "val", "test")},
+            "train": len(images.indices("train")),
+            "val": len(images.indices("val")),
+            "test": len(images.indices("test")),
             "image_size": images.image_size,
             "channels": images.channels,
             "classes": len(images.class_names),

@@ -1,65 +1,83 @@
-"""Where Ray Tune calls the running study back. Ray pickles both; neither has anything to bring back from a pickle."""
+"""Ray Tune's stopper, scheduler and callback. Ray pickles them and never restores them, so they keep no state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
-if TYPE_CHECKING:
-    from tune.run.driver import StudyRun
 
+class StopWhen(Stopper):
+    """Stops all trials at once when ``condition`` holds."""
 
-class WhenOverdue(Stopper):
-    """Ends all trials that were asked to stop and did not in time."""
-
-    def __init__(self, run: StudyRun) -> None:
-        self.run = run
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self._condition = condition
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-        """No single trial is stopped here."""
+        """Never stop a single trial."""
         return False
 
     def stop_all(self) -> bool:
-        """Asked after every step of Tune."""
-        return self.run.overdue()
+        """Called after every step of Tune."""
+        return self._condition()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
-class InOrder(FIFOScheduler):
-    """First come, first served, and each trial keeps the process that is being started for it.
+class KeepProcesses(FIFOScheduler):
+    """First in, first out, and no process is stopped before the study ends.
 
-    Tune's own would give that trial the next process that becomes free and end the one being started; with trials
-    shorter than a start all would then run one after another.
+    Starting a process takes longer than many a trial. Tune has a cache of idle processes (``reuse_actors``), but
+
+    * it holds one at most while no trial is pending, that is whenever the next trial depends on a running one:
+      its size is raised to ``processes``;
+    * it gives a trial whose process is starting the next idle process and kills the one that is starting, so short
+      trials would run one after another: ``choose_trial_to_run`` names no trial, and Tune starts those that have no
+      process yet.
+
+    An idle process holds its CPUs, and a pending trial takes it at once, also one that lost its own.
     """
 
+    def __init__(self, processes: int) -> None:
+        super().__init__()
+        self._processes = processes
+        self._drop_idle = False
+
+    def drop_idle(self) -> None:
+        """Stop idle processes in the next step: the node that a trial was lost with may have had more of them."""
+        self._drop_idle = True
+
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """No trial in particular: Tune then goes through those that have no process yet."""
+        """Called in every step of Tune before it starts trials."""
+        # Private API; Tune passes a wrapper that warns of it. Without the cache processes are started again.
+        controller = getattr(tune_controller, "_tune_controller", tune_controller)
+        trials, cache = controller.get_trials(), getattr(controller, "_actor_cache", None)
+        if cache is not None and trials and self._processes:
+            cache.increase_max(trials[0].placement_group_factory, by=self._processes)
+            self._processes = 0
+        if cache is not None and self._drop_idle:
+            controller._cleanup_cached_actors(force_all=True)
+            self._drop_idle = False
         return None
 
 
 class Watch(Callback):
-    """Shows the study after every step of Tune."""
+    """Calls ``on_step`` a few times a second and ``on_lost`` with Ray's id of a trial whose process was lost."""
 
-    def __init__(self, run: StudyRun) -> None:
-        self.run = run
+    def __init__(self, on_step: Callable[[], None], on_lost: Callable[[str], None]) -> None:
+        self._on_step, self._on_lost = on_step, on_lost
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Called a few times a second."""
-        self.run.look()
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Trial, **info: Any) -> None:
-        """Called when a trial has its process."""
-        self.run.placed(trial.trial_id)
+        """Called after every step of Tune."""
+        self._on_step()
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Trial, **info: Any) -> None:
-        """Called when a trial whose process was lost is to run again."""
-        self.run.lost(trial.trial_id)
+        """Called before a trial whose process was lost runs again."""
+        self._on_lost(trial.trial_id)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

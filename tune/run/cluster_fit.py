@@ -1,18 +1,43 @@
-"""Sums over the training images collected by a cluster: each process reads a part of them, the sums add up.
+"""Fit the components of a study; on a cluster each process sums a part of the training images.
 
-For uint8 images the sums are whole numbers, so the components are the same bits as those of one process.
+For uint8 images the sums are integers, so the components are bit-identical to those of one process.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pmae.components import cached_components
 from pmae.components.moments import PixelMoments, TrainingImages
 from pmae.files import MappedArray
 
-WORTH_SHARING = 256 * 2**20  # bytes of images; fewer are summed sooner here than sent out
+if TYPE_CHECKING:
+    from tune.planning.plan import StudyPlan
+    from tune.run.display import Display
+
+WORTH_SHARING = 256 * 2**20  # bytes of images; fewer are summed faster here than sent
+
+
+def prepare_components(plan: StudyPlan, display: Display, processes: int = 1) -> None:
+    """Fit what trials mask once, into the cache that they read; large images are summed by ``processes`` Ray tasks."""
+    if "pmae" not in plan.space.methods:
+        return
+    shared = processes > 1 and plan.images.images.nbytes > WORTH_SHARING
+    collect = (lambda data: collect_moments(data, processes)) if shared else None
+    for basis in plan.space.bases:
+        started = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*carry no variance")  # the plan warns of it
+            components, how = cached_components(plan.images, basis, collect=collect)
+        share = components.explained_variance_ratio
+        display.line(
+            f"  {basis} components {how} ({len(share)}, the first explains {100 * share[0]:.0f} % of the variance, "
+            f"{time.perf_counter() - started:.1f} s)"
+        )
 
 
 def collect_moments(data: TrainingImages, processes: int) -> PixelMoments:

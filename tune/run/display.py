@@ -1,4 +1,4 @@
-"""What a user sees while a study runs: the plan, a line per finished trial, a bar with the time left."""
+"""Output while a study runs: the plan, a line per finished trial, a progress bar with the time left."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime
 import io
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,15 +15,16 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from studies.formatting import duration
+from studies.storage.rows import TrialRow
 
-PLAIN_WIDTH = 160  # of tables in files and pipes: as wide as the widest, so that no number is cut
+PLAIN_WIDTH = 160  # of tables in files and pipes: wide enough for every table
 
 
 class Display:
-    """Prints for one study. On a terminal the bar stays at the bottom; elsewhere there are plain lines only.
+    """Output of one study. On a terminal the bar stays at the bottom; elsewhere there are plain lines only.
 
     Args:
-        quiet: Print only warnings and what :meth:`always` is given.
+        quiet: Print only warnings and the lines of :meth:`always`.
         on_event: Called with each line instead of printing it.
     """
 
@@ -34,24 +35,26 @@ class Display:
         self.quiet = quiet
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._ended = 0
-        self._seconds = 0.0
+        self._names: list[str] = []
+        self._total = self._done = 0  # trials
+        self._concurrent = 1
+        self._ended, self._seconds = 0, 0.0  # of the trials that ended in this run
 
     def line(self, text: str = "") -> None:
-        """A line that ``--quiet`` leaves out."""
+        """Print a line unless ``--quiet``."""
         if not self.quiet:
             self.console.print(escape(text))
 
     def always(self, text: str = "") -> None:
-        """A line that is printed even with ``--quiet``."""
+        """Print a line even with ``--quiet``."""
         self.console.print(escape(text))
 
     def warn(self, text: str) -> None:
-        """A warning."""
+        """Print a warning."""
         self.console.print(f"[yellow]warning:[/yellow] {escape(text)}")
 
     def plan(self, title: str, rows: Iterable[tuple[str, str]], warnings: Sequence[str]) -> None:
-        """The plan as aligned pairs of name and text."""
+        """Print the plan as aligned pairs of name and text."""
         if not self.quiet:
             self.console.print(f"[bold]{escape(title)}[/bold]")
             table = Table.grid(padding=(0, 2))
@@ -64,7 +67,7 @@ class Display:
             self.warn(warning)
 
     def start(self, total: int, done: int, concurrent: int) -> None:
-        """Begin to count ``total`` trials of which ``done`` are on record."""
+        """Start counting ``total`` trials of which ``done`` are on record."""
         self._done, self._total, self._concurrent = done, total, concurrent
         if self.quiet or not self.console.is_terminal:
             return
@@ -76,12 +79,12 @@ class Display:
         self._bar.start()
 
     def expect(self, total: int) -> None:
-        """The total has become known better."""
+        """Correct the total number of trials."""
         self._total = total
         self._update()
 
-    def trial(self, row: Mapping[str, Any], name: str) -> None:
-        """One line for a trial that ended."""
+    def trial(self, row: TrialRow, name: str, notices: Sequence[str] = ()) -> None:
+        """Print one line for a trial that ended, and its warnings."""
         if row["status"] == "interrupted":
             self.line(f"  [stopped] {name}: {row['error']}")
             return
@@ -90,23 +93,23 @@ class Display:
         self._seconds += row.get("seconds") or 0.0
         counted = f"[{self._done:>{len(str(self._total))}}/{self._total}]"
         self.line(f"  {counted} {row['phase']:<7}  {name:<34} {_outcome(row)}")
-        for notice in row.get("notices") or ():
+        for notice in notices:
             self.warn(f"{name}: {notice}")
         self._update()
 
     def running(self, names: Sequence[str]) -> None:
-        """What runs now, beside the bar."""
+        """Show what runs next to the bar."""
         self._names = list(names)
         self._update()
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def time_left(self) -> float | None:
-        """Seconds that the remaining trials will take, None before the first has ended."""
+        """Seconds that the remaining trials will take; None before the first has ended."""
         if not self._ended:
             return None
         return (self._total - self._done) * self._seconds / self._ended / self._concurrent
@@ -118,14 +121,13 @@ class Display:
         text = f"{self._done}/{self._total} trials"
         if left is not None:
             text += f", about {duration(left)} left"
-        names = getattr(self, "_names", [])
-        if names:
-            text += f"  ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+        if self._names:
+            text += f"  ({', '.join(self._names[:2])}{', ...' if len(self._names) > 2 else ''})"
         self._bar.update(self._task, total=self._total, completed=self._done, description=escape(text))
 
 
 class _Lines(io.TextIOBase):
-    """A text stream that hands over whole lines."""
+    """A text stream that passes on complete lines."""
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self.on_line, self.rest = on_line, ""
@@ -137,12 +139,18 @@ class _Lines(io.TextIOBase):
         return len(text)
 
 
-def _outcome(row: Mapping[str, Any]) -> str:
+def _outcome(row: TrialRow) -> str:
     if row["status"] != "done":
         return f"{row['status']}: {row['error']}"
+    linear, knn = (
+        (row["val_linear"], row["val_knn"]) if row["phase"] == "explore" else (row["test_linear"], row["test_knn"])
+    )
     split = "val" if row["phase"] == "explore" else "test"
-    linear, knn = row[f"{split}_linear"], row[f"{split}_knn"]
-    return f"{split}: linear {100 * linear:5.1f} %  k-NN {100 * knn:5.1f} %   {row['seconds']:5.1f} s"
+    return f"{split}: linear {_percent(linear)} %  k-NN {_percent(knn)} %   {row['seconds'] or 0.0:5.1f} s"
+
+
+def _percent(accuracy: float | None) -> str:
+    return "    -" if accuracy is None else f"{100 * accuracy:5.1f}"
 
 
 def now() -> str:

@@ -1,4 +1,4 @@
-"""After the trials: the verdict, the figures and the report, and what to tell the user."""
+"""After the trials: verdict, figures, report and the commands to run next."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tune.trial.image_strips import merge_samples
 
 
 def finish(folder: Path, plan: StudyPlan, display: Display, *, complete: bool, resume: str, more: str) -> None:
-    """Write verdict and report from the study's table, whole or not, and print them.
+    """Write and print verdict and report of a study that has ended or was interrupted.
 
     Args:
         folder, plan, display: The study.
         complete: Whether all trials have run.
-        resume: The command that goes on with the study.
-        more: The study's command without its name and number of seeds.
+        resume: The command that resumes the study.
+        more: The study's command without its name and seeds.
     """
     components = cached_components(plan.images, plan.space.bases[0])[0] if "pmae" in plan.space.methods else None
     merge_samples(folder, components)
@@ -33,7 +33,7 @@ def finish(folder: Path, plan: StudyPlan, display: Display, *, complete: bool, r
     trials = read_study(folder).trials
     print_comparisons(trials, display)
     _print_failures(trials, display)
-    report = write_pages(folder, display)  # takes seconds: the answer is there already
+    report = write_pages(folder, display)  # takes seconds, so the verdict is printed first
     display.always(f"tables:  {folder / 'trials.arrow'}, {folder / 'history.arrow'}")
     if report:
         display.always(f"figures: {folder / 'figures'}")
@@ -54,7 +54,7 @@ def write_verdict(folder: Path) -> dict[str, Any]:
 
 
 def write_pages(folder: Path, display: Display) -> bool:
-    """Figures and report; a study is whole without them, so what goes wrong here is a warning."""
+    """Write figures and report; their failure is a warning, since a study is complete without them."""
     try:
         from studies.figures import draw_figures
         from studies.report import write_report
@@ -68,7 +68,7 @@ def write_pages(folder: Path, display: Display) -> bool:
 
 
 def print_comparisons(trials: Any, display: Display) -> None:
-    """Bases, strategies or mask units against each other, and what a study measured of its own; nothing if neither."""
+    """Print how bases, strategies or mask units compare, and the study's own measures; nothing if there are none."""
     from studies.report.sections import contrast_rows, measure_table
     from studies.statistics.contrasts import comparison_sentences, contrasts
     from studies.views.extra_metrics import measures
@@ -99,11 +99,11 @@ def _print_failures(trials: Any, display: Display) -> None:
     bad = [r for r in rows if r["status"] in ("failed", "diverged")]
     if bad:
         kinds = ", ".join(f"{r['trial_id']} {r['status']}" for r in bad[:5])
-        display.warn(f"{len(bad)} of {len(rows)} trials gave no result ({kinds}{', ...' if len(bad) > 5 else ''})")
+        display.warn(f"{len(bad)} of {len(rows)} trials have no result ({kinds}{', ...' if len(bad) > 5 else ''})")
 
 
 def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any], more: str) -> str:
-    """The command that is worth trying next."""
+    """The command to try next."""
     if plan.options.question is not None:
         return f"python -m studies show {folder}"
     needed = [r["seeds_needed"] for r in verdict["rows"] if r.get("kind") == "default" and r.get("seeds_needed")]
@@ -112,7 +112,7 @@ def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any], more: str) -> 
         return (
             f"{more} --confirm-seeds {seeds} --look {look} --seed {plan.options.training.seed + look - 1} "
             f"--name {plan.name}-{look}   (a new study with {seeds} seeds would probably settle it; --look {look} "
-            f"judges it at {100 * ALPHA / 2**look:.3g} %, since looking again errs more often)"
+            f"judges it at {100 * ALPHA / 2**look:.3g} %, since repeated looks err more often)"
         )
     if plan.options.data.dataset == "digits":
         return "python tune/masking_ratio_study.py --dataset cifar10   (the same question on larger images)"

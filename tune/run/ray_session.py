@@ -1,7 +1,6 @@
-"""Starting and ending Ray so that nothing but the study's own lines is printed and nothing is left behind.
+"""Start and stop Ray so that only the study's own lines are printed and nothing is left behind.
 
-Ray is imported by those who call :func:`ray_session`, never at import time: its switches are environment variables
-that it reads when it is first imported.
+Ray reads its switches from environment variables when it is first imported, which :func:`ray_session` does.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,37 +24,47 @@ SWITCHES = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
-    # The study says so in a line; of a lost node Ray would show the last 20 lines of a log.
+    # The study prints its own line; for a lost node Ray would print the last 20 lines of a log.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed|Raylet is terminated",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # 2 s by default, which every report waits for
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     "RAY_worker_niceness": "0",
-    "RAY_prestart_worker_first_driver": "0",  # no trial would get them: Tune gives its processes an environment
+    "RAY_prestart_worker_first_driver": "0",  # trials cannot use them: Tune sets an environment for its processes
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the study has its own
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the study keeps its own records
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # epochs in between carry no score
-    "TUNE_GLOBAL_CHECKPOINT_S": "600",  # the study goes on from its own table, never from Tune's snapshots
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # reports of epochs have no score
+    "TUNE_GLOBAL_CHECKPOINT_S": "600",  # a study resumes from its own table, never from Tune's snapshots
     "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 STARTS = 3  # attempts to start Ray
-# What the study imports next and the start of Ray does not: two threads that import one another's modules may find them
-# half made. Ray's start waits more than it works, and these take as long.
+# Imported in a thread while Ray starts, which mostly waits. Ray's start imports none of them: two threads that import
+# each other's modules may see them half initialized.
 IMPORTED_MEANWHILE = ("torch", "pandas", "scipy.linalg", "optuna", "sqlalchemy.orm", "alembic.command")
-# What the outer part of a trial asks for whose workers have CPUs of their own: a little of what only head nodes have.
+# Resources of a trial whose workers reserve their own CPUs: a little of what only head nodes have.
 OUTER_RESOURCES = {"node:__internal_head__": 0.001}
 
 
+CORE_PROCESSES = ("raylet", "gcs_server")  # a private Ray does not recover from their loss
+WATCH_EVERY = 1.0  # seconds
+LIST_EVERY = 4  # looks; listing processes takes milliseconds
+UNWIND = 10.0  # seconds that the study has to end after Ray was lost
+
+
 class SessionError(RuntimeError):
-    """Ray does not start here."""
+    """Ray cannot be started here."""
+
+
+class RayLostError(SessionError):
+    """A process that Ray needs has died."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """A Ray that is running: its resources and, where asked for, its dashboard."""
+    """A running Ray: its resources and, if requested, its dashboard."""
 
     resources: dict[str, float]
     dashboard_url: str | None
@@ -63,11 +72,25 @@ class Session:
 
 
 @contextmanager
-def ray_session(address: str | None, cpus: int, dashboard: bool) -> Iterator[Session]:
-    """Start Ray on this machine, or join the cluster at ``address``; end what was started.
+def ray_session(
+    address: str | None,
+    cpus: int,
+    dashboard: bool,
+    on_lost: Callable[[RayLostError], None] | None = None,
+    last_words: Callable[[RayLostError], None] | None = None,
+) -> Iterator[Session]:
+    """Start Ray on this machine, or join the cluster at ``address``; stop what was started.
+
+    Args:
+        address: Address of a cluster; None starts a private Ray.
+        cpus: CPUs of a private Ray.
+        dashboard: Whether to start the dashboard.
+        on_lost: Called from a thread when the private Ray was lost; the block should then end.
+        last_words: Called before this process is ended because the block did not: after the loss of Ray, calls into
+            it may block in C++ for good, and Ray itself ends the process after a minute.
 
     Raises:
-        ConfigError: There is no cluster at the address, or the dashboard is not installed.
+        ConfigError: No cluster answers at the address, or the dashboard is not installed.
         SessionError: Ray does not start.
     """
     for name, value in SWITCHES.items():
@@ -87,20 +110,78 @@ def ray_session(address: str | None, cpus: int, dashboard: bool) -> Iterator[Ses
     else:
         options |= {"address": address, "runtime_env": _runtime_env()}
     context = _init(options) if address is None else _join(options)
-    node: Any = ray._private.worker._global_node
-    folder = Path(node.get_session_dir_path()) if address is None else None
     try:
-        close_token()
-        url = context.dashboard_url if dashboard or address is not None else None
-        yield Session(ray.cluster_resources(), f"http://{url}" if url else None, address is not None)
+        with _watched(on_lost, last_words) if address is None else nullcontext():
+            close_token()
+            url = context.dashboard_url if dashboard or address is not None else None
+            yield Session(ray.cluster_resources(), f"http://{url}" if url else None, address is not None)
     finally:
         ray.shutdown()
-        if folder is not None:  # Ray never deletes them, and each holds megabytes of logs
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _watched(
+    on_lost: Callable[[RayLostError], None] | None, last_words: Callable[[RayLostError], None] | None
+) -> Iterator[None]:
+    """Watch the private Ray from a thread; shut it down and delete its session folder, which Ray never does."""
+    import ray
+
+    node: Any = ray._private.worker._global_node
+    folder = Path(node.get_session_dir_path())
+    closing, ended = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        started, looks = _processes(node), 0
+        while not closing.wait(WATCH_EVERY):
+            dead = [name for name, _ in node.dead_processes() if name in CORE_PROCESSES]
+            if not dead:
+                looks += 1
+                if looks % LIST_EVERY == 0:
+                    started = _processes(node)
+                continue
+            if closing.is_set():  # Ray is being shut down
+                return
+            problem = RayLostError(f"Ray's process {dead[0]} was lost (killed, or out of memory)")
+            if on_lost is not None:
+                on_lost(problem)
+            in_time = ended.wait(UNWIND)
+            for process in started:  # without the raylet nobody else ends its workers and agents
+                with suppress(Exception):
+                    process.kill()
+            if not in_time:
+                shutil.rmtree(folder, ignore_errors=True)
+                if last_words is not None:
+                    last_words(problem)
+                os._exit(1)
+            return
+
+    thread = threading.Thread(target=watch, name="watch-ray", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        closing.set()
+        ray.shutdown()
+        ended.set()
+        thread.join()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _processes(node: Any) -> list[Any]:
+    """Ray's processes and their children, as ``psutil.Process``, which never signals another process of the same id."""
+    import psutil
+
+    found: list[Any] = []
+    for infos in list(node.all_processes.values()):
+        for info in infos:
+            with suppress(psutil.Error):
+                process = psutil.Process(info.process.pid)
+                found += [*process.children(recursive=True), process]
+    return found
 
 
 def _init(options: dict[str, Any]) -> Any:
-    """Start Ray; a machine that is busy may need more than the 30 s that Ray gives itself."""
+    """Start Ray; a busy machine may need more than Ray's own timeout of 30 s."""
     import ray
 
     threading.Thread(target=_import_meanwhile, name="imports").start()
@@ -119,7 +200,7 @@ def _init(options: dict[str, Any]) -> Any:
 
 def _import_meanwhile() -> None:
     for name in IMPORTED_MEANWHILE:
-        with suppress(Exception):  # whoever needs it will say what is wrong with it
+        with suppress(Exception):  # raised again by the code that needs it
             importlib.import_module(name)
 
 
@@ -143,12 +224,12 @@ def _check_dashboard() -> None:
 
 
 def _runtime_env() -> dict[str, Any]:
-    """The code for workers on other machines, where their caches are, and Ray's switches.
+    """The code for workers on other machines, the path of their cache, and Ray's switches.
 
-    What ``ray job submit`` was told already is left out: Ray refuses to be told twice.
+    Settings that ``ray job submit`` has made are left out: Ray refuses them twice.
     """
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     modules = [str(root / package) for package in ("pmae", "studies", "tune")]
     names = [n for n in ("PMAE_CACHE", *SWITCHES) if n in os.environ and n not in job.get("env_vars", {})]
     env = {"env_vars": {name: os.environ[name] for name in names}}
@@ -156,12 +237,12 @@ def _runtime_env() -> dict[str, Any]:
 
 
 def close_token() -> None:
-    """Ray writes its token as any other file; who can read it can run code on the cluster."""
+    """Make Ray's token private: whoever reads it can run code on the cluster."""
     path = token_path()
     if path.exists() and path.stat().st_uid == os.getuid():
         path.chmod(0o600)
 
 
 def token_path() -> Path:
-    """Where Ray keeps the token that the dashboard's API asks for."""
+    """Path of the token that the dashboard's API requires."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))

@@ -1,222 +1,262 @@
-"""A planned study about to run: what fits is worked out and said, the study is run, its end told.
+"""Run a study: plan it, compute its placement, start Ray, run its trials, judge it.
 
-Exit codes are those of ``tune.run.cli``, which reads the command line.
+It raises what goes wrong; ``tune.run.cli`` maps that to messages and exit codes.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import queue
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pmae.errors import ConfigError
+from studies.errors import StudyError, StudyLockedError, StudyWriteError
+from studies.records import StudyWriter
+from studies.storage.atomic import write_json
+from studies.storage.object_store import is_uri
+from studies.storage.rows import StudyRecord
+from tune.options import StudyOptions, parse_options
+from tune.planning.describe import confirmations, describe_plan, fit_to_budget
+from tune.planning.placement import Machine, Placement, cpu_count, place, trial_memory, worker_range
+from tune.planning.plan import StudyPlan, code_version, plan_study, splits_present, study_record, versions
+from tune.run.display import Display, now
+from tune.run.ray_session import RayLostError, Session, ray_session, token_path
+from tune.search.confirm import ConfirmRule
+from tune.storage.folder import command_line, without_options
+from tune.storage.location import Storage
+from tune.trial.spec import TrialJob
 
 if TYPE_CHECKING:
-    from tune.planning.placement import Machine, Placement
-    from tune.planning.plan import StudyPlan
-    from tune.run.display import Display
-    from tune.storage.location import Storage
     from tune.storage.mirror import Mirror
-    from tune.trial.spec import TrialJob
 
-# Options that the command to try next sets anew.
-NOT_REPEATED = ("--name", "--confirm-seeds", "--look", "--time-budget", "--seed")
-FINISHED, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+PROGRAM = "tune/masking_ratio_study.py"
+NOT_REPEATED = ("--name", "--confirm-seeds", "--look", "--time-budget", "--seed")  # set again by the suggested command
 
 
-class Launch:
-    """A planned study about to run: works out what fits, says so, runs it, reports."""
+class StudyInterrupted(KeyboardInterrupt):
+    """The user interrupted the study; all that has ended is on record."""
 
-    def __init__(
-        self,
-        plan: StudyPlan,
-        display: Display,
-        argv: list[str],
-        program: str,
-        storage: Storage | None,
-        folder: Path | None,
-        record: dict[str, Any] | None,
-    ) -> None:
-        self.plan, self.display, self.argv, self.program = plan, display, argv, program
-        self.storage, self.folder, self.record = storage, folder, record
-        self.mirror: Mirror | None = None
 
-    def here(self) -> int:
-        """Run on this machine with a Ray of its own."""
-        from tune.planning.placement import Machine, cpu_count
+class StudyStoppedError(StudyError):
+    """Something ended the study before its time; the message ends with the command that resumes it."""
 
-        placement = self._place(Machine.here())
-        if self.plan.options.output.dry_run:
-            return FINISHED
-        with self._held():
-            return self._in_session(None, cpu_count(), placement)
 
-    def on_cluster(self, address: str) -> int:
-        """Join a running cluster."""
-        if self.plan.options.output.dry_run:
-            from tune.run.ray_session import ray_session
+@dataclass(frozen=True)
+class Invocation:
+    """How a study was started, and the commands that follow from it."""
 
-            with ray_session(address, 0, False) as session:
-                self._place(_cluster(session.resources))
-            return FINISHED
-        with self._held():
-            return self._in_session(address, 0, None)
+    argv: list[str]
+    program: str
+    record: StudyRecord | None  # study.json of a study that resumes
 
-    def _place(self, machine: Machine) -> Placement:
-        from tune.planning.describe import describe_plan, fit_to_budget
-        from tune.planning.placement import place, trial_memory
-
-        configs = [self.plan.config(s) for s in self.plan.space.grid()]
-        memory = max(trial_memory(c, self.plan.images.images.nbytes) for c in configs)
-        placement = place(machine, self.plan.options.machine, max(self.plan.trials, len(configs)), memory)
-        if self.record is None:
-            self.plan = fit_to_budget(self.plan, placement)
-        title, rows = describe_plan(self.plan, placement, machine, self._place_on_disk())
-        self.display.plan(title, rows, self.plan.warnings)
-        return placement
-
-    def _place_on_disk(self) -> str | None:
-        return None if self.storage is None or self.folder is None else self.storage.place(self.folder)
-
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        """The study is this process's while the block runs."""
-        assert self.storage is not None and self.folder is not None
-        from tune.planning.placement import worker_range
-
-        machine = self.plan.options.machine
-        shared = machine.address is not None and worker_range(machine.workers_per_trial)[1] > 1
-        with self.storage.held(self.folder, self.display.warn, shared) as self.mirror:
-            yield
-
-    def _in_session(self, address: str | None, cpus: int, placement: Placement | None) -> int:
-        from tune.run.ray_session import ray_session, token_path
-
-        options = self.plan.options.machine
-        with ray_session(address, cpus, options.dashboard) as session:
-            if placement is None:
-                placement = self._place(_cluster(session.resources))
-            from tune.run.driver import prepare_components  # brings torch: a Ray that is not there is told before
-
-            # Without a folder that all nodes see, the images are here.
-            spread = session.joined and self.mirror is None
-            processes = int(session.resources.get("CPU", 1)) if spread else 1
-            prepare_components(self.plan, self.display, processes)
-            if session.dashboard_url:
-                self.display.always(f"dashboard: {session.dashboard_url} (its access token lies in {token_path()})")
-            with self._job(placement, gauges=options.dashboard or session.joined, joined=session.joined) as job:
-                return self._study(placement, job)
-
-    def _study(self, placement: Placement, job: TrialJob) -> int:
-        from studies.errors import StudyError, StudyLockedError, StudyWriteError
-        from studies.records import StudyWriter
-        from tune.run.driver import StudyRun
-
-        assert self.folder is not None
-        folder = self.folder
-        record = self._write_record(placement)
-        if self.mirror is not None:
-            self.mirror.start()
-        with StudyWriter(folder, self.plan.name) as writer:
-            run = StudyRun(
-                self.plan,
-                job,
-                placement,
-                record["resources"]["lag"],
-                writer,
-                self.display,
-                mirror=self.mirror,
-            )
-            try:
-                run.run()
-            except (StudyWriteError, StudyLockedError, OSError) as problem:
-                return self._failed(problem)
-        from tune.run.finalize import (
-            finish,  # figures and statistics take seconds to import: not before the first trial
-        )
-
-        complete = not run.interrupted
-        commands = {"resume": self._resume_command(), "more": self._more_command()}
-        finish(folder, self.plan, self.display, complete=complete, **commands)
-        if self.mirror is not None:
-            try:
-                self.mirror.finish()
-            except StudyError as problem:
-                return self._failed(f"{problem}; all of the study lies in {folder}")
-            self.display.always(f"stored:  {self.mirror.store.uri}")
-        return INTERRUPTED if run.interrupted else FINISHED
-
-    def _failed(self, problem: Exception | str) -> int:
-        print(f"error: {problem}\nresume with: {self._resume_command()}", file=sys.stderr)
-        return FAILED
-
-    def _write_record(self, placement: Placement) -> dict[str, Any]:
-        from studies.storage.atomic import write_json
-        from tune.planning.plan import study_record
-        from tune.run.display import now
-
-        assert self.folder is not None
-        resources = {**placement.to_dict(), "lag": placement.concurrent}
-        created = now()
-        if self.record is not None:  # how far the search looks back is part of what a study finds
-            resources["lag"] = self.record["resources"]["lag"]
-            created = self.record["created_at"]
-        record = study_record(self.plan, self._command(), created, resources)
-        write_json(self.folder / "study.json", record)
-        return record
-
-    @contextmanager
-    def _job(self, placement: Placement, gauges: bool, joined: bool) -> Iterator[TrialJob]:
-        """What trials share; where nodes see no common folder, with an actor that stands in for it."""
-        from tune.planning.plan import code_version, versions
-        from tune.trial.spec import TrialJob
-
-        apart = self.mirror.store if self.mirror is not None and joined else None
-        job = TrialJob(
-            folder=str(self.folder),
-            dataset=self.plan.images.name,
-            skip_unreadable=self.plan.options.data.skip_unreadable,
-            threads=placement.threads,
-            workers=placement.workers,
-            least_workers=placement.least_workers,
-            gpus=placement.gpus,
-            timeout=self.plan.options.machine.trial_timeout,
-            metrics=self.plan.metrics,
-            code_version=code_version(),
-            versions=versions(),
-            gauges=gauges,
-            checkpoint_uri=None if apart is None else apart.below("checkpoints").uri,
-        )
-        if apart is None:
-            yield job
-            return
-        from tune.trial.remote_folder import exchange
-
-        with exchange(job) as job:
-            yield job
-
-    def _command(self) -> str:
-        """What began the study: of a resumed one its first command, for the resuming one leaves settings out."""
-        from tune.storage.folder import command_line
-
+    @property
+    def command(self) -> str:
+        """The command that started the study first; the one that resumes it leaves settings out."""
         if self.record is not None:
-            return str(self.record["command"])
-        return command_line([a for a in self.argv if a != "--resume"], self.program)
+            return self.record["command"]
+        return command_line([word for word in self.argv if word != "--resume"], self.program)
 
-    def _more_command(self) -> str:
-        import shlex
+    @property
+    def more(self) -> str:
+        """:attr:`command` without name and seeds."""
+        return shlex.join(without_options(shlex.split(self.command), NOT_REPEATED))
 
-        from tune.storage.folder import without_options
-
-        return shlex.join(without_options(shlex.split(self._command()), NOT_REPEATED))
-
-    def _resume_command(self) -> str:
-        from tune.storage.folder import command_line
-
-        return command_line(self.argv, self.program, {"--name": self.plan.name, "--resume": None})
+    def resume(self, name: str) -> str:
+        """The command that resumes the study."""
+        return command_line(self.argv, self.program, {"--name": name, "--resume": None})
 
 
-def _cluster(resources: dict[str, float]) -> Machine:
-    from tune.planning.placement import Machine
+def run(
+    options: StudyOptions,
+    *,
+    argv: list[str] | None = None,
+    program: str = PROGRAM,
+    metrics: str | None = None,
+    rule: ConfirmRule | None = None,
+    on_event: Callable[[str], None] | None = None,
+) -> Path | None:
+    """Run the study that ``options`` describe; returns its folder, None after a dry run.
 
-    return Machine.cluster(resources)
+    Args:
+        options: What to run.
+        argv: The command line that they were read from; None derives it from the options.
+        program: Path of the script in commands that are shown.
+        metrics, rule: See ``tune.planning.plan.plan_study``.
+        on_event: Called with each line of the display instead of printing it.
+
+    Raises:
+        ConfigError, DataError, StudyError: The options, the images or the storage cannot be used.
+        SessionError: Ray cannot be started.
+        StudyStoppedError: The study stopped before its end.
+        StudyInterrupted: The user interrupted it.
+    """
+    options = options.with_file()
+    argv = options.to_argv() if argv is None else argv
+    dry, address = options.output.dry_run, options.machine.address
+    # Fail early on an unusable storage; create the study's folder only after everything else has been validated.
+    early = not dry and (options.storage.resume or is_uri(options.storage.storage))
+    storage = Storage.open(options.storage.storage) if early else None
+    folder, record = None, None
+    if options.storage.resume and storage is not None:
+        folder, record = storage.existing(options.storage.name)
+        options = _stored_options(argv, program, options, record)
+    else:
+        options = options.normalized()
+    if not dry:
+        storage = storage or Storage.open(options.storage.storage)
+        if address is not None:
+            storage.share_cache()
+    display = Display(options.output.quiet, on_event)
+    plan = plan_study(options, metrics=metrics, rule=rule, progress=not options.output.quiet and sys.stderr.isatty())
+    splits_present(plan.images)
+    if record is not None:
+        plan = dataclasses.replace(plan, name=record["name"], seeds=tuple(record["phases"]["confirm"]["seeds"]))
+        _check_same_images(plan, record)
+    if storage is None:
+        _dry_run(plan, display)
+        return None
+    folder = folder or storage.new(plan.name)
+    _run_study(plan, display, Invocation(argv, program, record), storage, folder)
+    return folder
+
+
+def _stored_options(argv: list[str], program: str, options: StudyOptions, record: StudyRecord) -> StudyOptions:
+    """The study's own options; those given on the command line must be equal."""
+    stored = record["options"]
+    given = parse_options(argv, f"python {program}", options.with_study(stored), pairs=True).normalized()
+    differences = given.differences(stored)
+    if differences:
+        raise ConfigError(
+            f"--resume: the study {record['name']!r} had other settings: {'; '.join(differences)}; "
+            "leave them out, or start a new study under another --name"
+        )
+    return given
+
+
+def _check_same_images(plan: StudyPlan, record: StudyRecord) -> None:
+    stored, current = record["dataset"]["fingerprint"], plan.images.fingerprint
+    if stored != current:
+        raise ConfigError(
+            f"--resume: the images of {record['dataset']['source']} have changed since the study began "
+            f"(fingerprint {current[:12]}, was {stored[:12]}); restore them, or start a new study under another --name"
+        )
+
+
+def _dry_run(plan: StudyPlan, display: Display) -> None:
+    address = plan.options.machine.address
+    if address is None:
+        _place(plan, display, Machine.here(), None, None)
+    else:
+        with ray_session(address, 0, False) as session:
+            _place(plan, display, Machine.cluster(session.resources), None, None)
+
+
+def _place(
+    plan: StudyPlan, display: Display, machine: Machine, record: StudyRecord | None, where: str | None
+) -> tuple[StudyPlan, Placement]:
+    """Fit the study on ``machine`` and print the plan; returns it with the seeds that ``--time-budget`` allows."""
+    configs = [plan.config(s) for s in plan.space.grid()]
+    memory = max(trial_memory(c, plan.images.images.nbytes) for c in configs)
+    trials = max(plan.trials, confirmations(plan))
+    placement = place(machine, plan.options.machine, trials, memory, explored=plan.trials)
+    if record is None:
+        plan = fit_to_budget(plan, placement)
+    else:  # the lag is part of what a study finds
+        placement = dataclasses.replace(placement, lag=record["resources"]["lag"])
+    title, rows = describe_plan(plan, placement, machine, where)
+    display.plan(title, rows, plan.warnings)
+    return plan, placement
+
+
+def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storage: Storage, folder: Path) -> None:
+    machine, record, where = plan.options.machine, invocation.record, storage.place(folder)
+    problems: queue.SimpleQueue[Exception] = queue.SimpleQueue()
+    resume = invocation.resume(plan.name)
+
+    def last_words(problem: RayLostError) -> None:  # the process ends here: nobody is left to catch an exception
+        print(f"error: {_stopped(problem, resume)}", file=sys.stderr, flush=True)
+
+    placement = None
+    if machine.address is None:
+        plan, placement = _place(plan, display, Machine.here(), record, where)
+    cpus = cpu_count() if machine.address is None else 0
+    shared = machine.address is not None and worker_range(machine.workers_per_trial)[1] > 1
+    with (
+        storage.hold(folder, display.warn, problems.put, shared) as mirror,
+        ray_session(machine.address, cpus, machine.dashboard, problems.put, last_words) as session,
+    ):
+        if placement is None:
+            plan, placement = _place(plan, display, Machine.cluster(session.resources), record, where)
+        _write_record(plan, placement, invocation, folder)
+        if mirror is not None:
+            mirror.start()
+        # Imports torch: by now it is known that Ray is there.
+        from tune.run.cluster_fit import prepare_components
+        from tune.run.driver import StudyDriver
+
+        # Images are sent to a cluster only if its nodes see no common folder.
+        spread = session.joined and mirror is None
+        prepare_components(plan, display, int(session.resources.get("CPU", 1)) if spread else 1)
+        if session.dashboard_url:
+            display.always(f"dashboard: {session.dashboard_url} (its access token is in {token_path()})")
+        try:
+            with _shared_job(plan, placement, folder, session, mirror) as job, StudyWriter(folder, plan.name) as writer:
+                complete = StudyDriver(plan, job, placement, writer, display, problems, mirror).run()
+        except (StudyWriteError, StudyLockedError, RayLostError, OSError) as problem:
+            raise _stopped(problem, resume) from problem
+        from tune.run.finalize import finish  # plotting takes seconds to import: not before the first trial
+
+        finish(folder, plan, display, complete=complete, resume=resume, more=invocation.more)
+        if mirror is not None:
+            try:
+                mirror.finish()
+            except StudyError as problem:
+                raise _stopped(f"{problem}; all of the study is in {folder}", resume) from problem
+            display.always(f"stored:  {mirror.store.uri}")
+    if not complete:
+        raise StudyInterrupted
+
+
+def _stopped(problem: Exception | str, resume: str) -> StudyStoppedError:
+    return StudyStoppedError(f"{problem}\nresume with: {resume}")
+
+
+def _write_record(plan: StudyPlan, placement: Placement, invocation: Invocation, folder: Path) -> None:
+    created = now() if invocation.record is None else invocation.record["created_at"]
+    write_json(folder / "study.json", study_record(plan, invocation.command, created, placement.to_dict()))
+
+
+@contextmanager
+def _shared_job(
+    plan: StudyPlan, placement: Placement, folder: Path, session: Session, mirror: Mirror | None
+) -> Iterator[TrialJob]:
+    """What trials share; if nodes see no common folder, with an actor that gives them access to it."""
+    apart = mirror.store if mirror is not None and session.joined else None
+    job = TrialJob(
+        folder=str(folder),
+        dataset=plan.images.name,
+        skip_unreadable=plan.options.data.skip_unreadable,
+        threads=placement.threads,
+        workers=placement.workers,
+        least_workers=placement.least_workers,
+        gpus=placement.gpus,
+        timeout=plan.options.machine.trial_timeout,
+        metrics=plan.metrics,
+        code_version=code_version(),
+        versions=versions(),
+        gauges=plan.options.machine.dashboard or session.joined,
+        checkpoint_uri=None if apart is None else apart.below("checkpoints").uri,
+    )
+    if apart is None:
+        yield job
+        return
+    from tune.trial.remote_folder import exchange
+
+    with exchange(job) as job:
+        yield job

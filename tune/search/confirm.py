@@ -1,6 +1,6 @@
-"""What the confirm phase trains: the ladder of ratios at the chosen patch setting, and the best ratio between rungs.
+"""Candidates of the confirm phase: the ladder of ratios at the chosen patch setting, and the best ratio between rungs.
 
-Which rungs go on in a study of several rounds is decided in ``schedule.py``, the verdict in ``studies.verdict``.
+See ``schedule.py`` for studies of several rounds and ``studies.verdict`` for the verdict.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from itertools import product
 from typing import Any
 
 from pmae.config import PretrainConfig
+from studies.storage.rows import TrialRow
 from tune.search.space import Setting, Space
 
 NEAR = 0.03  # ratios closer than this cannot be told apart with an affordable number of seeds
@@ -20,7 +21,7 @@ NEAR = 0.03  # ratios closer than this cannot be told apart with an affordable n
 
 @dataclass(frozen=True)
 class ConfirmRule:
-    """Which settings are confirmed.
+    """Which candidates are confirmed.
 
     Attributes:
         refinements: Explored ratios between the rungs that join the ladder where they are the best explored ones.
@@ -31,7 +32,7 @@ class ConfirmRule:
     every_patch_setting: bool = False
 
 
-def settings_to_confirm(space: Space, rows: Iterable[Mapping[str, Any]], rule: ConfirmRule) -> list[Setting]:
+def settings_to_confirm(space: Space, rows: Iterable[TrialRow], rule: ConfirmRule) -> list[Setting]:
     """The settings to confirm, those of one method together, rungs in order of their ratio.
 
     ``rows`` are records; only explored trials that are done count. A method without any gets its first patch setting.
@@ -55,7 +56,7 @@ def most_settings(space: Space, rule: ConfirmRule) -> int:
     return total
 
 
-def _explored(rows: Iterable[Mapping[str, Any]]) -> dict[Setting, float]:
+def _explored(rows: Iterable[TrialRow]) -> dict[Setting, float]:
     """Mean validation accuracy of each explored setting."""
     found: dict[Setting, list[float]] = {}
     for row in rows:
@@ -84,7 +85,7 @@ def _candidates(space: Space, method: str, explored: Mapping[Setting, float], ev
 
 
 def _ladder(space: Space, candidate: Setting, explored: Mapping[Setting, float], rule: ConfirmRule) -> list[Setting]:
-    if candidate.ratio is None:  # the ratio is drawn: there is nothing to compare
+    if candidate.ratio is None:  # the ratio is drawn at random: a single candidate
         return [candidate]
     rungs = space.rungs(candidate)
     same = [s for s in explored if replace(s, ratio=candidate.ratio) == candidate and s.ratio is not None]

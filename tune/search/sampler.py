@@ -1,9 +1,7 @@
-"""What to try next: one Optuna sampler per method, made so that a killed study goes on as if nothing had happened.
+"""What to try next: one Optuna sampler per method, with a sequence that neither timing nor a restart changes.
 
-Trials run at the same time and end in any order, which would make the sequence of settings a matter of luck. Here
-setting number n follows from the study's seed and from the results of trials 0 to n - lag alone, told in that order;
-so it is the same however fast each trial was, and after any restart. Ray and storage are the business of
-``tune.search.searcher``.
+Concurrent trials end in any order. Setting number n depends only on the study's seed and on the results of trials 0 to
+n - lag, passed to the sampler in the order of their numbers.
 """
 
 from __future__ import annotations
@@ -18,24 +16,30 @@ from optuna.trial import Trial, TrialState
 
 from tune.search.space import Setting, Space
 
-STARTUP_TRIALS = 2  # results of a method, those of the fixed points included, before a model of them proposes
+STARTUP_TRIALS = 2  # results of a method, fixed points included, before a model proposes
+FINAL = {"done": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.FAIL}
+
+
+def optuna_state(status: str) -> TrialState:
+    """Optuna's state for a record's ``status``."""
+    return FINAL.get(status, TrialState.FAIL)
 
 
 class Proposals:
     """Settings to try, in the order of their numbers.
 
     Args:
-        space: What may be tried.
-        known: Settings that are given for certain numbers: fixed points, and those that ran before a restart.
+        space: The search space.
+        known: Settings fixed in advance, by number: default ratios, and those that ran before a restart.
         search: ``tpe``, ``gp``, ``qmc`` or ``random``.
         seed: The study's seed.
-        lag: Number n waits for the results up to n - lag; at least the number of concurrent trials.
+        lag: Number n waits for the results up to n - lag, so at most ``lag`` proposed trials run at a time.
     """
 
     def __init__(self, space: Space, known: dict[int, Setting], search: str, seed: int, lag: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space, self.known, self.search, self.seed, self.lag = space, known, search, seed, lag
-        self._studies = {m: self._new_study() for m in space.methods}
+        self._studies = {m: optuna.create_study(direction="maximize") for m in space.methods}
         self._asked: dict[int, Trial | None] = {}
         self._results: dict[int, tuple[TrialState, float | None]] = {}
         self._told = 0
@@ -54,17 +58,17 @@ class Proposals:
         elif self.space.contains(setting):
             study.enqueue_trial(self.space.parameters(setting))
         else:
-            self._asked[number] = None  # a default outside the ratios asked for teaches the sampler nothing it may use
+            self._asked[number] = None  # outside the search range: not reported to the sampler
             return setting
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # experimental samplers say so at every call
+            warnings.simplefilter("ignore")  # experimental samplers warn at every call
             trial = study.ask()
             setting = self.space.suggest(trial, method)
         self._asked[number] = trial
         return setting
 
     def tell(self, number: int, state: TrialState, value: float | None) -> None:
-        """How a trial ended; a value that is no finite number counts as a failure."""
+        """Report how a trial ended; a value that is not finite counts as a failure."""
         if state == TrialState.COMPLETE and (value is None or not math.isfinite(value)):
             state = TrialState.FAIL
         self._results[number] = (state, value if state == TrialState.COMPLETE else None)
@@ -77,14 +81,11 @@ class Proposals:
                 self._studies[method].tell(trial, value, state=state)
             self._told += 1
 
-    def _new_study(self) -> optuna.Study:
-        return optuna.create_study(direction="maximize")
-
     def _sampler(self, method: str, number: int) -> BaseSampler:
         seed = _seed(self.seed, method, number)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if self.search == "qmc":  # one scrambled sequence, whose place Optuna keeps in the study
+            if self.search == "qmc":  # one scrambled sequence; Optuna keeps the position in the study
                 return optuna.samplers.QMCSampler(
                     seed=_seed(self.seed, method), scramble=True, warn_independent_sampling=False
                 )

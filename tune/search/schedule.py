@@ -1,4 +1,4 @@
-"""Rounds of the confirm phase: which rungs go on, with which seeds, and when the verdict is settled.
+"""Rounds of the confirm phase: which rungs continue, with which seeds, and when the verdict is settled.
 
 Every decision is a pure function of the plan and of the records, so that a resumed study repeats it. Without
 ``--until-settled`` there is one round. With it, a rung whose bound is below the margin stops, and the race ends with
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pmae.config import PretrainConfig
+from studies.storage.rows import TrialRow
 from studies.storage.schema import TRIAL_SCHEMA
 from tune.search.confirm import settings_to_confirm
 from tune.search.space import Setting
@@ -26,13 +27,11 @@ if TYPE_CHECKING:
     from studies.verdict import Verdict
     from tune.planning.plan import StudyPlan
 
-Row = Mapping[str, Any]
 
+def next_round(plan: StudyPlan, rows: Iterable[TrialRow], number: int) -> list[TrialSpec]:
+    """Trials of round ``number`` (from 0) of the confirm phase, controls included; none when the study is done.
 
-def next_round(plan: StudyPlan, rows: Iterable[Row], number: int) -> list[TrialSpec]:
-    """Trials of round ``number`` (from 0) of the confirm phase, controls among them; none when the study is done.
-
-    ``rows`` are all records so far; those of earlier rounds must have ended.
+    ``rows`` are all records so far; all trials of earlier rounds must have ended.
     """
     if number >= plan.rounds:
         return []
@@ -45,7 +44,7 @@ def next_round(plan: StudyPlan, rows: Iterable[Row], number: int) -> list[TrialS
 def round_specs(
     plan: StudyPlan, settings: Sequence[Setting], seeds: Sequence[int], samples: bool = True
 ) -> list[TrialSpec]:
-    """All settings and their controls with all seeds, seed by seed, so that an interrupted study has whole pairs."""
+    """All settings and their controls with all seeds, seed by seed, so that an interrupted study has complete pairs."""
     shapes = list(dict.fromkeys(replace(s.patches, mask_unit=None) for s in settings))
     first = {shape: next(s for s in settings if replace(s.patches, mask_unit=None) == shape) for shape in shapes}
     specs = []
@@ -70,7 +69,7 @@ def round_specs(
     return specs
 
 
-def unsettled(plan: StudyPlan, settings: Sequence[Setting], rows: Sequence[Row], rounds: int) -> list[Setting]:
+def unsettled(plan: StudyPlan, settings: Sequence[Setting], rows: Sequence[TrialRow], rounds: int) -> list[Setting]:
     """The settings that need more seeds after ``rounds`` rounds; the default stays while any other rung does."""
     seeds = {seed for number in range(rounds) for seed in plan.round_seeds(number)}
     verdict = judge_rows(plan, [row for row in rows if row["phase"] == "explore" or row["seed"] in seeds])
@@ -91,14 +90,14 @@ def unsettled(plan: StudyPlan, settings: Sequence[Setting], rows: Sequence[Row],
     return going
 
 
-def judge_rows(plan: StudyPlan, rows: Sequence[Row]) -> Verdict:
+def judge_rows(plan: StudyPlan, rows: Sequence[TrialRow]) -> Verdict:
     """The verdict on records in memory, with the plan's margin, levels and ladder."""
     from studies.verdict import judge
 
     return judge(trial_table(rows), **plan.judgement())
 
 
-def trial_table(rows: Sequence[Row]) -> pa.Table:
+def trial_table(rows: Sequence[TrialRow]) -> pa.Table:
     """Records as a table of ``TRIAL_SCHEMA``; columns that a record lacks are null."""
     columns = {}
     for field in TRIAL_SCHEMA:
@@ -120,7 +119,7 @@ def _belongs(setting: Setting, row: Mapping[str, Any]) -> bool:
     return mine == tuple(row[name] for name in columns)
 
 
-def _config_text(row: Row) -> Any:
+def _config_text(row: TrialRow) -> Any:
     config = row.get("config")
     return _as_json(config) if isinstance(config, PretrainConfig) else config
 

@@ -1,7 +1,7 @@
-"""The search space: which settings a study may try, every one of them valid for its images.
+"""The search space: the settings that a study may try, each valid for its images.
 
-A :class:`Setting` is what is searched (method, ratio, patches, strategy, basis); everything else of a trial comes from
-the study's base configuration. Which setting is tried next is decided in ``tune.search.searcher``.
+A :class:`Setting` is a point of it (method, ratio, patches, strategy, basis); the rest of a trial comes from the base
+configuration. See ``tune.search.sampler`` for which setting is tried next.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from pmae.config import (
 )
 from pmae.errors import ConfigError
 
-# Explored ratios where the user names none: PMAE's paper shows 0.1 to 0.5 and 0.9, MAE's best lies at 0.6 to 0.9.
+# Default range of ratios to explore: PMAE's paper shows 0.1 to 0.5 and 0.9, MAE's best is at 0.6 to 0.9.
 DEFAULT_RANGE = {"pmae": (0.05, 0.9), "mae": (0.3, 0.9)}
 DEFAULT_GRID = {"pmae": (0.1, 0.2, 0.3, 0.4, 0.5), "mae": (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)}
 # Rungs of the confirm phase; MAE's mask 4, 8, 12 and 14 of 16 patches.
 DEFAULT_LADDER = {"pmae": (0.05, 0.10, 0.20, 0.35, 0.55, 0.75, 0.90), "mae": (0.25, 0.50, 0.75, 0.875)}
-LEAST_TOKENS = 16  # patches of an image below which a setting is not tried unless it is asked for
+LEAST_TOKENS = 16  # patches of an image below which a setting is tried only on request
 GRID_STEP = 0.1
-RATIO_DIGITS = 3  # a thousandth of a ratio is far below what seeds can tell apart, and reads well in tables
-FIRST_EXPLORE_SEED = 1_000_000  # confirm seeds lie below, so no confirmed seed can have been explored
+RATIO_DIGITS = 3  # of a ratio: 0.001 is far below what seeds can distinguish
+FIRST_EXPLORE_SEED = 1_000_000  # confirm seeds are smaller, so no confirmed seed was explored
 
 
 class Suggests(Protocol):
@@ -122,13 +122,13 @@ class Ratios:
 
     @classmethod
     def of(cls, values: Sequence[float], option: str = "--ratios") -> Ratios:
-        """Two values are a range, any other number of them a list."""
+        """Two values are a range, any other number is a list."""
         for value in values:
             check_ratio(value, option)
         if len(values) == 2:
             low, high = values
             if low >= high:
-                raise ConfigError(f"{option} {low:g} {high:g}: the low end of a range must lie below its high end")
+                raise ConfigError(f"{option} {low:g} {high:g}: the low end of a range must be below its high end")
             return cls(low, high)
         if not values:
             raise ConfigError(f"{option} is empty; give LOW HIGH or a list of ratios")
@@ -146,7 +146,7 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Space:
-    """Everything a study may try. Each mapping is by method."""
+    """All settings that a study may try. The keys of each mapping are methods."""
 
     ratios: Mapping[str, Ratios]
     patches: Mapping[str, tuple[Patches, ...]]
@@ -158,7 +158,7 @@ class Space:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods studied."""
+        """Methods of the study."""
         return tuple(self.patches)
 
     def default_of(self, method: str) -> float:
@@ -194,17 +194,17 @@ class Space:
         return self.distinct([dataclasses.replace(setting, ratio=ratio) for ratio in ratios], [default])
 
     def distinct(self, settings: Sequence[Setting], always: Sequence[Setting] = ()) -> list[Setting]:
-        """``settings`` without those of MAE that mask as many patches as another one."""
+        """``settings`` without those of MAE that mask as many patches as another."""
         return list(settings) if self.image_size is None else distinct(settings, self.image_size, always)
 
     def bases_of(self, method: str) -> tuple[str, ...]:
-        """The bases that a method is tried with; one for MAE, which has no use for them."""
+        """The bases of a method; a single one for MAE, which does not use it."""
         return self.bases if method == "pmae" else ("pca",)
 
     def draw(self, trial: Suggests) -> None:
         """Every parameter of a trial, the method among them: the define-by-run space of the study's record in Optuna.
 
-        It also holds defaults that lie outside the ratios asked for, which :meth:`suggest` never draws by itself.
+        It also contains defaults outside the requested ratios, which :meth:`suggest` never draws.
         """
         method = trial.suggest_categorical("method", self.methods)
         self.suggest(trial, method, with_default=True)
@@ -227,7 +227,7 @@ class Space:
         return round(trial.suggest_float(name, min(ends), max(ends)), RATIO_DIGITS)
 
     def contains(self, setting: Setting) -> bool:
-        """Whether :meth:`suggest` could draw the setting (a default may lie outside the ratios asked for)."""
+        """Whether :meth:`suggest` could draw the setting (a default may be outside the requested ratios)."""
         choice = self.ratios[setting.method]
         if setting.ratio is None or choice.listed:
             return setting.ratio is None or setting.ratio in choice.listed
@@ -253,7 +253,7 @@ class Space:
 
 
 def _choose(trial: Suggests, name: str, choices: Sequence[Any]) -> Any:
-    # A parameter with one value is none: it would only blur what the sampler learns.
+    # A parameter with a single value is left out: it would only add noise to the sampler's model.
     return choices[0] if len(choices) == 1 else trial.suggest_categorical(name, choices)
 
 
@@ -291,7 +291,7 @@ def patch_settings(
     strides: Sequence[int] | None = None,
     mask_units: Sequence[int] | None = None,
 ) -> tuple[Patches, ...]:
-    """Every valid combination; a value that fits into none is refused."""
+    """Every valid combination; a value that is in none is refused."""
     for patch in patch_sizes:
         check_patches(image_size, patch)
     found = []
@@ -346,7 +346,7 @@ def tokens_of(image_size: int, patches: Patches) -> int:
 
 
 def strategies_of(methods: Sequence[str], asked: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
-    """The asked strategies by method; each must belong to a method that is studied."""
+    """The requested strategies by method; each must belong to a method of the study."""
     allowed = {m: COMPONENT_STRATEGIES if m == "pmae" else PATCH_STRATEGIES for m in methods}
     if asked is None:
         return {m: a[:1] for m, a in allowed.items()}

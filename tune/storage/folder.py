@@ -1,4 +1,4 @@
-"""Where a study lies on disk: names and paths that cannot escape, a folder that is new or the one to go on with."""
+"""A study's folder on disk: valid names and paths, new and existing folders."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 from urllib.parse import unquote, urlsplit
 
 from pmae.errors import ConfigError
 from pmae.files import make_writable_folder
 from studies.storage.atomic import read_json
 from studies.storage.object_store import without_secrets
+from studies.storage.rows import StudyRecord
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _STUDY_FILES = ("study.json", "trials.arrow", "trials.journal")
+RESUME_NEEDS = ("name", "created_at", "dataset", "phases", "options", "command", "resources")  # of study.json
 
 
 def storage_path(storage: str) -> Path:
@@ -29,7 +31,7 @@ def storage_path(storage: str) -> Path:
         raise ConfigError(f"--storage {path} is a file; give a folder")
     if is_study(path):
         raise ConfigError(
-            f"--storage {path} is itself a study; give the folder it lies in: --storage {path.parent} --name NAME"
+            f"--storage {path} is itself a study; give its parent folder: --storage {path.parent} --name NAME"
         )
     _check_writable(path)
     return path
@@ -50,7 +52,7 @@ def _check_writable(path: Path) -> None:
 
 
 def study_name(name: str) -> str:
-    """``name`` if it is a plain file name; raises :class:`ConfigError` for anything that could leave the storage."""
+    """``name`` if it is valid; raises :class:`ConfigError` for anything that could be a path outside the storage."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"--name is {name!r}; a name has letters, digits, '.', '_' and '-' only, begins with a letter or a digit "
@@ -59,53 +61,58 @@ def study_name(name: str) -> str:
     return name
 
 
-def as_study_name(text: str) -> str:
-    """A study name out of a data set's name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100] or "study"
-
-
 def new_folder(storage: Path, name: str) -> Path:
     """The folder of a new study.
 
     Raises:
-        ConfigError: Something lies there already.
+        ConfigError: The folder is in use.
     """
     folder = storage / study_name(name)
     if is_study(folder):
-        raise ConfigError(
-            f"{folder} holds a study already; go on with it (--resume), or give this one another --name or --storage"
-        )
+        raise ConfigError(f"{folder} holds a study already; resume it (--resume), or use another --name or --storage")
     if folder.exists() and (not folder.is_dir() or any(not p.name.startswith(".") for p in folder.iterdir())):
-        raise ConfigError(f"{folder} exists and is no study; give another --name or --storage")
+        raise ConfigError(f"{folder} exists and is not a study; use another --name or --storage")
     return folder
 
 
-def existing_folder(storage: Path, name: str | None) -> tuple[Path, dict[str, Any]]:
-    """Folder and ``study.json`` of the study to go on with; without a name the only one in ``storage``.
+def existing_folder(storage: Path, name: str | None, place: str) -> tuple[Path, StudyRecord]:
+    """Folder and ``study.json`` of the study to resume; without a name the only one in ``storage``.
+
+    Args:
+        storage: Folder of the studies on this machine.
+        name: The study's name, or None.
+        place: ``--storage`` as shown in messages.
 
     Raises:
-        ConfigError: There is none, or there are several and none is named.
+        ConfigError: It does not exist, or there are several and ``name`` is None.
     """
-    there = sorted(p.name for p in storage.iterdir() if is_study(p)) if storage.is_dir() else []
-    listed = f"the studies in {storage} are {', '.join(there)}" if there else f"there is no study in {storage}"
+    names = sorted(p.name for p in storage.iterdir() if is_study(p)) if storage.is_dir() else []
+    listed = f"the studies in {place} are {', '.join(names)}" if names else f"there is no study in {place}"
     if name is None:
-        if len(there) != 1:
-            raise ConfigError(f"--resume: {listed}; " + ("give --name" if there else "leave --resume out to start one"))
-        name = there[0]
+        if len(names) != 1:
+            advice = "give --name" if names else "leave --resume out to start one"
+            raise ConfigError(f"--resume: {listed}; {advice}")
+        name = names[0]
     folder = storage / study_name(name)
     record = read_json(folder / "study.json")
     if record is None:
-        raise ConfigError(f"--resume: no study {name!r} in {storage}; {listed}; leave --resume out to start one")
-    return folder, record
+        raise ConfigError(f"--resume: no study {name!r} in {place}; {listed}; leave --resume out to start one")
+    missing = [name for name in RESUME_NEEDS if name not in record]
+    if missing:
+        raise ConfigError(
+            f"--resume: {folder / 'study.json'} lacks {', '.join(missing)}: it is corrupted "
+            "or of another program; delete the folder, or use another --name"
+        )
+    return folder, cast(StudyRecord, record)
 
 
 def is_study(folder: Path) -> bool:
-    """Whether a study's files lie directly in ``folder``."""
+    """Whether ``folder`` is a study's."""
     return any((folder / name).is_file() for name in _STUDY_FILES)
 
 
 def without_options(argv: Sequence[str], options: Collection[str]) -> list[str]:
-    """``argv`` without ``options`` (that take one value each), given as ``--name X`` or ``--name=X``."""
+    """``argv`` without ``options``, each with one value, given as ``--name X`` or ``--name=X``."""
     kept, skip = [], False
     for word in argv:
         if skip:
@@ -122,7 +129,7 @@ def command_line(
 ) -> str:
     """The shell command that runs ``program`` again with ``argv``; ``changes`` appends options (None: a flag).
 
-    It is stored and printed: passwords and tokens in URLs are left out.
+    Passwords and tokens in URLs are left out, since it is stored and printed.
     """
     import shlex
 

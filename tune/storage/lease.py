@@ -1,7 +1,7 @@
-"""One driver at a time for a study in an object store, whichever machine it runs on.
+"""A lease on a study in an object store, so that one driver at a time runs it, on whichever machine.
 
-The owner's name lies in the store and is renewed; an owner that was not heard of for ``STALE`` seconds, or whose
-process is seen to be gone from this machine, has lost it. Ages are taken from the store's clock alone.
+The lease object holds the owner's id and a heartbeat. It expires after ``STALE`` seconds without one, or at once if the
+owner's process is known to be dead on this machine. Ages are measured by the store's clock.
 """
 
 from __future__ import annotations
@@ -22,29 +22,31 @@ from studies.errors import StudyError, StudyLockedError
 from studies.storage.object_store import Store
 
 OWNER = ".owner.json"
-KNOWN = ".owners"  # in the working folder: the owners that wrote to the store from there
+KNOWN = ".owners"  # in the working folder: owners that wrote to the store from it
 RENEW = 20.0  # seconds
 STALE = 90.0  # seconds
-SETTLE = 0.5  # seconds after which the last of two that came at once is known
+SETTLE = 0.5  # seconds after which the winner of two simultaneous attempts is known
 
 
 class StudyLease:
-    """Ownership of the study in ``store``, worked on in ``folder``.
+    """Ownership of the study in ``store`` whose working copy is ``folder``.
 
     Args:
         store: The study's own part of the store.
         folder: Its folder on this machine.
-        lost: Called, from a thread, when somebody else has taken it over.
+        on_lost: Called from a thread when another driver has taken it over.
     """
 
-    def __init__(self, store: Store, folder: Path, lost: Callable[[StudyError], None] = lambda problem: None) -> None:
-        self.store, self.folder, self._lost = store, folder, lost
+    def __init__(
+        self, store: Store, folder: Path, on_lost: Callable[[StudyError], None] = lambda problem: None
+    ) -> None:
+        self.store, self.folder, self._on_lost = store, folder, on_lost
         self.id = secrets.token_hex(8)
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     def check(self) -> None:
-        """Raise StudyLockedError where somebody else owns the study."""
+        """Raise StudyLockedError if another driver owns the study."""
         now = self._store_time()
         owner = self._owner()
         if owner is None or owner.get("released") or owner["id"] == self.id or _is_gone(owner):
@@ -53,20 +55,21 @@ class StudyLease:
         if age < STALE:
             free = datetime.datetime.now() + datetime.timedelta(seconds=STALE - age)
             raise StudyLockedError(
-                f"{self.store.uri} is in use by {owner['holder']}, heard of {max(age, 0):.0f} s ago; wait for it, stop "
-                f"it (one that was killed is forgotten at {free:%H:%M:%S}), or choose another --storage or --name"
+                f"{self.store.uri} is in use by {owner['holder']}, last heartbeat {max(age, 0):.0f} s ago; wait for "
+                f"it, stop it (the lease of a killed process expires at {free:%H:%M:%S}), or use another --storage or "
+                "--name"
             )
 
     def fetch_is_due(self) -> bool:
-        """Whether the store has what the working folder lacks: somebody else was the last to write there."""
+        """Whether the store is newer than the working folder: its last writer is not known there."""
         owner = self._owner()
         return owner is not None and owner["id"] not in self._known()
 
     def acquire(self) -> None:
-        """Become the owner, and stay it until :meth:`release`.
+        """Become the owner until :meth:`release`.
 
         Raises:
-            StudyLockedError: Somebody else is.
+            StudyLockedError: Another driver is the owner.
         """
         self.check()
         with open(self.folder / KNOWN, "a") as known:
@@ -78,7 +81,7 @@ class StudyLease:
         self._thread.start()
 
     def release(self) -> None:
-        """Let others have it. The name stays, by which the next one knows whose folder is up to date."""
+        """Release the lease; the id stays, so that the next owner knows whether its working copy is current."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
@@ -92,15 +95,15 @@ class StudyLease:
                 self._check_mine()
                 self._write(released=False)
             except StudyLockedError as problem:
-                self._lost(problem)
+                self._on_lost(problem)
                 return
-            except StudyError:  # no answer now; the copying of records tells the user of it
+            except StudyError:  # no answer; the mirror warns the user
                 continue
 
     def _check_mine(self) -> None:
         owner = self._owner()
         if owner is not None and owner["id"] != self.id:
-            raise StudyLockedError(f"{self.store.uri} was taken over by {owner['holder']}; this study stops here")
+            raise StudyLockedError(f"{self.store.uri} was taken over by {owner['holder']}; this driver stops")
 
     def _write(self, released: bool) -> None:
         since = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
@@ -130,7 +133,7 @@ class StudyLease:
 
 
 def _process(pid: int) -> dict[str, Any]:
-    """What tells a process from all others of this machine, past ones too; empty where there is no /proc."""
+    """Identify a process uniquely on this machine, past ones included; empty where there is no /proc."""
     try:
         place = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
@@ -140,7 +143,7 @@ def _process(pid: int) -> dict[str, Any]:
 
 
 def _is_gone(owner: dict[str, Any]) -> bool:
-    """Whether the owner ran here, in these process numbers, and runs no more."""
+    """Whether the owner ran on this machine, in this PID namespace, and is dead."""
     here = _process(os.getpid())
     if not here or owner.get("place") != here["place"]:
         return False

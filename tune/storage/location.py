@@ -1,7 +1,7 @@
-"""Where studies are kept: a folder, or an object store with a working folder on this machine.
+"""Where studies are stored: a folder, or an object store with a working copy on this machine.
 
-A study always runs in a folder. With an object store that folder lies in the cache, is copied to the store while the
-study runs, and is brought back from it where it is missing or somebody else went on with the study.
+A study always runs in a folder. With an object store it is in the cache, is copied to the store while the study runs,
+and is downloaded when it is missing or older than the store.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from pmae.data.cache import cache_dir
@@ -20,18 +19,19 @@ from pmae.errors import ConfigError
 from studies.errors import StudyError
 from studies.storage.lock import StudyLock
 from studies.storage.object_store import Store, is_uri
+from studies.storage.rows import StudyRecord
 from tune.storage.folder import existing_folder, is_study, new_folder, storage_path, study_name
 from tune.storage.lease import StudyLease
-from tune.storage.mirror import Mirror, bring_back
+from tune.storage.mirror import Mirror, download_study
 
 
 @dataclass(frozen=True)
 class Storage:
-    """What ``--storage`` names.
+    """A parsed ``--storage``.
 
     Attributes:
         root: Folder of the studies on this machine.
-        store: The object store, None for a plain folder.
+        store: The object store; None for a folder.
     """
 
     root: Path
@@ -39,17 +39,17 @@ class Storage:
 
     @classmethod
     def open(cls, text: str) -> Storage:
-        """Read ``--storage``.
+        """Parse ``--storage``.
 
         Raises:
-            ConfigError, StudyError: It cannot be used; the message names it without secrets.
+            ConfigError, StudyError: It cannot be used; the message contains no secrets.
         """
         if not is_uri(text):
             return cls(storage_path(text))
         store = Store.open(text)
         store.check_writable()
         address = urlsplit(store.uri)
-        # Not every option: a region that is named later, or a new login, is the same place.
+        # Not every option: naming a region or another login does not change the place.
         place = (
             address.scheme,
             address.netloc,
@@ -64,32 +64,32 @@ class Storage:
         """The folder of a new study.
 
         Raises:
-            ConfigError: There is such a study already, here or in the store.
+            ConfigError: The study exists, here or in the store.
         """
         if self.store is None:
             return new_folder(self.root, name)
         if study_name(name) in self.store.studies():
             raise ConfigError(
-                f"{self.store.below(name).uri} holds a study already; go on with it (--resume), or give this one "
-                "another --name or --storage"
+                f"{self.store.below(name).uri} holds a study already; resume it (--resume), or use another "
+                "--name or --storage"
             )
         folder = self.root / name
         if is_study(folder):
             raise ConfigError(
-                f"{folder} is the working copy of a study that is no longer in {self.store.uri}; put it there again "
-                "with --resume, or delete the folder"
+                f"{folder} is the working copy of a study that is no longer in {self.store.uri}; upload it "
+                "again with --resume, or delete the folder"
             )
         return new_folder(self.root, name)
 
-    def existing(self, name: str | None) -> tuple[Path, dict[str, Any]]:
-        """Folder and ``study.json`` of the study to go on with, brought back from the store where that is due.
+    def existing(self, name: str | None) -> tuple[Path, StudyRecord]:
+        """Folder and ``study.json`` of the study to resume, downloaded from the store if that is newer.
 
         Raises:
-            ConfigError: There is none, or there are several and none is named.
+            ConfigError: It does not exist, or there are several and ``name`` is None.
             StudyLockedError: It is running.
         """
         if self.store is None:
-            return existing_folder(self.root, name)
+            return existing_folder(self.root, name, str(self.root))
         there = self.store.studies()
         if name is None and there:
             if len(there) > 1:
@@ -100,41 +100,42 @@ class Storage:
             with StudyLock(folder):
                 lease = StudyLease(self.store.below(name), folder)
                 lease.check()
-                self._bring_back(lease)
-        try:
-            return existing_folder(self.root, name)
-        except ConfigError as problem:
-            raise ConfigError(str(problem).replace(str(self.root), self.store.uri)) from None
+                self._download(lease)
+        return existing_folder(self.root, name, self.store.uri)
 
-    def _bring_back(self, lease: StudyLease) -> None:
+    def _download(self, lease: StudyLease) -> None:
         if not is_study(lease.folder) or lease.fetch_is_due():
-            bring_back(lease.store, lease.folder)
+            download_study(lease.store, lease.folder)
 
     def share_cache(self) -> None:
-        """Keep images and components in a cache below the folder, which every node of a cluster sees.
+        """Use a cache below the folder, which every node of a cluster sees, for images and components.
 
-        They are then decoded and fitted once, not by each node. ``PMAE_CACHE`` overrides it. With an object store
-        each node keeps its own.
+        They are then decoded and fitted once instead of on each node. ``PMAE_CACHE`` overrides it. With an object
+        store each node has its own cache.
         """
         if self.store is None:
             os.environ.setdefault("PMAE_CACHE", str(self.root / ".cache"))
 
     def place(self, folder: Path) -> str:
-        """Where the study in ``folder`` lies, in words."""
+        """Where the study in ``folder`` is stored, for people."""
         if self.store is None:
             return str(folder)
         return f"{self.store.below(folder.name).uri} (working copy: {folder})"
 
     @contextmanager
-    def held(self, folder: Path, say: Callable[[str], None], shared: bool) -> Iterator[Mirror | None]:
-        """Own the study in ``folder`` while the block runs; gives what copies it to the store.
+    def hold(
+        self, folder: Path, say: Callable[[str], None], report: Callable[[Exception], None], shared: bool
+    ) -> Iterator[Mirror | None]:
+        """Own the study in ``folder`` while the block runs; yields what copies it to the store.
 
         Args:
-            say: Tells the user.
+            folder: The study's folder.
+            say: Shows a line to the user.
+            report: Called from another thread when the study was taken over by another driver.
             shared: See :class:`tune.storage.mirror.Mirror`.
 
         Raises:
-            StudyLockedError: Somebody else runs it.
+            StudyLockedError: Another driver runs it.
         """
         with StudyLock(folder):
             if self.store is None:
@@ -142,13 +143,14 @@ class Storage:
                 return
             mirror = Mirror(folder, self.store.below(folder.name), say, shared)
 
-            def lost(problem: StudyError) -> None:
-                mirror.problem = problem
+            def on_lost(problem: StudyError) -> None:
+                mirror.lose(problem)
+                report(problem)
 
-            lease = StudyLease(mirror.store, folder, lost)
+            lease = StudyLease(mirror.store, folder, on_lost)
             lease.check()
-            if lease.fetch_is_due():  # it has run elsewhere since this one was planned
-                bring_back(mirror.store, folder)
+            if lease.fetch_is_due():  # another driver has run it since it was planned here
+                download_study(mirror.store, folder)
             lease.acquire()
             try:
                 yield mirror

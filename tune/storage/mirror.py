@@ -1,8 +1,8 @@
-"""Copies a study's folder to an object store while it is written, and back to go on with it.
+"""Copies a study's folder to an object store while it is written, and back when it resumes.
 
-What is in the store can be read at any moment: the plan comes first, a table before its journal, the page last. A
-trial's row never arrives before its history: rows are read before histories and sent after them. A
-store that does not answer stops no study; only at the end everything must be there.
+The store is consistent at any moment: the plan is sent first, a table before its journal, the report last, and a
+trial's row after its history. A store that does not answer does not stop the study, but at the end
+everything must be in it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from studies.errors import StudyError, StudyWriteError
 from studies.storage.object_store import Store
 
-EVERY = 2.0  # seconds between looks at the folder
-LONGEST = 30.0  # seconds between attempts while the store does not answer
+COPY_EVERY = 2.0  # seconds
+LONGEST_WAIT = 30.0  # seconds between attempts while the store does not answer
 ATTEMPTS = 3  # of the last copy
 FIRST = ("study.json", "history.arrow", "history.journal", "trials.arrow", "trials.journal", "optuna.db")
-# As they are read: rows before histories, and a journal before the table that it is emptied into.
+# In reading order: rows before histories, and a journal before the table that it is merged into.
 TABLES = ("trials.journal", "trials.arrow", "history.journal", "history.arrow")
 LAST = ("verdict.json", "report.html")
 CHECKPOINTS = "checkpoints/"
@@ -32,20 +32,20 @@ class Mirror:
 
     Args:
         folder, store: The study's folder and its part of the store.
-        say: Tells the user.
-        shared: Whether the workers of a cluster write checkpoints to the store themselves: those are left alone.
+        say: Shows a line to the user.
+        shared: Whether the workers of a cluster write checkpoints to the store themselves; those are not mirrored.
     """
 
     def __init__(self, folder: Path, store: Store, say: Callable[[str], None], shared: bool = False) -> None:
         self.folder, self.store, self.say, self.shared = folder, store, say, shared
-        self.problem: StudyError | None = None  # after which nothing is copied any more
+        self._lost: StudyError | None = None  # why nothing may be written any more
         self._copied: dict[str, tuple[int, int, int]] = {}
         self._there: set[str] = set()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
 
     def start(self) -> None:
-        """Copy the plan, which must work, and go on in a thread.
+        """Copy the plan, which must succeed, then the rest in a thread.
 
         Raises:
             StudyWriteError: The store cannot be written to.
@@ -54,11 +54,15 @@ class Mirror:
         self.store.send(self.folder / FIRST[0], FIRST[0])
         self._thread.start()
 
+    def lose(self, problem: StudyError) -> None:
+        """Write nothing any more: the study belongs to another driver."""
+        self._lost = problem
+
     def finish(self) -> None:
-        """Copy all that is left and end.
+        """Copy what is left and end.
 
         Raises:
-            StudyError: Something is not in the store.
+            StudyError: Not everything could be copied.
         """
         self._stop()
         for attempt in range(1, ATTEMPTS + 1):
@@ -71,13 +75,13 @@ class Mirror:
                 time.sleep(attempt)
 
     def abandon(self) -> None:
-        """End at once, after one attempt to copy what is left; does nothing before start or after :meth:`finish`."""
+        """End after one attempt to copy what is left; does nothing before :meth:`start` or after :meth:`finish`."""
         if self._thread.ident is not None and not self._ended.is_set():
             self._stop()
             try:
                 self.copy()
             except StudyError as problem:
-                self.say(f"{problem}; what is missing there lies in {self.folder}")
+                self.say(f"{problem}; what is missing there is in {self.folder}")
 
     def _stop(self) -> None:
         self._ended.set()
@@ -85,45 +89,45 @@ class Mirror:
             self._thread.join()
 
     def _run(self) -> None:
-        wait, told = EVERY, False
+        wait, warned = COPY_EVERY, False
         while not self._ended.wait(wait):
             try:
                 self.copy()
             except StudyWriteError as problem:
-                wait = min(2 * wait, LONGEST)
-                if not told:
-                    told = True
-                    self.say(f"{problem}; the study goes on in {self.folder} and tries again")
+                wait = min(2 * wait, LONGEST_WAIT)
+                if not warned:
+                    warned = True
+                    self.say(f"{problem}; the study continues in {self.folder} and tries again")
             except StudyError:
                 return
             else:
-                if told:
+                if warned:
                     self.say(f"{self.store.uri} can be written to again")
-                wait, told = EVERY, False
+                wait, warned = COPY_EVERY, False
 
     def copy(self) -> None:
-        """Copy what has changed, remove what is gone.
+        """Copy what has changed, delete what is gone.
 
         Raises:
-            StudyWriteError: The store could not be written to; files before that one were copied.
-            StudyError: The study belongs to somebody else now.
+            StudyWriteError: The store could not be written to; earlier files were copied.
+            StudyError: The study belongs to another driver.
         """
         files = self._files()
         changed = {name for name in files if self._copied.get(name) != files[name]}
         tables = self._read_tables() if changed & set(TABLES) else {}
         for name in sorted(changed | tables.keys(), key=_order):
-            if self.problem is not None:
-                raise self.problem
+            if self._lost is not None:
+                raise self._lost
             try:
                 self.store.send(tables.get(name, self.folder / name), name)
-            except FileNotFoundError:  # it was removed meanwhile
+            except FileNotFoundError:  # deleted in the meantime
                 continue
             self._copied[name] = files.get(name, (0, 0, 0))
             self._there.add(name)
         self._remove(self._there - files.keys())
 
     def _read_tables(self) -> dict[str, bytes]:
-        """The study's tables at one moment; all of them, since one may have changed after it was looked at."""
+        """A snapshot of all tables, since one may have changed after ``_files``."""
         found = {}
         for name in TABLES:
             with suppress(FileNotFoundError):
@@ -131,12 +135,12 @@ class Mirror:
         return found
 
     def forget(self, folder: str) -> None:
-        """Remove the checkpoints that a cluster's workers wrote to ``folder`` of the store."""
+        """Delete checkpoints that workers of a cluster wrote to ``folder`` of the store."""
         if self.shared:
             try:
                 self.store.delete_folder(folder)
             except StudyWriteError as problem:
-                self.say(f"{problem}; {folder} stays there")
+                self.say(f"{problem}; {folder} was not deleted")
 
     def _remove(self, gone: set[str]) -> None:
         for name in sorted(gone):
@@ -166,8 +170,8 @@ class Mirror:
         return self.shared and name.startswith(CHECKPOINTS)
 
 
-def bring_back(store: Store, folder: Path) -> None:
-    """Make ``folder`` what ``store`` has; files whose name begins with a dot stay.
+def download_study(store: Store, folder: Path) -> None:
+    """Replace the contents of ``folder`` by those of ``store``; files whose name begins with a dot stay.
 
     Raises:
         StudyError: The store cannot be read.
@@ -179,13 +183,13 @@ def bring_back(store: Store, folder: Path) -> None:
             shutil.rmtree(path)
         elif not path.name.startswith("."):
             path.unlink()
-    # The plan comes last: a folder without one was not brought back whole.
+    # The plan comes last: a folder without one is incomplete.
     for name in sorted(names, key=_order, reverse=True):
         store.fetch(name, folder / name)
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether ``name`` is no part of what a study found; so is every name with ``..`` in it."""
+    """Whether a part of ``name`` begins with a dot: such files, and paths with ``..``, are not copied."""
     return any(part.startswith(".") for part in name.split("/"))
 
 

@@ -1,7 +1,8 @@
-"""The arrays behind a study's pictures: what confirmed encoders see and predict, the components, their spectrum."""
+"""Write the images of the report: reconstructions of confirmed encoders, the components and their spectrum."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +20,29 @@ FOLDER = "samples"
 
 
 def write_strip(folder: str | Path, spec: TrialSpec, result: PretrainResult, images: ImageSet) -> None:
-    """Write what the trained model makes of a few validation images to ``samples/<trial id>.npz``."""
+    """Write reconstructions of a few validation images, and their candidate, to ``samples/<trial id>.npz``."""
     path = Path(folder) / FOLDER / f"{spec.trial_id}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {f"{spec.label}/{name}": array for name, array in strip(result, images).items()}
+    masking, model = spec.config.masking, spec.config.model
+    candidate = {
+        "label": spec.label,
+        "method": masking.method,
+        "ratio": masking.ratio if masking.strategy != "sampled" else None,
+        "patch_size": model.patch_size,
+        "patch_stride": model.patch_stride,
+        "mask_unit": masking.mask_unit,
+        "strategy": masking.strategy,
+        "basis": masking.basis if masking.method == "pmae" else None,
+    }
+    arrays = {f"{spec.trial_id}/{name}": array for name, array in strip(result, images).items()}
+    arrays[f"{spec.trial_id}/candidate"] = np.array(json.dumps(candidate))
     with open(path, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def strip(result: PretrainResult, images: ImageSet, count: int = IMAGES) -> dict[str, np.ndarray]:
-    """``original, visible, completed`` (uint8) and ``error`` (float32) of ``count`` validation images of as many
-    classes as there are, each (n, H, W, C).
+    """``original, visible, completed`` (uint8) and ``error`` (float32) of ``count`` validation images from as many
+    classes as possible, each (n, H, W, C).
 
     The error is the completed image minus the original, in levels over 255. MAE's masked patches are gray in
     ``visible``.

@@ -1,4 +1,4 @@
-"""Numbers for Ray's dashboard and Prometheus: per trial from its worker, for the study from the driver."""
+"""Metrics for Ray's dashboard and Prometheus: per trial from its worker, per study from the driver."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class TrialGauges:
         self._gauges = {n: Gauge(n, description=d, tag_keys=("trial", "phase")) for n, d in TRIAL_GAUGES.items()}
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """Show what an epoch measured."""
+        """Set the gauges from an epoch."""
         for name in ("train_loss", "images_per_second", "achieved_ratio"):
             self._set(f"pmae_{name}", record.get(name))
 
     def end(self, row: Mapping[str, Any]) -> None:
-        """Show what the trial's record says."""
+        """Set the gauges from the trial's row."""
         for name in ("train_loss", "images_per_second", "achieved_ratio", "val_linear"):
             self._set(f"pmae_{name}", row.get(name))
 
@@ -49,7 +49,7 @@ class TrialGauges:
 
 
 class SharedTrialGauges(UserCallback):
-    """The gauges of a trial that several workers train; set by Ray Train's controller, whatever rank 0 reports."""
+    """The gauges of a trial with several workers, set by Ray Train's controller from the reports of rank 0."""
 
     def __init__(self, spec: TrialSpec) -> None:
         self.spec = spec
@@ -69,7 +69,7 @@ class StudyGauges:
         self._gauges = {n: Gauge(n, description=d, tag_keys=("study",)) for n, d in STUDY_GAUGES.items()}
 
     def show(self, rows: Mapping[str, Mapping[str, Any]], running: int, default_ratio: float) -> None:
-        """Bring all gauges up to date with the records so far."""
+        """Set all gauges from the records so far."""
         done = [r for r in rows.values() if r["status"] == "done" and r.get("val_linear") is not None]
         failed = sum(r["status"] in ("failed", "diverged") for r in rows.values())
         values: dict[str, float] = {

@@ -1,7 +1,7 @@
-"""Signals and files between trials and the study's folder on a cluster that shares no folder.
+"""Access to the study's folder for trials on a cluster without a shared folder.
 
-An actor on the driver's machine reads and writes the study's folder; a trial has a folder of its own on its node, in
-which it works as in the study's. Nodes need no access to the object store that the study is copied to.
+An actor on the driver's machine reads and writes the study's folder. A trial works in a folder on its own node, which
+is synchronized with it. Nodes need no access to the object store that the study is copied to.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from pmae.files import replacing
 from tune.trial.image_strips import FOLDER as SAMPLES
 from tune.trial.spec import TrialJob
 
-EVERY = 0.5  # seconds between looks at the signals
-KEPT = "overdue.txt"  # written by a process as it ends: it stays on its node
+SYNC_EVERY = 0.5  # seconds
+LOCAL = "overdue.txt"  # written by a process as it is killed: stays on its node
 
 
 class StudyFolder:
-    """The actor: the study's folder for those who do not see it."""
+    """Actor that exposes the study's folder to nodes that do not see it."""
 
     def __init__(self, job: TrialJob) -> None:
         self.job = job
         self.folder = Path(job.folder)
 
-    def signals(self) -> list[bool]:
-        """Which of ``_signals`` there are."""
-        return [path.exists() for path in _signals(self.job)]
+    def stopping(self) -> bool:
+        """Whether the study is stopping."""
+        return self.job.stop_file.exists()
 
     def checkpoints(self, trial_id: str) -> dict[str, bytes]:
         """Checkpoints of a trial by name."""
@@ -45,15 +45,15 @@ class StudyFolder:
         return {p.name: p.read_bytes() for p in sorted(folder.glob("epoch-*.ckpt"))}
 
     def put(self, trial_id: str, changed: dict[str, bytes], present: list[str]) -> None:
-        """Write ``changed`` files of a trial; of its checkpoints those in ``present`` are kept."""
+        """Write ``changed`` files of a trial and delete its checkpoints that are not in ``present``."""
         allowed = (self.job.checkpoints(trial_id), self.folder / SAMPLES)
         for name, content in changed.items():
             path = self.folder / name
             if path.parent not in allowed:
-                raise ValueError(f"{name!r} is no file of trial {trial_id}")
+                raise ValueError(f"{name!r} is not a file of trial {trial_id}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as beside:
-                beside.write_bytes(content)
+            with replacing(path) as temporary:
+                temporary.write_bytes(content)
         for old in self.job.checkpoints(trial_id).glob("epoch-*.ckpt"):
             if old.relative_to(self.folder).as_posix() not in present:
                 old.unlink(missing_ok=True)
@@ -61,21 +61,21 @@ class StudyFolder:
 
 @contextmanager
 def exchange(job: TrialJob) -> Iterator[TrialJob]:
-    """Start the actor beside this process; gives the job that tells trials of it."""
+    """Start the actor on this node; yields the job that names it."""
     name = f"pmae-{secrets.token_hex(8)}"
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(StudyFolder)
-    # Two threads: a signal is not to wait for a checkpoint.
+    # Two threads, so that the stop signal does not wait for a checkpoint.
     actor = actor.options(name=name, num_cpus=0, max_concurrency=2, scheduling_strategy=here).remote(job)
     try:
-        ray.get(actor.signals.remote())
+        ray.get(actor.stopping.remote())
         yield dataclasses.replace(job, exchange=name)
     finally:
         ray.kill(actor)
 
 
 class NodeFolder:
-    """A trial's folder on its node; :meth:`sync` brings it and the study's folder together."""
+    """A trial's folder on its node; :meth:`sync` exchanges files and the stop signal with the study's folder."""
 
     def __init__(self, job: TrialJob, trial_id: str) -> None:
         assert job.exchange is not None
@@ -87,11 +87,11 @@ class NodeFolder:
         self._at = 0.0
 
     def fetch(self) -> None:
-        """Begin with the trial's checkpoints, wherever it ran before."""
+        """Fetch the trial's checkpoints from its earlier run."""
         folder = self.job.checkpoints(self.trial_id)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for old in folder.iterdir():
-            if old.name != KEPT:
+            if old.name != LOCAL:
                 old.unlink()
         for name, content in _answer(self.actor.checkpoints.remote(self.trial_id)).items():
             (folder / name).write_bytes(content)
@@ -99,12 +99,12 @@ class NodeFolder:
         self.sync(now=True)
 
     def sync(self, now: bool = False) -> None:
-        """Send files that are new and take the signals over; does nothing if it is too early, unless ``now``.
+        """Send new files and receive the stop signal, at most every ``SYNC_EVERY`` seconds unless ``now``.
 
         Raises:
             OSError: The driver's disk is full.
         """
-        if not now and time.monotonic() - self._at < EVERY:
+        if not now and time.monotonic() - self._at < SYNC_EVERY:
             return
         files = self._files()
         times = {name: path.stat().st_mtime_ns for name, path in files.items()}
@@ -112,24 +112,19 @@ class NodeFolder:
         if changed:
             _answer(self.actor.put.remote(self.trial_id, changed, list(files)))
             self._sent = times
-        for path, there in zip(_signals(self.job), _answer(self.actor.signals.remote()), strict=True):
-            if there:
-                path.touch()
-            else:
-                path.unlink(missing_ok=True)
+        if _answer(self.actor.stopping.remote()):
+            self.job.stop_file.touch()
+        else:
+            self.job.stop_file.unlink(missing_ok=True)
         self._at = time.monotonic()
 
     def remove(self) -> None:
-        """Nothing of it is needed any more."""
+        """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _files(self) -> dict[str, Path]:
         found = [*self.job.checkpoints(self.trial_id).glob("epoch-*.ckpt"), *(self.folder / SAMPLES).glob("*.npz")]
         return {path.relative_to(self.folder).as_posix(): path for path in found}
-
-
-def _signals(job: TrialJob) -> tuple[Path, Path]:
-    return job.stop_file, job.wait_file
 
 
 def _answer(reference: Any) -> Any:

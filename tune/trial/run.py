@@ -1,7 +1,6 @@
-"""One trial: train one configuration with one seed, score it, give back a mapping of measured columns.
+"""One trial: train one configuration with one seed, score it, return the measured columns.
 
-A pure function of configuration and seed; whatever the training does (diverging, running out of memory, being told to
-stop) becomes a status. It knows nothing of the search, of records or of how many trials run beside it.
+A pure function of configuration and seed: divergence, lack of memory and a request to stop become a status.
 """
 
 from __future__ import annotations
@@ -20,13 +19,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pmae.components import PrincipalComponents, cached_components
 from pmae.config import PretrainConfig
 from pmae.data import ImageSet, load_images
 from pmae.errors import DataError, DivergedError
 from pmae.trainer import PretrainResult, pretrain
+from tune.trial.result import ErrorKind, TrialResult, trial_columns
 from tune.trial.spec import FOLDS_BELOW, TrialJob, TrialSpec
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ OnEpoch = Callable[[dict[str, Any]], None]
 
 
 class StopRequested(Exception):
-    """The study is being interrupted; the trial stops after its epoch."""
+    """The study is stopping; the trial ends after its epoch."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a study's own measures are given: a trained encoder and the images it may be scored on.
+    """Input of a study's own measures: a trained encoder and the images.
 
-    ``features`` are the encoder's, split -> (N, W), of the splits that may be read.
+    ``features`` maps each split that may be read to the encoder's features (N, W).
     """
 
     result: PretrainResult
@@ -57,11 +57,11 @@ class Measured:
         return "test" if self.spec.phase == "confirm" else "val"
 
 
-def run_trial(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch | None = None) -> dict[str, Any]:
-    """Train and score; returns a full record (columns of ``TRIAL_SCHEMA``) and ``history``, a list of epochs.
+def run_trial(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch | None = None) -> TrialResult:
+    """Train and score; returns columns of ``TRIAL_SCHEMA`` and what :class:`TrialResult` adds.
 
-    Never raises for what a training can do wrong: ``status`` says how it ended and ``error`` why. A disk that is full
-    is nobody's result: the status is then ``interrupted``, so that ``--resume`` runs the trial again.
+    Does not raise for failures of the training: ``status``, ``error`` and ``error_kind`` report them. A full disk is
+    not a failure of the trial: the status is ``interrupted``, so ``--resume`` runs it again.
     """
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
     history: list[dict[str, Any]] = []
@@ -76,17 +76,16 @@ def run_trial(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch | None = None) -
     measured: dict[str, Any] = {}
     notices: list[str] = []
     try:
-        with _noticed(notices):
+        with _collect_warnings(notices):
             measured = _train_and_score(spec, job, each_epoch)
-        status, error = "done", None
+        ending: dict[str, Any] = {"status": "done", "error": None, "error_kind": None}
     except Exception as problem:
-        status, error = _ending(problem)
+        ending = _ending(problem)
     history = measured.pop("history", history)
-    return {
-        **_columns(spec, job),
+    result = {
+        **trial_columns(spec, job),
         **measured,
-        "status": status,
-        "error": error,
+        **ending,
         "epochs": len(history),
         "train_loss": history[-1]["train_loss"] if history else None,
         "objective": history[-1]["objective"] if history else None,
@@ -96,6 +95,7 @@ def run_trial(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch | None = None) -
         "history": [{"trial_id": spec.trial_id, "seed": spec.seed, **_history_columns(h)} for h in history],
         "notices": notices,
     }
+    return cast(TrialResult, result)
 
 
 def _train_and_score(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _train_and_score(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch) -> dict[
 
         write_strip(job.folder, spec, result, images)
     epochs = result.history
-    steady = [h["images_per_second"] for h in epochs[1:] or epochs]  # the first epoch also warms caches up
+    steady = [h["images_per_second"] for h in epochs[1:] or epochs]  # the first epoch also warms up caches
     return {
         "achieved_ratio": sum(h["achieved_ratio"] for h in epochs) / len(epochs),
         "achieved_sd": sum(h["achieved_sd"] for h in epochs) / len(epochs),
@@ -153,13 +153,13 @@ def _train(
     if any(folder.glob("epoch-*.ckpt")):
         try:
             return pretrain(spec.config, images, components, resume_from=folder, **options)
-        except DataError as damaged:
-            warnings.warn(f"{damaged}; training from the beginning", stacklevel=1)
+        except DataError as problem:
+            warnings.warn(f"{problem}; training from the beginning", stacklevel=1)
     return pretrain(spec.config, images, components, **options)
 
 
 def _shared_storage(job: TrialJob, folder: Path) -> dict[str, Any]:
-    """Where the workers of a trial, on whatever nodes, write its checkpoints."""
+    """Where the workers of a trial write its checkpoints, on any node."""
     if job.checkpoint_uri is None:
         return {"storage_path": folder.parent}
     from studies.storage.object_store import Store
@@ -171,7 +171,7 @@ def _shared_storage(job: TrialJob, folder: Path) -> dict[str, Any]:
 def _score(spec: TrialSpec, job: TrialJob, result: PretrainResult, images: ImageSet) -> dict[str, Any]:
     """Linear probe and k-NN of both poolings, and the study's own measures; test is read in the confirm phase only.
 
-    The columns hold the pooling that the configuration names; ``metrics`` holds both.
+    The columns hold the pooling of the configuration; ``metrics`` holds both.
     """
     from pmae.probes import extract_pools
 
@@ -191,7 +191,7 @@ def _score(spec: TrialSpec, job: TrialJob, result: PretrainResult, images: Image
 
 
 def _score_control(spec: TrialSpec, images: ImageSet) -> dict[str, Any]:
-    """What the probes make of the encoder as initialized, or of raw pixels; nothing is trained."""
+    """Probe the encoder as initialized, or raw pixels; nothing is trained."""
     from pmae.probes import extract_pools, pixel_features, untrained_encoder
 
     splits = ("train", "val", "test")
@@ -247,70 +247,32 @@ def shared_components(images: ImageSet, basis: str) -> PrincipalComponents:
     return _COMPONENTS[key]
 
 
-def _ending(problem: Exception) -> tuple[str, str]:
+def _ending(problem: Exception) -> dict[str, Any]:
+    """``status``, ``error`` and ``error_kind`` of a trial that raised ``problem``."""
+    kind: ErrorKind
     if isinstance(problem, StopRequested):
-        return "interrupted", str(problem)
-    if isinstance(problem, DivergedError):
-        return "diverged", str(problem)
-    if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
-        return "interrupted", f"the disk is full ({problem}); free space and go on with --resume"
-    if _is_memory_error(problem):
-        return "failed", (
-            f"out of memory: {problem}. Use a smaller --batch-size, a larger patch size, fewer trials at once "
+        status, kind, error = "interrupted", "stop_requested", str(problem)
+    elif isinstance(problem, DivergedError):
+        status, kind, error = "diverged", "diverged", str(problem)
+    elif isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
+        status, kind, error = "interrupted", "disk_full", f"the disk is full ({problem}); free space, then use --resume"
+    elif _is_memory_error(problem):
+        status, kind, error = "failed", "out_of_memory", (
+            f"out of memory: {problem}. Use a smaller --batch-size, a larger patch size, fewer trials at a time "
             "(--max-concurrent) or a larger share of the GPU (--gpus-per-trial)"
-        )
-    where = traceback.extract_tb(problem.__traceback__)[-1]
-    return "failed", f"{type(problem).__name__}: {problem} ({Path(where.filename).name}:{where.lineno})"
+        )  # fmt: skip
+    else:
+        where = traceback.extract_tb(problem.__traceback__)[-1]
+        error = f"{type(problem).__name__}: {problem} ({Path(where.filename).name}:{where.lineno})"
+        status, kind = "failed", "exception"
+    return {"status": status, "error": error, "error_kind": kind}
 
 
 def _is_memory_error(problem: Exception) -> bool:
     if isinstance(problem, MemoryError) or (isinstance(problem, OSError) and problem.errno == errno.ENOMEM):
         return True
-    said = str(problem).lower()  # torch raises RuntimeErrors: of the GPU the first, of the CPU the second
-    return "out of memory" in said or "can't allocate memory" in said
-
-
-def _columns(spec: TrialSpec, job: TrialJob) -> dict[str, Any]:
-    config, masking, model = spec.config, spec.config.masking, spec.config.model
-    pmae = masking.method == "pmae"
-    if spec.control is not None:
-        described: dict[str, Any] = {"method": spec.control}
-    else:
-        described = {
-            "method": masking.method,
-            "strategy": masking.strategy,
-            "ratio": masking.ratio,
-            "mask_unit": None if pmae else masking.mask_unit,
-            "basis": masking.basis if pmae else None,
-        }
-    if spec.control != "pixels":
-        described |= {"patch_size": model.patch_size, "patch_stride": model.patch_stride, "pool": model.pool}
-    return {
-        "trial_id": spec.trial_id,
-        "phase": spec.phase,
-        "dataset": job.dataset,
-        **described,
-        "seed": spec.seed,
-        "config": config.to_dict(),
-        "config_hash": config.hash(),
-        "code_version": job.code_version,
-        "versions": job.versions,
-        "device": device_name(job.gpus > 0),
-    }
-
-
-def blank_row(spec: TrialSpec, job: TrialJob, status: str, error: str) -> dict[str, Any]:
-    """The record of a trial that could not write its own."""
-    return {**_columns(spec, job), "status": status, "error": error}
-
-
-def device_name(gpu: bool) -> str:
-    """For the record: the GPU's name, or ``cpu``."""
-    if not gpu:
-        return "cpu"
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "gpu"
+    text = str(problem).lower()  # torch raises a RuntimeError with one of these texts, for GPU and CPU
+    return "out of memory" in text or "can't allocate memory" in text
 
 
 def _history_columns(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -327,8 +289,8 @@ def _peak_memory() -> int:
 
 
 @contextmanager
-def _noticed(notices: list[str]) -> Iterator[None]:
-    """Collects what users must be told (damaged checkpoints and caches) instead of printing it in a worker."""
+def _collect_warnings(notices: list[str]) -> Iterator[None]:
+    """Collect warnings for the user (corrupted checkpoints and caches) instead of printing them in a worker."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

@@ -1,4 +1,4 @@
-"""What is sent to where a trial runs: the trial (:class:`TrialSpec`) and what all trials share (:class:`TrialJob`)."""
+"""Input of a trial: its own (:class:`TrialSpec`) and what all trials of a study share (:class:`TrialJob`)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from pmae.config import PretrainConfig
+from studies.storage.rows import Phase
 
-WAIT = "wait-"  # ids of trials that keep a process until there is something to train in it
-FOLDS_BELOW = 2_000  # test images below which accuracies of the confirm phase are out-of-fold ones
+FOLDS_BELOW = 2_000  # test images below which the confirm phase reports cross-validated accuracies
 
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """What is to be trained: a resolved configuration and a seed.
+    """What to train: a resolved configuration and a seed.
 
     ``control`` is ``untrained`` (the encoder as initialized) or ``pixels`` (no encoder): scored without training.
+    ``samples`` writes images for the report.
     """
 
     trial_id: str
-    phase: str
+    phase: Phase
     seed: int
     label: str
     config: PretrainConfig
@@ -31,7 +32,7 @@ class TrialSpec:
 
     @property
     def name(self) -> str:
-        """Readable name, for example ``pmae r=0.20 p=4 seed=1``."""
+        """Name for people, for example ``pmae r=0.20 p=4 seed=1``."""
         return f"{self.label} seed={self.seed}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -40,7 +41,7 @@ class TrialSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrialSpec:
-        """What :meth:`to_dict` gave."""
+        """Inverse of :meth:`to_dict`."""
         return cls(**{**values, "config": PretrainConfig.from_dict(values["config"])})
 
 
@@ -53,15 +54,15 @@ class TrialJob:
         dataset: Name of the images in the record.
         skip_unreadable: As in ``load_images``.
         threads: CPU threads of a one-worker trial.
-        workers: Processes that train one trial; more than one go through Ray Train.
-        least_workers: With how few of them a trial goes on while nodes are missing; None is all.
+        workers: Processes that train one trial; more than one use Ray Train.
+        least_workers: How few of them a trial may run with while nodes are missing; None is all.
         gpus: GPUs of a trial.
-        timeout: Seconds after which the trial's process is ended; None never.
-        metrics: ``module:function`` that measures more, called with a ``Measured``; None measures nothing more.
+        timeout: Seconds after which the trial's process is killed; None is never.
+        metrics: ``module:function`` of further measures, called with a ``Measured``; None is none.
         code_version, versions: Written into every record.
-        gauges: Whether the dashboard is told each epoch.
-        exchange: Name of the actor through which trials reach the folder; None where they see it.
-        checkpoint_uri: Object store for the checkpoints of trials of several workers; None is the folder.
+        gauges: Whether each epoch is reported to the dashboard.
+        exchange: Name of the actor that gives trials access to the folder; None where they see it themselves.
+        checkpoint_uri: Object store for the checkpoints of trials with several workers; None is the folder.
     """
 
     folder: str
@@ -81,13 +82,8 @@ class TrialJob:
 
     @property
     def stop_file(self) -> Path:
-        """Exists while the study is being interrupted."""
+        """Exists while the study is stopping."""
         return Path(self.folder) / ".stop"
-
-    @property
-    def wait_file(self) -> Path:
-        """Exists while free processes have nothing to do until a running trial has ended."""
-        return Path(self.folder) / ".wait"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
@@ -95,7 +91,7 @@ class TrialJob:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrialJob:
-        """What :meth:`to_dict` gave."""
+        """Inverse of :meth:`to_dict`."""
         return cls(**values)
 
     def checkpoints(self, trial_id: str) -> Path:

@@ -1,4 +1,4 @@
-"""What Ray Tune runs in its workers: one trial, its epochs reported, a hang ended from outside Python."""
+"""The function that Ray Tune runs in its workers: one trial, with its epochs reported and its time limited."""
 
 from __future__ import annotations
 
@@ -7,42 +7,44 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from ray import tune
 
-from tune.trial.spec import WAIT, TrialJob, TrialSpec
+from tune.trial.result import blank_result
+from tune.trial.spec import TrialJob, TrialSpec
 
-REPORT_EVERY = 1.0  # seconds: the driver needs no finer view, and each report costs it time
-WAIT_POLL = 0.1  # seconds
+REPORT_EVERY = 1.0  # seconds; each report costs the driver time
 
 
 class Sync(Protocol):
-    """Brings the trial's folder and the study's together, at once if ``now``."""
+    """Synchronize the trial's folder with the study's, at once if ``now``."""
 
     def __call__(self, now: bool = False) -> None: ...
 
 
 def tune_trial(config: dict[str, Any]) -> None:
     """Run ``config["trial"]`` and report its record as JSON under ``row``."""
-    trial_id = config["trial"]["trial_id"]
-    with _study_folder(TrialJob.from_dict(config["job"]), trial_id) as (job, sync):
-        if trial_id.startswith(WAIT):
-            _wait(job, sync)
-        else:
-            _run(TrialSpec.from_dict(config["trial"]), job, sync)
+    spec = TrialSpec.from_dict(config["trial"])
+    with _study_folder(TrialJob.from_dict(config["job"]), spec.trial_id) as (job, sync):
+        _run(spec, job, sync)
+    _name_process("pmae idle")
 
 
 def _run(spec: TrialSpec, job: TrialJob, sync: Sync) -> None:
-    from tune.trial.run import blank_row, run_trial
+    from tune.trial.run import run_trial
 
     _name_process(spec.name)
-    gauges = _gauges(spec) if job.gauges else None
+    gauges = None
+    if job.gauges:
+        from tune.trial.metrics import TrialGauges
+
+        gauges = TrialGauges(spec)
     last = time.monotonic()
 
     def on_epoch(record: dict[str, Any]) -> None:
         nonlocal last
-        _name_process(spec.name)  # Ray sets its own with every step
+        _name_process(spec.name)  # Ray resets it with every step
         if gauges is not None:
             gauges.epoch(record)
         sync()
@@ -51,17 +53,17 @@ def _run(spec: TrialSpec, job: TrialJob, sync: Sync) -> None:
             tune.report({"epoch": record["epoch"], "train_loss": record["train_loss"]})
 
     with _time_limit(spec, job) as overdue:
-        row = blank_row(spec, job, "failed", overdue) if overdue else run_trial(spec, job, on_epoch)
+        row = blank_result(spec, job, "failed", overdue, "timeout") if overdue else run_trial(spec, job, on_epoch)
     if gauges is not None:
         gauges.end(row)
-    with suppress(OSError):  # a full disk, of which the driver's own record tells
+    with suppress(OSError):  # the driver's disk is full, which it notices itself
         sync(now=True)
     tune.report({"row": json.dumps(row, default=str), "val_linear": row.get("val_linear")})
 
 
 @contextmanager
 def _study_folder(job: TrialJob, trial_id: str) -> Iterator[tuple[TrialJob, Sync]]:
-    """The job with a folder that this node sees, and what brings that and the study's own together."""
+    """The job with a folder that this node sees, and the function that synchronizes it with the study's."""
     if job.exchange is None:
         yield job, lambda now=False: None
         return
@@ -70,23 +72,15 @@ def _study_folder(job: TrialJob, trial_id: str) -> Iterator[tuple[TrialJob, Sync
     node = NodeFolder(job, trial_id)
     node.fetch()
     yield node.job, node.sync
-    node.remove()  # not of a trial that failed, which may be tried again here
-
-
-def _wait(job: TrialJob, sync: Sync) -> None:
-    _name_process("pmae waiting")
-    while job.wait_file.exists() and not job.stop_file.exists():
-        time.sleep(WAIT_POLL)
-        sync()
-    tune.report({"row": ""})  # of trials without a report Tune tells the user
+    node.remove()  # kept when the trial raises, since it may be retried here
 
 
 @contextmanager
 def _time_limit(spec: TrialSpec, job: TrialJob) -> Iterator[str | None]:
-    """Ends this process when the trial takes too long; gives the reason if that happened to it before.
+    """Kill this process when the trial takes too long; yields the reason if that happened to it before.
 
-    A thread of the C library watches, since a training that hangs may never give Python's threads a turn. Where it
-    hung is left in a file, by which the retry knows that it is not to try again.
+    ``faulthandler`` watches from C, since a training that hangs may hold the GIL. It writes the traceback to a file,
+    from which the retry knows that it must not run the trial again.
     """
     if job.timeout is None:
         yield None
@@ -98,15 +92,11 @@ def _time_limit(spec: TrialSpec, job: TrialJob) -> Iterator[str | None]:
         yield f"ran longer than --trial-timeout {job.timeout:g} s; it was at: {_innermost(path.read_text())}"
         return
     with open(path, "w") as file:
-        _watch(job.timeout, file)
+        faulthandler.dump_traceback_later(job.timeout, exit=True, file=file)
         try:
             yield None
         finally:
             faulthandler.cancel_dump_traceback_later()
-
-
-def _watch(seconds: float, file: TextIO) -> None:
-    faulthandler.dump_traceback_later(seconds, exit=True, file=file)
 
 
 def _innermost(trace: str) -> str:
@@ -116,15 +106,9 @@ def _innermost(trace: str) -> str:
 
 
 def _name_process(name: str) -> None:
-    """The name that ``ps`` and Ray's dashboard show."""
+    """Set the name that ``ps`` and Ray's dashboard show."""
     import ray._raylet as raylet
 
     setproctitle: Any = getattr(raylet, "setproctitle", None)
     if setproctitle is not None:
         setproctitle(f"ray::{name}")
-
-
-def _gauges(spec: TrialSpec) -> Any:
-    from tune.trial.metrics import TrialGauges
-
-    return TrialGauges(spec)

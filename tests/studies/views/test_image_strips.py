@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from studies.views.image_strips import Strip, component_picture, error_scale, read_samples, signed_picture
+from studies.views.image_strips import Strip, component_picture, error_scale, parse_label, read_samples, signed_picture
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from studies.views.image_strips import Strip, component_picture, error_scale, re
     ],
 )
 def test_titles_are_words(label: str, title: str, visible: str) -> None:
-    strip = Strip(label, *np.zeros((4, 1, 2, 2, 1)))
+    strip = Strip(label, *np.zeros((4, 1, 2, 2, 1)), parse_label(label))
     assert strip.title == title
     assert strip.captions[1] == visible
 

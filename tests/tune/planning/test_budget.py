@@ -13,7 +13,7 @@ from tune.planning.placement import Placement
 from tune.planning.plan import parse_duration, plan_study
 from tune.planning.power import power
 
-TWO_AT_A_TIME = Placement(concurrent=2, threads=1, workers=1, gpus=0.0, memory=1e9, limited_by="2 CPUs")
+TWO_AT_A_TIME = Placement(concurrent=2, threads=1, workers=1, gpus=0.0, memory=1e9, limited_by="2 CPUs", lag=2)
 
 
 def planned(**confirm: object) -> StudyOptions:

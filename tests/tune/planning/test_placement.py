@@ -48,9 +48,12 @@ def test_memory_limits():
         place(LAPTOP, MachineOptions(), trials=16, memory=20 * GIB)
 
 
-def test_a_search_is_not_run_all_at_once():
-    placement = place(Machine(cpus=64, memory=512 * GIB), MachineOptions(), trials=16, memory=GIB)
-    assert placement.concurrent == 4 and placement.threads == 8
+def test_a_search_is_not_run_all_at_once_but_the_confirm_phase_is():
+    cluster = Machine(cpus=64, memory=512 * GIB)
+    placement = place(cluster, MachineOptions(), trials=40, memory=GIB, explored=16)
+    assert (placement.concurrent, placement.lag, placement.threads) == (40, 4, 1)
+    assert place(LAPTOP, MachineOptions(), trials=40, memory=GIB, explored=16).lag == 2
+    assert place(cluster, MachineOptions(max_concurrent=1), trials=40, memory=GIB, explored=16).lag == 1
 
 
 def test_fewer_workers_do_while_nodes_are_missing():

@@ -88,6 +88,8 @@ def test_a_storage_that_is_a_file_or_a_study_or_taken_is_refused(tmp_path, capsy
     (tmp_path / "digits" / "study.json").write_text("{}")
     assert main(["--storage", str(tmp_path)]) == 2
     assert "holds a study already" in capsys.readouterr().err
+    assert main(["--storage", str(tmp_path), "--resume"]) == 2
+    assert "study.json lacks name" in capsys.readouterr().err
     assert main(["--storage", str(tmp_path / "digits")]) == 2
     assert "is itself a study" in capsys.readouterr().err
 

@@ -123,7 +123,7 @@ def test_a_study_that_runs_elsewhere_or_is_there_already_is_refused(runs, tmp_pa
     first = StudyLease(store, tmp_path / "one")
     first.acquire()
     try:
-        with pytest.raises(StudyLockedError, match=r"in use by process \d+ on .*, heard of \d+ s ago.*forgotten at"):
+        with pytest.raises(StudyLockedError, match=r"in use by process \d+ on .*, last heartbeat \d+ s.*expires at"):
             StudyLease(store, tmp_path / "two").acquire()
         monkeypatch.setenv("PMAE_CACHE", str(tmp_path / "cache"))
         assert main(["--storage", runs.uri("owned"), *SMALL]) == 2
@@ -178,8 +178,8 @@ def test_a_store_that_fails_at_the_end_is_an_error_that_names_the_folder(start_s
     assert study.end() == 1
     said = study.log.read_text()
     (folder,) = (cache / "studies").glob("*/digits")
-    assert f"all of the study lies in {folder}" in said and "resume with: " in said and "Traceback" not in said
-    assert said.count("the study goes on in") <= 1
+    assert f"all of the study is in {folder}" in said and "resume with: " in said and "Traceback" not in said
+    assert said.count("the study continues in") <= 1
     assert {r["status"] for r in read_study(folder).trials.to_pylist()} == {"done"}
     assert (folder / "verdict.json").exists()
 

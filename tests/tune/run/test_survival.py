@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -109,8 +111,55 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(undisturbed
     study.wait_for(lambda: study.workers("seed="), every=0.01)
     study.workers("seed=")[0].send_signal(signal.SIGKILL)
     said = study.ends_well()
-    assert "seed=949521797: its process was lost" in said.replace("\n", "")
+    assert re.search(r"pmae r=0.20 p=4 seed=\d+: its process was lost", said.replace("\n", ""))
     assert "Traceback" not in said and "(raylet)" not in said
+    assert_same(study, undisturbed_long)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_a_ray_that_is_lost_ends_the_study_with_one_message(name, undisturbed_long, tmp_path, start_study):
+    study = start_study(tmp_path / "runs", *LONG)
+    study.wait_for(study.checkpoints)
+    study.wait_for(lambda: study.workers("seed="), every=0.01)
+    started = psutil.Process(study.process.pid).children(recursive=True)
+    (victim,) = study.workers(f"/{name} --")
+    victim.send_signal(signal.SIGKILL)
+    assert study.end(30) == 1, study.log.read_text()
+    said = study.log.read_text()
+    assert said.count("error:") == 1 and f"{name} was lost" in said and "Traceback" not in said
+    assert "resume with: python tune/masking_ratio_study.py" in said and said.strip().endswith("--resume")
+    assert not running_after(10, started)
+    study = start_study(tmp_path / "runs", "--resume", "--quiet")
+    study.ends_well()
+    assert_same(study, undisturbed_long)
+
+
+def running_after(seconds: float, processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those of ``processes`` that still run after ``seconds``; zombies that nobody reaps do not."""
+    end = time.monotonic() + seconds
+    while (alive := [p for p in processes if not is_dead(p)]) and time.monotonic() < end:
+        time.sleep(0.2)
+    return alive
+
+
+def is_dead(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.slow
+def test_a_driver_killed_before_the_components_are_fitted(undisturbed_long, tmp_path, start_study):
+    cache = tmp_path / "cache"
+    study = start_study(tmp_path / "runs", *LONG, PMAE_CACHE=str(cache))
+    study.wait_for((study.folder / "study.json").exists, every=0.0005)
+    study.send(signal.SIGKILL)
+    study.process.wait(30)
+    assert not [p for p in (cache / "components").rglob("*") if p.is_file()] and not recorded(study.folder)
+    study = start_study(tmp_path / "runs", "--resume", "--quiet", PMAE_CACHE=str(cache))
+    study.ends_well()
     assert_same(study, undisturbed_long)
 
 

@@ -1,56 +1,84 @@
-"""What the searcher hands to Ray Tune while the next trial depends on one that runs, and when that one has ended."""
+"""The searcher passes a state's trials to Ray Tune and logs the exploration to Optuna's database."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import optuna
 import pytest
 from ray.tune.search import Searcher
 
-from pmae.config import preset
+from studies.storage.rows import TrialRow
 from tests.tune.conftest import optuna_states
-from tests.tune.search.test_space import space_for
-from tune.search.sampler import Proposals
+from tune import ConfirmOptions, DataOptions, SearchOptions, StudyOptions
+from tune.planning.plan import StudyPlan, plan_study
 from tune.search.searcher import StudySearch
-from tune.search.space import Setting
-from tune.trial.spec import WAIT, TrialSpec
+from tune.search.state import StudyState
+from tune.trial.result import TrialResult, blank_result
+from tune.trial.spec import TrialJob, TrialSpec
 
 
-@pytest.fixture
-def search(tmp_path: Path) -> StudySearch:
-    config = preset("quick", "digits", "pmae").resolve(8, 1)
-
-    def make_spec(number: int, setting: Setting, seed: int) -> TrialSpec:
-        return TrialSpec(f"explore-{number:04d}", "explore", seed, setting.label, config)
-
-    return StudySearch(
-        Proposals(space_for(32), {}, "random", seed=0, lag=1), planned=2, records={}, make_spec=make_spec,
-        follow_up=list, record=lambda spec, text: json.loads(text or "{}"), database=tmp_path / "optuna.db",
-        name="study", seed=0, wait_file=tmp_path / ".wait",
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def plan() -> StudyPlan:
+    return plan_study(
+        StudyOptions(
+            data=DataOptions(limit=100),
+            search=SearchOptions(methods=("pmae",), trials=3, patch_sizes=(4,)),
+            confirm=ConfirmOptions(confirm_seeds=2, ladder=(0.1, 0.2)),
+        )
+    )
 
 
-def end(search: StudySearch, ray_id: str) -> None:
-    search.on_trial_complete(ray_id, {"row": json.dumps({"status": "done", "val_linear": 0.5})})
+def start(plan: StudyPlan, folder: Path, records: list[TrialRow]) -> StudySearch:
+    state = StudyState(plan, records, lag=1)
+
+    def on_end(spec: TrialSpec, text: str | None) -> TrialRow | None:
+        if text is None:
+            state.drop(spec.trial_id)
+            return None
+        row: TrialRow = json.loads(text)
+        state.end(spec.trial_id, row)
+        records.append(row)
+        return row
+
+    return StudySearch(state, on_end, plan.space, folder / "optuna.db", "study")
 
 
-def test_a_free_process_is_kept_until_there_is_something_to_do(search, tmp_path):
+def result(search: StudySearch, ray_id: str, **values: object) -> dict[str, str]:
+    spec = search.spec(ray_id)
+    assert spec is not None
+    row: TrialResult = blank_result(spec, TrialJob("/", "digits"), "done", "", "exception")
+    return {"row": json.dumps({**row, "val_linear": 0.5, "test_linear": 0.5, **values})}
+
+
+def test_trials_are_passed_on_and_those_on_record_are_only_logged(plan, tmp_path):
+    records: list[TrialRow] = []
+    search = start(plan, tmp_path, records)
     assert search.suggest("a")["trial"]["trial_id"] == "explore-0000"
-    assert search.suggest("b")["trial"]["trial_id"].startswith(WAIT) and search.wait_file.exists()
-    end(search, "a")
-    assert not search.wait_file.exists()
+    assert search.suggest("b") is None  # the next proposal depends on it
+    search.on_trial_complete("a", result(search, "a"))
+    assert search.suggest("b")["trial"]["trial_id"] == "explore-0001"
+    search.on_trial_complete("b", result(search, "b", status="interrupted", val_linear=None))
+    assert optuna_states(tmp_path) == {"COMPLETE": 1, "RUNNING": 1}
+
+    search = start(plan, tmp_path, records)
     assert search.suggest("c")["trial"]["trial_id"] == "explore-0001"
-    end(search, "c")
-    assert search.suggest("d") == Searcher.FINISHED
-    assert optuna_states(tmp_path) == {"COMPLETE": 2}
+    search.on_trial_complete("c", result(search, "c", status="diverged", val_linear=None))
+    search.suggest("d")
+    search.on_trial_complete("d", result(search, "d", val_linear=float("nan")))
+    assert search.suggest("e")["trial"]["phase"] == "confirm"
+    assert search.suggest("f")["trial"]["phase"] == "confirm"
+    search.on_trial_complete("e", error=True)
+    assert search.spec("e") is None
+    assert optuna_states(tmp_path) == {"COMPLETE": 1, "FAIL": 2}
+    logged = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'optuna.db'}").trials
+    assert [t.user_attrs["trial_id"] for t in logged] == ["explore-0000", "explore-0001", "explore-0002"]
 
 
-def test_no_process_is_kept_once_a_trial_has_found_no_place(search):
-    search.suggest("a")
-    search.suggest("b")
-    search.stop_waiting()
-    assert not search.wait_file.exists()
-    assert search.suggest("c") is None and not search.wait_file.exists()
-    end(search, "a")
-    assert search.suggest("c")["trial"]["trial_id"] == "explore-0001"
+def test_the_study_is_finished_when_every_trial_has_ended(plan, tmp_path):
+    search, ended = start(plan, tmp_path, []), 0
+    while isinstance(step := search.suggest(str(ended)), dict):
+        search.on_trial_complete(str(ended), result(search, str(ended)))
+        ended += 1
+    assert step == Searcher.FINISHED and ended == 3 + 2 * (3 + 2)  # two rungs, a refinement, two controls

@@ -18,7 +18,7 @@ from studies.errors import StudyError, StudyLockedError, StudyWriteError
 from studies.storage.object_store import Store
 from tune.storage import lease
 from tune.storage.lease import OWNER, StudyLease
-from tune.storage.mirror import Mirror, bring_back
+from tune.storage.mirror import Mirror, download_study
 from tune.trial.remote_folder import StudyFolder
 from tune.trial.spec import TrialJob
 
@@ -116,8 +116,8 @@ def test_what_others_left_is_removed_and_what_workers_write_is_not(folder, store
 
 
 def test_a_store_that_does_not_answer_is_told_of_once_and_in_the_end(folder, store, monkeypatch):
-    monkeypatch.setattr("tune.storage.mirror.EVERY", 0.01)
-    monkeypatch.setattr("tune.storage.mirror.LONGEST", 0.01)
+    monkeypatch.setattr("tune.storage.mirror.COPY_EVERY", 0.01)
+    monkeypatch.setattr("tune.storage.mirror.LONGEST_WAIT", 0.01)
     monkeypatch.setattr("tune.storage.mirror.ATTEMPTS", 1)
     said: list[str] = []
     heard = threading.Event()
@@ -130,7 +130,7 @@ def test_a_store_that_does_not_answer_is_told_of_once_and_in_the_end(folder, sto
     mirror.start()
     store.refuses = True
     (folder / "trials.arrow").write_text("more")
-    assert heard.wait(30) and f"the study goes on in {folder}" in said[0]
+    assert heard.wait(30) and f"the study continues in {folder}" in said[0]
     while store.refused < 5:
         time.sleep(0.01)
     assert len(said) == 1
@@ -146,7 +146,7 @@ def test_a_store_that_does_not_answer_is_told_of_once_and_in_the_end(folder, sto
 
 def test_nothing_is_copied_once_the_study_is_somebody_elses(folder, store):
     mirror = Mirror(folder, store, print)
-    mirror.problem = StudyLockedError("taken over")
+    mirror.lose(StudyLockedError("taken over"))
     with pytest.raises(StudyLockedError):
         mirror.copy()
     assert not store.files()
@@ -158,7 +158,7 @@ def test_a_folder_is_brought_back_whole_and_nothing_out_of_it(folder, store, tmp
     (back / "checkpoints/old").mkdir(parents=True)
     (back / "history.journal").write_text("of another life")
     (back / ".owners").write_text("a b")
-    bring_back(store, back)
+    download_study(store, back)
     files = {p.relative_to(back).as_posix(): p.read_bytes() for p in back.rglob("*") if p.is_file()}
     assert files.pop(".owners") == b"a b"
     assert files == {name: store.read(name) for name in store.files()}
@@ -166,7 +166,7 @@ def test_a_folder_is_brought_back_whole_and_nothing_out_of_it(folder, store, tmp
     escaping = ["../escape", "figures/../../escape", "..", ".lock"]
     monkeypatch.setattr(store, "files", lambda: dict.fromkeys(escaping, 1))
     monkeypatch.setattr(store, "fetch", lambda name, path: path.write_text("escaped"))
-    bring_back(store, back)
+    download_study(store, back)
     assert [p.name for p in back.iterdir()] == [".owners"] and not (tmp_path / "escape").exists()
 
 
@@ -200,7 +200,7 @@ def test_an_owner_that_was_not_heard_of_for_long_is_no_owner(store, folders, tmp
     path = tmp_path / "bucket" / "runs/digits" / OWNER
     written = path.stat().st_mtime
     os.utime(path, (written - lease.STALE + 20,) * 2)
-    with pytest.raises(StudyLockedError, match="process 1 on far, heard of 7"):
+    with pytest.raises(StudyLockedError, match="process 1 on far, last heartbeat 7"):
         StudyLease(store, folders[0]).check()
     os.utime(path, (written - lease.STALE - 1,) * 2)
     StudyLease(store, folders[0]).check()
@@ -226,10 +226,10 @@ def test_who_was_taken_over_is_told(store, folders, monkeypatch):
 
 def test_trials_write_their_own_files_only(folder):
     study = StudyFolder(TrialJob(str(folder), "digits"))
-    assert study.signals() == [True, False] and list(study.checkpoints("a")) == ["epoch-000001.ckpt"]
+    assert study.stopping() and list(study.checkpoints("a")) == ["epoch-000001.ckpt"]
     new = {"checkpoints/a/epoch-000002.ckpt": b"2", "samples/a.npz": b"s"}
     study.put("a", new, list(new))
     assert study.checkpoints("a") == {"epoch-000002.ckpt": b"2"} and (folder / "samples/a.npz").read_bytes() == b"s"
     for name in ("study.json", "checkpoints/b/epoch-000001.ckpt", "../x", "samples/../study.json", "/etc/x"):
-        with pytest.raises(ValueError, match="is no file of trial a"):
+        with pytest.raises(ValueError, match="is not a file of trial a"):
             study.put("a", {name: b""}, [])

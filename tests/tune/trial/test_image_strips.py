@@ -10,7 +10,9 @@ from pmae.config import preset
 from pmae.data import load_images
 from pmae.reconstruction import reconstruct
 from pmae.trainer import pretrain
-from tune.trial.image_strips import strip
+from studies.views.image_strips import read_samples
+from tune.trial.image_strips import merge_samples, strip, write_strip
+from tune.trial.spec import TrialSpec
 
 
 @pytest.mark.parametrize("method", ["pmae", "mae"])
@@ -29,3 +31,14 @@ def test_strip_is_what_reconstruct_gives(method: str) -> None:
         shown = rebuilt.target.permute(0, 2, 3, 1).numpy() == 0
         border = (found["original"] == 0) & shown & (rebuilt.prediction.permute(0, 2, 3, 1).numpy() == 0)
         assert border.any() and (found["completed"][border] == 0).all()
+
+
+def test_the_candidate_is_stored_with_its_strip(tmp_path) -> None:
+    images = load_images("digits")
+    config = preset("quick").with_values({"masking.method": "mae", "masking.ratio": 0.75, "optim.epochs": 1})
+    result = pretrain(config, images, seed=3, device="cpu")
+    write_strip(tmp_path, TrialSpec("confirm-x-3", "confirm", 3, "any label", result.config), result, images)
+    merge_samples(tmp_path, None)
+    (found,) = read_samples(tmp_path).strips
+    assert found.label == "any label" and found.candidate["ratio"] == 0.75
+    assert found.title.startswith("MAE, 75 % masked, patch ") and found.captions[1] == "visible patches"

@@ -1,0 +1,199 @@
+"""The state of a running study: records, rounds, running trials, and what ended it. This is its only owner.
+
+The driver, the searcher and ``tune.simulate`` call its methods; nobody else changes it. It is pure: no Ray, no files,
+and the time is an argument, so that the decisions of a study can be replayed in a test, faults included::
+
+    state = StudyState(plan, records, lag)
+    while isinstance(step := state.next(), Start):
+        if step.record is None:                       # it is not on record yet
+            state.end(step.spec.trial_id, run(step.spec))
+
+With several trials at a time, ``next()`` returns ``Idle.WAIT`` while what comes next depends on running ones.
+Everything that it decides follows from the plan and the records, so that a killed study resumes as if undisturbed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from studies.storage.rows import TrialRow
+from tune.search.confirm import config_of
+from tune.search.sampler import FINAL, Proposals, optuna_state
+from tune.search.schedule import next_round
+from tune.search.space import Setting, explore_seed
+from tune.trial.spec import TrialSpec
+
+if TYPE_CHECKING:
+    from tune.planning.plan import StudyPlan
+
+
+@dataclass(frozen=True)
+class Start:
+    """The next trial.
+
+    Attributes:
+        spec: What to run.
+        setting: Its point of the search space while exploring, else None.
+        record: Its row where it has ended before; it is then not run again.
+    """
+
+    spec: TrialSpec
+    setting: Setting | None = None
+    record: TrialRow | None = None
+
+
+class Idle(Enum):
+    """Why there is no next trial."""
+
+    WAIT = "a running trial decides what comes next"
+    FINISHED = "the study has ended"
+
+
+class StudyState:
+    """Records and decisions of one study.
+
+    Args:
+        plan: What to run.
+        records: Rows of an earlier run; trials with a final status are not run again.
+        lag: How many trials of the exploration may run before results are seen, see ``Proposals``.
+    """
+
+    def __init__(self, plan: StudyPlan, records: Iterable[TrialRow], lag: int) -> None:
+        self._plan = plan
+        self._seed = plan.options.training.seed
+        self._records = {row["trial_id"]: row for row in records}
+        self._running: dict[str, TrialSpec] = {}
+        self._proposals = Proposals(plan.space, self._known_settings(), plan.sampler, self._seed, lag)
+        self._numbers: dict[str, int] = {}  # of explored trials, by trial id
+        self._draws: Counter[Setting] = Counter()
+        self._rounds: list[list[TrialSpec]] = []
+        self._queue: deque[TrialSpec] = deque()
+        self._deadline: float | None = None
+        self._interrupted = False
+        self._problem: Exception | None = None
+
+    @property
+    def records(self) -> Mapping[str, TrialRow]:
+        """Rows by trial id."""
+        return MappingProxyType(self._records)
+
+    @property
+    def running(self) -> list[TrialSpec]:
+        """Trials that were started and have not ended."""
+        return list(self._running.values())
+
+    @property
+    def rounds(self) -> list[list[TrialSpec]]:
+        """The rounds of the confirm phase that have begun, controls included."""
+        return list(self._rounds)
+
+    @property
+    def planned(self) -> int:
+        """Trials that are known to be needed so far."""
+        return self._plan.trials + sum(len(each) for each in self._rounds)
+
+    @property
+    def ended(self) -> int:
+        """Trials with a final status."""
+        return sum(row["status"] in FINAL for row in self._records.values())
+
+    @property
+    def problem(self) -> Exception | None:
+        """What stopped the study before its end."""
+        return self._problem
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the user asked to stop."""
+        return self._interrupted
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no further trials are started."""
+        return self._deadline is not None
+
+    def overdue(self, now: float) -> bool:
+        """Whether running trials were asked to stop and did not in time."""
+        return self._deadline is not None and now > self._deadline
+
+    def next(self) -> Start | Idle:
+        """The next trial; it counts as running from now on unless it is on record."""
+        if self.stopping:
+            return Idle.WAIT if self._running else Idle.FINISHED
+        if len(self._numbers) < self._plan.trials:
+            return self._explore()
+        while not self._queue:
+            if self._running:
+                return Idle.WAIT
+            specs = next_round(self._plan, self._records.values(), len(self._rounds))
+            if not specs:
+                return Idle.FINISHED
+            self._rounds.append(specs)
+            self._queue.extend(spec for spec in specs if self._final(spec) is None)
+        return self._start(self._queue.popleft())
+
+    def end(self, trial_id: str, row: TrialRow) -> None:
+        """A trial has ended with the record ``row``, which is already written."""
+        self._running.pop(trial_id, None)
+        self._records[trial_id] = row
+        self._tell(trial_id, row)
+
+    def drop(self, trial_id: str) -> None:
+        """A trial has ended and could not be recorded; it runs again when the study resumes."""
+        self._running.pop(trial_id, None)
+
+    def interrupt(self, deadline: float) -> None:
+        """The user interrupts the study; running trials have until ``deadline`` to end their epoch."""
+        self._interrupted = True
+        self._stop(deadline)
+
+    def fail(self, problem: Exception, deadline: float) -> None:
+        """A problem stops the study; the first one is kept."""
+        self._problem = self._problem or problem
+        self._stop(deadline)
+
+    def _stop(self, deadline: float) -> None:
+        self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
+
+    def _known_settings(self) -> dict[int, Setting]:
+        """Settings by number: those known from the start, and those on record."""
+        known = self._plan.known_settings()
+        for number in range(self._plan.trials):
+            row = self._records.get(self._plan.explore_id(number))
+            if row is not None:
+                known[number] = Setting.of(config_of(row))
+        return known
+
+    def _explore(self) -> Start | Idle:
+        setting = self._proposals.next()
+        if setting is None:
+            return Idle.WAIT
+        # A setting that is drawn again gets another seed: the number of earlier draws is added.
+        seed = explore_seed(setting, self._seed) + self._draws[setting]
+        self._draws[setting] += 1
+        number = len(self._numbers)
+        spec = self._plan.explore_spec(number, setting, seed)
+        self._numbers[spec.trial_id] = number
+        return self._start(spec, setting)
+
+    def _start(self, spec: TrialSpec, setting: Setting | None = None) -> Start:
+        record = self._final(spec)
+        if record is None:
+            self._running[spec.trial_id] = spec
+        else:
+            self._tell(spec.trial_id, record)
+        return Start(spec, setting, record)
+
+    def _final(self, spec: TrialSpec) -> TrialRow | None:
+        row = self._records.get(spec.trial_id)
+        return row if row is not None and row["status"] in FINAL else None
+
+    def _tell(self, trial_id: str, row: TrialRow) -> None:
+        number = self._numbers.get(trial_id)
+        if number is not None and row["status"] != "interrupted":
+            self._proposals.tell(number, optuna_state(row["status"]), row.get("val_linear"))
