@@ -45,7 +45,7 @@ def settings(method: str, size: int, options: argparse.Namespace, epochs: int) -
     }
     if method == "pmae":
         values["masking.basis"] = "dct"  # see measure()
-    return preset("paper", "made", method).resolve(size, 3).with_values({**values, "optim.warmup_epochs": 1.0})
+    return preset("paper", "made", method).with_values({**values, "optim.warmup_epochs": 1.0}).resolve(size, 3)
 
 
 class Contender:
@@ -129,8 +129,8 @@ def full_pair(options: argparse.Namespace) -> list[dict[str, Any]]:
     images = load_images(options.full, image_size=32)
     results = []
     for method in RATIOS:
-        config = preset("paper", options.full, method).resolve(32, 3).with_values({"masking.ratio": RATIOS[method]})
-        config = config.with_values({"optim.epochs": options.full_epochs})
+        values = {"ratio": RATIOS[method], "epochs": options.full_epochs}
+        config = preset("paper", options.full, method).with_values(values).resolve(32, 3)
         start = time.perf_counter()
         result = pretrain(config, images, seed=0, device=options.device)
         seconds = time.perf_counter() - start
