@@ -20,7 +20,7 @@ def run(options: ComponentsOptions) -> None:
     images = load_dataset(options.data, options.printing)
     say(options.printing, f"{options.basis} components of {len(images.indices('train')):,} images of {images.name}")
     components, how = cached_components(
-        images, options.basis, device=pick_device(options.device), progress=not options.printing.quiet
+        images, options.basis, device=pick_device(options.machine.device), progress=not options.printing.quiet
     )
     if out is not None:
         components.save(out)

@@ -28,7 +28,6 @@ from pmae.config import (
     MaskingConfig,
     ModelConfig,
     OptimConfig,
-    Precision,
     Preset,
     preset,
 )
@@ -132,6 +131,7 @@ _SavedImages: Any = settings_options("_SavedImages", DataConfig, without=("crop_
 _Masking: Any = settings_options("_Masking", MaskingConfig)
 _Model: Any = settings_options("_Model", ModelConfig)
 _Optim: Any = settings_options("_Optim", OptimConfig)
+_Precision: Any = settings_options("_Precision", OptimConfig, only=("precision",), keep=("precision",))
 Augmentation: Any = settings_options("Augmentation", DataConfig, only=("crop_scale", "flip"))
 
 
@@ -180,13 +180,16 @@ class TrainingOptions(Augmentation, _Optim, PresetOption):
 
 
 @dataclass(frozen=True)
-class MachineOptions:
+class DeviceOptions:
     """What to run on."""
 
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
-    precision: Precision = "auto"
-    """auto is bf16 where the device gains from it."""
+
+
+@dataclass(frozen=True)
+class MachineOptions(_Precision, DeviceOptions):
+    """What to run on."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +212,7 @@ class PretrainOptions:
     """Resume from the checkpoints of an interrupted run in --out."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """YAML or JSON file with any of these options (names as here, flat or in sections); the command line wins."""
-    device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    machine: DeviceOptions = field(default_factory=DeviceOptions)
     data: DataOptions = field(default_factory=DataOptions)
     masking: MaskingOptions = field(default_factory=MaskingOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
@@ -258,8 +260,7 @@ class ComponentsOptions:
     basis: Basis = "pca"
     """pca, dct, wavelet, rotation or pixel."""
     data: DataOptions = field(default_factory=DataOptions)
-    device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    machine: DeviceOptions = field(default_factory=DeviceOptions)
     printing: PrintOptions = field(default_factory=PrintOptions)
 
 
@@ -295,8 +296,7 @@ class ReconstructOptions:
     seed: int = 0
     """Random seed for mask sampling."""
     data: SavedDataOptions = field(default_factory=SavedDataOptions)
-    device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    machine: DeviceOptions = field(default_factory=DeviceOptions)
     printing: PrintOptions = field(default_factory=PrintOptions)
 
 

@@ -47,7 +47,7 @@ def run(options: PretrainOptions) -> None:
             checkpoint_dir=checkpoints,
             checkpoint_every=max(1, epochs // SAVES),
             resume_from=checkpoints if options.resume else None,
-            device=options.device,
+            device=options.machine.device,
         )
     except KeyboardInterrupt:
         hint = "add --resume to the command to continue" if list_checkpoints(checkpoints) else "no epoch had ended yet"

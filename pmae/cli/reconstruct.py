@@ -42,7 +42,7 @@ def run(options: ReconstructOptions) -> None:
             f"the images have {images.channels} channel(s), the model was trained on {result.config.model.channels}; "
             "choose a data set like its own"
         )
-    result.model.on(pick_device(options.device))
+    result.model.on(pick_device(options.machine.device))
     first, quality = over_split(result, images, options.split, options.seed)
     draw(first, min(options.pictures, len(first.original)), result.config, out)
     count = len(images.indices(options.split))
