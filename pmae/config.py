@@ -475,7 +475,8 @@ class PretrainConfig:
             masking = replace(kept, per=self.masking.per, reduction=self.masking.reduction)
             base = replace(self, masking=masking, other_masking=self.masking)
         nested = base.to_dict()
-        changed = {n: v for n, v in given.items() if _plain(v) != nested[n.partition(".")[0]][n.partition(".")[2]]}
+        present = {f"{section}.{name}": value for section, each in nested.items() for name, value in each.items()}
+        changed = {n: v for n, v in given.items() if (list(v) if isinstance(v, tuple) else v) != present[n]}
         replaced = {name for n in changed for name in base._replaced_by(n, changed[n]) if given.get(name) is None}
         for name in (*replaced, *changed):
             section, _, setting = name.partition(".")
