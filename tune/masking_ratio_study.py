@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings of another one; other words are options.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    if words[:1] == ["rerun"]:
+    if words[:1] == ["rerun"] and not {"-h", "--help"} & {*words}:
         try:
             question, words = rerun_words(words[1:])
         except ConfigError as mistake:

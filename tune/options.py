@@ -150,7 +150,8 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """Study which share should be masked, with which patches, and whether the default ratio holds up."""
+    """Study which share should be masked, with which patches, and whether the default ratio holds up. Sub-commands:
+    basis and theory study other questions, rerun RUN/study.json starts a study again under a new name."""
 
     question: ClassVar[str | None] = None
     """What a study of another question asks."""
@@ -170,6 +171,16 @@ class StudyOptions:
     def data_seed(self) -> int:
         """Seed of the split and of ``--limit``."""
         return self.training.seed if self.data.data_seed is None else self.data.data_seed
+
+    def with_file(self) -> StudyOptions:
+        """These options over those of the file that ``config`` names; as they are without one.
+
+        Raises:
+            ConfigError: The file cannot be used.
+        """
+        if self.config is None:
+            return self
+        return parse_options(["--config", self.config, *self.to_argv()], "study", type(self)())
 
     def normalized(self) -> StudyOptions:
         """Paths made absolute, so that neither workers nor a later ``--resume`` depend on the current folder."""

@@ -50,6 +50,7 @@ def simulate(options: StudyOptions, objective: Objective, *, seed: int) -> Verdi
     Raises:
         ConfigError: the options cannot be run.
     """
+    options = options.with_file()
     options = dataclasses.replace(options, training=dataclasses.replace(options.training, seed=seed))
     plan = plan_study(options, images=_images(options.data))
     rows: list[dict[str, Any]] = []

@@ -13,7 +13,7 @@ from pmae.errors import ConfigError
 from tests.pmae.cli.test_main import OTHER_VALUES
 from tune.basis_study import BasisStudy
 from tune.masking_ratio_study import main
-from tune.options import SEARCHED, StudyOptions, parse_options
+from tune.options import SEARCHED, StudyOptions, TrainingOptions, parse_options
 from tune.planning.plan import plan_study, study_record
 from tune.run.cli import rerun_words
 
@@ -95,6 +95,8 @@ def test_a_file_gives_a_study_its_options(tmp_path):
     same = parse_options([*asked, "--flip", "off", "--margin", "10%"], "study")
     assert parse_options(["--epochs", "5", "--config", str(file)], "study") == same
     assert parse_options(same.to_argv(), "study") == same
+    given = StudyOptions(config=str(file), training=TrainingOptions(epochs=5))  # what Python gives wins too
+    assert given.with_file() == same
     file.write_text("confirm_seed: 3")
     with pytest.raises(ConfigError, match="did you mean 'confirm_seeds'"):
         parse_options(["--config", str(file)], "study")
@@ -120,6 +122,8 @@ def test_rerun_and_the_other_studies_are_sub_commands(recorded, tmp_path, capsys
     assert BasisStudy.question in capsys.readouterr().out
     assert main(["theory", "--help"]) == 0
     assert "pmae-study theory" in capsys.readouterr().out
+    assert main(["rerun", "--help"]) == 0
+    assert "pmae-study rerun" in capsys.readouterr().out
     record = {**json.loads(recorded.read_text()), "question": BasisStudy.question}
     (tmp_path / "study.json").write_text(json.dumps(record))
     assert main(["rerun", str(tmp_path), "--dry-run"]) == 0

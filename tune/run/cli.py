@@ -127,6 +127,7 @@ def run_options(
     from studies.storage.object_store import is_uri
     from tune.storage.location import Storage
 
+    options = options.with_file()
     argv = options.to_argv() if argv is None else argv
     dry, place = options.output.dry_run, options.storage.storage
     # Fail early on an unusable storage; create the study folder only after everything else has been validated.
