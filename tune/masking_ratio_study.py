@@ -15,8 +15,7 @@ if __name__ == "__main__":
 
 from pmae.errors import ConfigError
 from tune import basis_study, theory_study
-from tune.run.cli import PROGRAM, rerun_words, run_command
-from tune.run.cli import BAD_USAGE
+from tune.run.cli import BAD_USAGE, PROGRAM, rerun_words, run_command
 
 PROGRAMS = {"basis": basis_study, "theory": theory_study}
 
