@@ -36,6 +36,12 @@ def assert_same(study: StudyProcess, undisturbed: StudyProcess) -> None:
     assert rows[0] == rows[1]
 
 
+def explored(study: StudyProcess) -> dict:
+    """The row of the only explored trial; the confirm phase follows whatever its end."""
+    (row,) = [r for r in read_study(study.folder).trials.to_pylist() if r["phase"] == "explore"]
+    return row
+
+
 def started_trials(study: StudyProcess) -> set[str]:
     return {path.parent.name for path in study.checkpoints()}
 
@@ -173,7 +179,7 @@ def test_a_trial_that_the_kernel_kills_again_and_again_is_recorded(tmp_path, sta
         victim.wait(30)
         assert attempt == RETRIES or study.process.poll() is None
     study.ends_well()
-    (row,) = read_study(study.folder).trials.to_pylist()
+    row = explored(study)
     assert row["status"] == "failed" and "out of memory" in row["error"] and "--max-concurrent" in row["error"]
     assert optuna_states(study.folder) == {"FAIL": 1}
 
@@ -252,7 +258,7 @@ def test_a_trial_that_takes_too_long_is_recorded(tmp_path, start_study):
     one = ("--methods", "pmae", "--trials", "1", "--ladder", "0.1", "0.2")
     study = start_study(tmp_path / "runs", *SMALL, *one, "--epochs", "100000", "--trial-timeout", "4")
     study.ends_well()
-    (row,) = read_study(study.folder).trials.to_pylist()
+    row = explored(study)
     assert row["status"] == "failed" and "--trial-timeout 4" in row["error"]
 
 
@@ -261,7 +267,7 @@ def test_a_trial_that_diverges_is_recorded(tmp_path, start_study):
     one = ("--methods", "pmae", "--trials", "1", "--ladder", "0.1", "0.2")
     study = start_study(tmp_path / "runs", *SMALL, *one, "--learning-rate", "1e30")
     study.ends_well()
-    (row,) = read_study(study.folder).trials.to_pylist()
+    row = explored(study)
     assert row["status"] == "diverged" and "step" in row["error"]
     assert optuna_states(study.folder) == {"FAIL": 1}
 
