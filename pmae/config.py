@@ -42,6 +42,10 @@ ENCODER_PRESETS: dict[str, tuple[int, int, int]] = {  # width, depth, heads
     "vit_base": (768, 12, 12),
 }
 
+# Below, crops are off: on digits (8 px) they lower what training adds to MAE from 10.8 to 6.8 points (3 seeds).
+LEAST_CROPPED = 16
+USUAL_CROP = (0.6, 1.0)
+
 T = TypeVar("T")
 
 
@@ -60,8 +64,9 @@ class DataConfig:
     """Use at most this many training images, class-balanced. By default all of them."""
     data_seed: int = 0
     """Random seed of the held-out validation split and of --limit."""
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    """Share of the area that a random resized crop keeps, low and high end; 1 1 turns cropping off."""
+    crop_scale: tuple[float, float] | None = (0.2, 1.0)
+    """Share of the area that a random resized crop keeps, low and high end; 1 1 turns cropping off. Derived, as in the
+    quick recipe, it is 0.6 1, and 1 1 for images below 16 px."""
     flip: bool = True
     """Whether half of the training images are mirrored left to right."""
 
@@ -72,9 +77,16 @@ class DataConfig:
         _check_int("limit", self.limit, 1, optional=True)
         _check_int("data_seed", self.data_seed, 0)
         _check_bool("flip", self.flip)
-        low, high = _check_pair("crop_scale", self.crop_scale)
-        if not 0 < low <= high <= 1:
-            raise ConfigError(f"crop_scale is {self.crop_scale}; it needs 0 < low <= high <= 1, for example (0.2, 1.0)")
+        if self.crop_scale is not None:
+            low, high = _check_pair("crop_scale", self.crop_scale)
+            if not 0 < low <= high <= 1:
+                raise ConfigError(
+                    f"crop_scale is {self.crop_scale}; it needs 0 < low <= high <= 1, for example (0.2, 1.0)"
+                )
+
+    def resolve(self, image_size: int) -> DataConfig:
+        """A copy with ``crop_scale`` filled in for images of ``image_size`` px."""
+        return self if self.crop_scale is not None else replace(self, crop_scale=usual_crop_scale(image_size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -446,7 +458,8 @@ class PretrainConfig:
                 raise ConfigError(
                     f"model.{name} is {wanted}, but the images have {value}; leave it out or convert them"
                 )
-        sized = replace(self, model=replace(self.model, image_size=image_size, channels=channels))
+        model = replace(self.model, image_size=image_size, channels=channels)
+        sized = replace(self, data=self.data.resolve(image_size), model=model)
         return sized._filled(train_images)
 
     def _filled(self, train_images: int | None = None) -> PretrainConfig:
@@ -529,6 +542,11 @@ def strategies_of_method(method: str) -> tuple[str, ...]:
 def has_effect(setting: str, method: str) -> bool:
     """Whether a method reads a setting."""
     return not any(setting in names for other, names in ONLY.items() if other != method)
+
+
+def usual_crop_scale(image_size: int) -> tuple[float, float]:
+    """The crops of a recipe that names none."""
+    return USUAL_CROP if image_size >= LEAST_CROPPED else (1.0, 1.0)
 
 
 def check_ratio(value: Any, name: str = "ratio") -> None:

@@ -18,7 +18,7 @@ def quick(method: str) -> Settings:
     Command: ``python -m pmae pretrain --patch-size 2 --out models/digits``
     """
     return {
-        "data": {"crop_scale": (1.0, 1.0), "flip": False},
+        "data": {"crop_scale": None, "flip": False},
         "masking": {"method": method, "reduction": "batch"},
         "model": {
             "patch_size": 4, "width": 64, "depth": 2, "heads": 4,

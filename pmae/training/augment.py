@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pmae.config import usual_crop_scale
+
 ASPECT_RATIO = (3 / 4, 4 / 3)
 ATTEMPTS = 10  # torchvision's RandomResizedCrop tries as often before it falls back to the whole image
 
@@ -101,7 +103,7 @@ def apply_crops(images: Tensor, crops: Crops, flip: Tensor | None = None) -> Ten
 def augment(
     images: Tensor,
     generator: torch.Generator,
-    crop_scale: tuple[float, float] = (0.2, 1.0),
+    crop_scale: tuple[float, float] | None = (0.2, 1.0),
     flip: bool = True,
     shard: slice = slice(None),
     batch: int | None = None,
@@ -111,14 +113,15 @@ def augment(
     Args:
         images: This worker's images.
         generator: On the images' device; draws for the whole batch, so that every number of workers sees the same.
-        crop_scale: Share of the area kept; (1, 1) does not crop.
+        crop_scale: Share of the area kept; (1, 1) does not crop, None derives it from the size.
         flip: Whether half of the images are mirrored.
         shard: This worker's part of the batch.
         batch: Images in the whole batch over all workers; None is ``len(images)``.
     """
     batch = len(images) if batch is None else batch
     size = images.shape[1]
-    crops = draw_crops(batch, size, crop_scale, generator) if crop_scale != (1.0, 1.0) else None
+    scale = usual_crop_scale(size) if crop_scale is None else crop_scale
+    crops = draw_crops(batch, size, scale, generator) if scale != (1.0, 1.0) else None
     mirrored = torch.rand(batch, generator=generator, device=generator.device)[shard] < 0.5 if flip else None
     if crops is not None:
         return apply_crops(images, Crops(*(v[shard] for v in crops)), mirrored)

@@ -185,3 +185,12 @@ def test_every_setting_has_a_name_of_its_own():
 def test_what_cannot_work_is_refused_with_the_way_out(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_a_derived_crop_depends_on_the_size_of_the_images_and_on_nothing_else():
+    quick = preset("quick")
+    assert quick.data.crop_scale is None
+    for size, scale in ((8, (1.0, 1.0)), (15, (1.0, 1.0)), (16, (0.6, 1.0)), (64, (0.6, 1.0))):
+        small = quick.with_values({"model.patch_size": 1})
+        assert small.resolve(size, 1).data.crop_scale == scale
+    assert quick.with_values({"crop_scale": (0.9, 1.0)}).resolve(8, 1).data.crop_scale == (0.9, 1.0)
