@@ -53,8 +53,8 @@ SOURCES = {
 DEFAULT_RATIO = 0.20
 RATIOS = (0.10, 0.20, 0.35, 0.55)
 MARGIN, RUNGS, ALPHA = 0.01, 7, 0.05
-DIGITS_RECIPE = {"model.patch_size": 2, "optim.epochs": 25, "optim.learning_rate": 4e-3}
-CIFAR10_RECIPE = {"model.patch_size": 8, "optim.epochs": 15, "optim.learning_rate": 1e-3}
+DIGITS_RECIPE = {"model.patch_size": 2, "model.pool": "mean", "optim.epochs": 25, "optim.learning_rate": 4e-3}
+CIFAR10_RECIPE = {"model.patch_size": 8, "model.pool": "mean", "optim.epochs": 15, "optim.learning_rate": 1e-3}
 
 Scores = dict[str, np.ndarray]  # way to score -> share of correct predictions (n,) of every scored image
 

@@ -2,8 +2,8 @@
 
     python benchmarks/recipes.py --data /path/to/data
 
-Each trial scores one encoder twice with the linear probe that a study would use, on the mean token: before its first
-step and after its last. Where the test split has fewer than 2,000 images that is the out-of-fold accuracy over all
+Each trial scores one encoder twice as a study would (linear probe on the recipe's pooling): before its first step and
+after its last. Where the test split has fewer than 2,000 images that is the out-of-fold accuracy over all
 labelled images, elsewhere the accuracy on the test split. The gain is paired by seed; its lower bound is the one-sided
 95 % bound of a t distribution over seeds.
 """
@@ -31,9 +31,10 @@ from pmae.data.imageset import ImageSet
 from pmae.data.load import load_images
 from pmae.probes import crossval_linear_probe, extract_pools, linear_probe
 from pmae.training.loop import Training
-from tune.trial.spec import FOLDS_BELOW
+from tune.trial.spec import FOLD_REPEATS, FOLDS_BELOW
 
 # Name: source, root, image size, limit, patch size, seeds. DATA stands for the folder that --data names.
+POOLS = ("cls", "mean", "concat")
 SETS: dict[str, tuple[str, str | None, int | None, int | None, int, int]] = {
     "digits": ("digits", None, None, None, 2, 5),
     "fashion-mnist": ("npz:DATA/grey/fashionmnist8.npz", None, None, None, 7, 3),
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def measure(images: ImageSet, method: str, patch: int, seeds: range) -> dict[str, Any]:
-    """Accuracy in percent untrained and trained, by pool and seed, with the gain of the mean pool."""
+    """Accuracy in percent untrained and trained, by pool and seed, with the gain of the recipe's pool."""
     config = preset("quick", method=method).with_values({"model.patch_size": patch, "optim.precision": "fp32"})
     scores: dict[str, list[dict[str, float]]] = {"untrained": [], "trained": []}
     seconds, cpu_seconds, losses, problems = [], [], [], []
@@ -84,7 +85,8 @@ def measure(images: ImageSet, method: str, patch: int, seeds: range) -> dict[str
         cpu_seconds.append(time.process_time() - cpu_start)
         losses.append(trained.history[-1]["train_loss"])
         problems.append(trained.training_problem)
-    gains = [b["mean"] - a["mean"] for a, b in zip(scores["untrained"], scores["trained"], strict=True)]
+    pool = config.model.pool
+    gains = [b[pool] - a[pool] for a, b in zip(scores["untrained"], scores["trained"], strict=True)]
     return {
         "ratio": training.config.masking.ratio,
         "train_images": len(images.indices("train")),
@@ -94,8 +96,9 @@ def measure(images: ImageSet, method: str, patch: int, seeds: range) -> dict[str
         "steps": training.config.optim.epochs * training.batches.steps,  # type: ignore[operator]
         "seeds": len(seeds),
         **scores,
-        "untrained_mean": statistics.mean(s["mean"] for s in scores["untrained"]),
-        "trained_mean": statistics.mean(s["mean"] for s in scores["trained"]),
+        "pool": pool,
+        "untrained_mean": statistics.mean(s[pool] for s in scores["untrained"]),
+        "trained_mean": statistics.mean(s[pool] for s in scores["trained"]),
         "gain": statistics.mean(gains),
         "gain_lower_bound": lower_bound(gains),
         "train_loss": losses,
@@ -108,12 +111,12 @@ def measure(images: ImageSet, method: str, patch: int, seeds: range) -> dict[str
 def score(training: Training, images: ImageSet, seed: int) -> dict[str, float]:
     """Accuracy in percent of both pools, as the confirm phase of a study measures it."""
     if evaluation(images) == "split":
-        found = linear_probe(training.result(), images, pools=("mean", "cls")).details["pools"]
+        found = linear_probe(training.result(), images, pools=POOLS).details["pools"]
         return {pool: 100 * values["test_accuracy"] for pool, values in found.items()}
-    pools = extract_pools(training.result(), images)
+    pools = extract_pools(training.result(), images, pools=POOLS)
     return {
-        pool: 100 * (crossval_linear_probe(pools[pool], images, seed=seed).test_accuracy or 0.0)
-        for pool in ("mean", "cls")
+        pool: 100 * (crossval_linear_probe(x, images, seed=seed, repeats=FOLD_REPEATS).test_accuracy or 0.0)
+        for pool, x in pools.items()
     }
 
 

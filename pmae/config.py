@@ -24,6 +24,7 @@ ComponentStrategy = Literal["expected", "fixed", "sampled", "tvb", "bvt", "relea
 PatchStrategy = Literal["random", "block", "grid"]
 Basis = Literal["pca", "dct", "wavelet", "rotation", "pixel"]
 Precision = Literal["auto", "fp32", "bf16"]
+Pool = Literal["cls", "mean", "concat"]
 Compile = Literal["auto", "on", "off", "reduce-overhead", "max-autotune"]
 Preset = Literal["quick", "paper"]
 
@@ -31,6 +32,7 @@ METHODS: tuple[str, ...] = get_args(Method)
 COMPONENT_STRATEGIES: tuple[str, ...] = get_args(ComponentStrategy)
 PATCH_STRATEGIES: tuple[str, ...] = get_args(PatchStrategy)
 BASES: tuple[str, ...] = get_args(Basis)
+POOLS: tuple[str, ...] = get_args(Pool)
 DEFAULT_RATIO = {"pmae": 0.20, "mae": 0.75}
 SAMPLED_RANGE = (0.1, 0.9)
 DEFAULT_EPOCHS = 100
@@ -207,8 +209,8 @@ class ModelConfig:
     """Decoder attention heads."""
     position: Literal["learned", "sincos"] = "learned"
     """Position embeddings: learned, or fixed sines and cosines."""
-    pool: Literal["cls", "mean"] = "cls"
-    """What the probes read: the class token or the mean of the patch tokens."""
+    pool: Pool = "cls"
+    """What the probes read: the class token, the mean of the patch tokens, or both concatenated."""
 
     def __post_init__(self) -> None:
         _check_int("image_size", self.image_size, 4, optional=True)
@@ -219,7 +221,7 @@ class ModelConfig:
         for name in ("decoder_width", "decoder_depth", "decoder_heads"):
             _check_int(name, getattr(self, name), 1)
         check_choice("position", self.position, ("learned", "sincos"))
-        check_choice("pool", self.pool, ("cls", "mean"))
+        check_choice("pool", self.pool, POOLS)
         _check_number("mlp_ratio", self.mlp_ratio, 0, open_end=True)
         self._check_encoder()
         self._check_blocks("decoder_width", self.decoder_width, "decoder_heads", self.decoder_heads)

@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 FORMAT, FORMAT_VERSION = "pmae-encoder", 1
-TIMM_POOLS = {"cls": "token", "mean": "avg"}
+TIMM_POOLS = {"cls": "token", "mean": "avg", "concat": ""}  # timm has no concatenation: it then returns all tokens
 # Where timm's VisionTransformer puts its last normalization by default: `norm` on tokens, or `fc_norm` on features.
 NORM_BEFORE_POOL, NORM_AFTER_POOL = ("token", ""), ("avg", "avgmax", "max")
 DESCRIPTION, WEIGHTS, STATISTICS = "encoder.json", "encoder.safetensors", "standardisation.safetensors"
@@ -123,6 +123,8 @@ def load_encoder(folder: str | os.PathLike[str]) -> Encoder:
 
 def to_timm(folder: str | os.PathLike[str]) -> VisionTransformer:
     """The bare timm model of the encoder in ``folder``: standardized images (B, C, H, W) in, features (B, W) out.
+
+    For an encoder that concatenates, which timm does not, it returns all tokens (B, 1 + N, W).
 
     Raises:
         DataError: As for :func:`load_encoder`.

@@ -22,7 +22,7 @@ def quick(method: str) -> Settings:
         "masking": {"method": method, "reduction": "batch"},
         "model": {
             "patch_size": 4, "width": 64, "depth": 2, "heads": 4,
-            "decoder_width": 64, "decoder_depth": 1, "decoder_heads": 4, "pool": "mean",
+            "decoder_width": 64, "decoder_depth": 1, "decoder_heads": 4, "pool": "concat",
         },
         "optim": {"steps": 450, "min_epochs": 8, "batch_size": 32, "learning_rate": 1.6e-2},
     }  # fmt: skip

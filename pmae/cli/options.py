@@ -28,12 +28,13 @@ from pmae.config import (
     MaskingConfig,
     ModelConfig,
     OptimConfig,
+    Pool,
     Preset,
     preset,
 )
 from pmae.presets import PRESETS
 
-Pool = Literal["cls", "mean", "both"]
+ProbedPool = Literal["cls", "mean", "concat", "both"]
 Kind = Literal["linear", "mlp", "knn", "finetune", "corruptions"]
 KINDS: tuple[str, ...] = get_args(Kind)
 Saved = Annotated[Positional[Path], tyro.conf.arg(metavar="FOLDER")]
@@ -230,7 +231,7 @@ class ProbeOptions:
     """linear, mlp (two hidden layers), knn, finetune (the whole encoder), corruptions (linear, on corrupted images)."""
     protocol: Annotated[Literal["fast", "paper"] | None, said("{fast,paper}", "fast")] = None
     """linear: fast (cached features, a grid of L2 penalties) or paper (SGD on raw features, 100 epochs)."""
-    pool: Annotated[Pool | None, said("{cls,mean,both}", "the encoder's")] = None
+    pool: Annotated[ProbedPool | None, said("{cls,mean,concat,both}", "the encoder's")] = None
     """Read the class token, the mean of the patch tokens, or (linear) both."""
     k: Annotated[int | None, said("N", "20")] = None
     """knn: neighbours that vote."""
@@ -274,7 +275,7 @@ class FeaturesOptions:
     """A .npz file (<split>_features, <split>_labels) or a .parquet file (columns split, label, features)."""
     splits: tuple[str, ...] = ("train", "val", "test")
     """Splits to write."""
-    pool: Annotated[Literal["cls", "mean"] | None, said("{cls,mean}", "the encoder's")] = None
+    pool: Annotated[Pool | None, said("{cls,mean,concat}", "the encoder's")] = None
     """The class token or the mean of the patch tokens."""
     data: SavedDataOptions = field(default_factory=SavedDataOptions)
     machine: MachineOptions = field(default_factory=MachineOptions)

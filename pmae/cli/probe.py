@@ -29,7 +29,7 @@ def run(options: ProbeOptions) -> None:
     """Load encoder and images, probe, print accuracies."""
     check_effect(options)
     encoder = load_encoder(options.encoder)
-    if options.pool in ("cls", "mean"):
+    if options.pool is not None and options.pool != "both":
         encoder.pool = options.pool
     trained = trained_on(options.encoder)
     images = load_for_encoder(options.data, trained, encoder.image_size, options.printing)
@@ -75,7 +75,7 @@ def check_effect(options: ProbeOptions) -> None:
                 f"--{name.replace('_', '-')} has no effect with --kind {options.kind}; it is for {kinds}: leave it out"
             )
     if options.pool == "both" and options.kind != "linear":
-        raise ConfigError(f"--pool both is for --kind linear; with {options.kind} choose cls or mean")
+        raise ConfigError(f"--pool both is for --kind linear; with {options.kind} choose cls, mean or concat")
 
 
 def trained_on(folder: Any) -> DataConfig | None:

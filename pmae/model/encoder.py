@@ -5,6 +5,7 @@ Training it is ``trainer``'s business, scoring it ``probes``', storing it ``expo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from pmae.config import ENCODER_PRESETS, ModelConfig
+from pmae.config import ENCODER_PRESETS, POOLS, ModelConfig, check_choice
 from pmae.errors import ConfigError
 from pmae.model.patches import OverlappingPatchEmbed, position_parameter
 
@@ -66,7 +67,12 @@ def use_fused_attention(module: nn.Module, fused: bool) -> None:
 
 
 def pool_tokens(tokens: Tensor, pool: str) -> Tensor:
-    """Tokens (B, 1 + N, W) to features (B, W): the class token, or the mean of the patch tokens."""
+    """Tokens (B, 1 + N, W) to features (B, F): the class token, the mean of the patch tokens, or both concatenated.
+
+    F is W, or 2 W for ``concat`` (as in the linear evaluation of DINOv2, Oquab et al. 2023).
+    """
+    if pool == "concat":
+        return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)
     return tokens[:, 0] if pool == "cls" else tokens[:, 1:].mean(dim=1)
 
 
@@ -76,8 +82,8 @@ class Encoder(nn.Module):
     Attributes:
         vit: The timm ``VisionTransformer``.
         mean, std: Pixel statistics of the training split, (C, H, W), in uint8 units.
-        pool: ``cls`` or ``mean``: what :meth:`forward` returns.
-        image_size, channels, width: Side in pixels, 1 or 3, length of a feature.
+        pool: ``cls``, ``mean`` or ``concat``: what :meth:`forward` returns.
+        image_size, channels, width: Side in pixels, 1 or 3, width of a token.
     """
 
     mean: Tensor
@@ -85,8 +91,7 @@ class Encoder(nn.Module):
 
     def __init__(self, vit: VisionTransformer, mean: Tensor, std: Tensor, pool: str = "cls") -> None:
         super().__init__()
-        if pool not in ("cls", "mean"):
-            raise ConfigError(f"pool is {pool!r}; allowed are cls, mean")
+        check_choice("pool", pool, POOLS)
         self.vit = vit
         self.pool = pool
         self.register_buffer("mean", mean.float())
@@ -104,6 +109,10 @@ class Encoder(nn.Module):
     def width(self) -> int:
         return self.vit.embed_dim
 
+    def feature_width(self, pool: str | None = None) -> int:
+        """Length F of a feature; ``pool`` is the encoder's own by default."""
+        return self.width * (2 if (pool or self.pool) == "concat" else 1)
+
     def standardize(self, images: Tensor) -> Tensor:
         """uint8 images (B, H, W, C) to standardized float32 (B, C, H, W)."""
         return (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
@@ -113,16 +122,16 @@ class Encoder(nn.Module):
         use_fused_attention(self.vit, images.is_cuda)
         return self.vit.forward_features(images)
 
-    def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Standardized images (B, C, H, W) to both poolings, ``{"cls": (B, W), "mean": (B, W)}``."""
+    def features(self, images: Tensor, pools: Sequence[str] = ("cls", "mean")) -> dict[str, Tensor]:
+        """Standardized images (B, C, H, W) to several poolings, for example ``{"cls": (B, W), "mean": (B, W)}``."""
         tokens = self.tokens(images)
-        return {pool: pool_tokens(tokens, pool) for pool in ("cls", "mean")}
+        return {pool: pool_tokens(tokens, pool) for pool in pools}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Standardized images (B, C, H, W) to features (B, W)."""
+        """Standardized images (B, C, H, W) to features (B, F)."""
         return pool_tokens(self.tokens(images), self.pool)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """uint8 images (B, H, W, C) to features (B, W)."""
+        """uint8 images (B, H, W, C) to features (B, F)."""
         return self(self.standardize(images))

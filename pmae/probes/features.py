@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pmae.config import check_choice
+from pmae.config import POOLS, check_choice
 from pmae.devices import BF16_CPU_WIDTH, cpu_has_bf16, pick_device
 from pmae.errors import ConfigError, DataError
 from pmae.model.encoder import Encoder
 
-POOLS = ("cls", "mean")
+BOTH = ("cls", "mean")
 SPLITS = ("train", "val", "test")
 
 
@@ -74,7 +74,7 @@ def extract_features(
             device, training mode and weights.
         imageset: Images of the encoder's size and channels.
         splits: Names of the splits to read; others are not touched.
-        pool: ``cls`` or ``mean``; None takes the encoder's own.
+        pool: ``cls``, ``mean`` or ``concat``; None takes the encoder's own.
         batch_size: Images encoded at once.
         device: ``auto`` is the GPU where there is one.
         precision: ``bf16`` (autocast), ``fp32``, or ``auto``: bf16 where the device gains from it.
@@ -95,7 +95,7 @@ def extract_pools(
     encoder: Any,
     imageset: LabelledImages,
     splits: Sequence[str] = SPLITS,
-    pools: Sequence[str] = POOLS,
+    pools: Sequence[str] = BOTH,
     batch_size: int = 512,
     device: str = "auto",
     precision: str = "auto",
@@ -112,10 +112,10 @@ def extract_pools(
         for split in splits:
             indices = imageset.indices(split)
             for pool in pools:
-                out[pool][split] = np.empty((len(indices), encoder.width), np.float32)
+                out[pool][split] = np.empty((len(indices), encoder.feature_width(pool)), np.float32)
             for start in range(0, len(indices), batch_size):
                 pixels = read_images(imageset.images, indices[start : start + batch_size]).to(where)
-                features = encoder.features(encoder.standardize(pixels))
+                features = encoder.features(encoder.standardize(pixels), pools)
                 for pool in pools:
                     out[pool][split][start : start + batch_size] = features[pool].float().cpu().numpy()
     return out

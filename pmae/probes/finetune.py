@@ -116,7 +116,7 @@ class _Classifier:
 
     def __init__(self, encoder: Encoder, classes: int, seed: int, device: torch.device, precision: str) -> None:
         self.encoder = copy.deepcopy(encoder).to(device)
-        self.head = nn.Linear(encoder.width, classes)
+        self.head = nn.Linear(encoder.feature_width(), classes)
         nn.init.trunc_normal_(self.head.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
         nn.init.zeros_(self.head.bias)
         self.head.to(device)

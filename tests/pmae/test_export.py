@@ -18,7 +18,7 @@ from pmae.config import ModelConfig, PretrainConfig
 from pmae.data import load_images
 from pmae.errors import ConfigError, DataError
 from pmae.export import load_encoder, save_encoder, timm_state_dict, to_timm
-from pmae.model.encoder import Encoder, build_vit
+from pmae.model.encoder import Encoder, build_vit, pool_tokens
 
 SHAPE = {"image_size": 16, "channels": 3, "width": 24, "depth": 2, "heads": 3, "mlp_ratio": 2.0}
 
@@ -34,7 +34,12 @@ def images() -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("pool", ["cls", "mean"])
+def pooled(vit, x, pool):
+    """Features of a timm model; for ``concat``, which timm does not have, it returns all tokens."""
+    return pool_tokens(vit(x), pool) if pool == "concat" else vit(x)
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean", "concat"])
 @pytest.mark.parametrize(
     "settings", [{}, {"patch_size": 8, "patch_stride": 4}, {"position": "sincos"}], ids=["plain", "overlap", "sincos"]
 )
@@ -44,7 +49,7 @@ def test_a_loaded_encoder_gives_the_same_features(tmp_path, images, pool, settin
     assert torch.equal(loaded.encode(images), encoder.encode(images))
     assert not loaded.training and loaded.pool == pool
     vit = to_timm(tmp_path / "new" / "encoder")
-    assert torch.allclose(vit(encoder.standardize(images)), encoder.encode(images), atol=1e-5)
+    assert torch.allclose(pooled(vit, encoder.standardize(images), pool), encoder.encode(images), atol=1e-5)
 
 
 def test_the_weights_load_strictly_into_a_plain_timm_model(tmp_path, images):
@@ -57,7 +62,7 @@ def test_the_weights_load_strictly_into_a_plain_timm_model(tmp_path, images):
     assert torch.allclose(plain(encoder.standardize(images)), encoder.encode(images), atol=1e-6)
 
 
-@pytest.mark.parametrize("pool", ["cls", "mean"])
+@pytest.mark.parametrize("pool", ["cls", "mean", "concat"])
 @pytest.mark.parametrize("settings", [{}, {"position": "sincos"}, {"encoder": "vit_small_patch14_dinov2"}])
 def test_the_files_alone_rebuild_the_encoder_in_timm(tmp_path, images, pool, settings):
     if "encoder" in settings:
@@ -68,7 +73,7 @@ def test_the_files_alone_rebuild_the_encoder_in_timm(tmp_path, images, pool, set
     save_encoder(encoder, tmp_path, config=config)
     model = timm.create_model(**json.loads((tmp_path / "encoder.json").read_text())["timm"]).eval()
     model.load_state_dict(safetensors.torch.load_file(tmp_path / "encoder.safetensors"), strict=True)
-    assert torch.allclose(model(encoder.standardize(images)), encoder.encode(images), atol=1e-5)
+    assert torch.allclose(pooled(model, encoder.standardize(images), pool), encoder.encode(images), atol=1e-5)
 
 
 @pytest.mark.parametrize("global_pool", ["token", "avg", "", "max", None])

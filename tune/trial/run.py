@@ -27,7 +27,7 @@ from pmae.data import ImageSet, load_images
 from pmae.errors import DataError, DivergedError
 from pmae.trainer import PretrainResult, pretrain
 from tune.trial.result import ErrorKind, TrialResult, trial_columns
-from tune.trial.spec import FOLDS_BELOW, TrialJob, TrialSpec
+from tune.trial.spec import FOLD_REPEATS, FOLDS_BELOW, TrialJob, TrialSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,15 +169,15 @@ def _shared_storage(job: TrialJob, folder: Path) -> dict[str, Any]:
 
 
 def _score(spec: TrialSpec, job: TrialJob, result: PretrainResult, images: ImageSet) -> dict[str, Any]:
-    """Linear probe and k-NN of both poolings, and the study's own measures; test is read in the confirm phase only.
+    """Linear probe and k-NN of every pooling, and the study's own measures; test is read in the confirm phase only.
 
-    The columns hold the pooling of the configuration; ``metrics`` holds both.
+    The columns hold the pooling of the configuration; ``metrics`` holds all.
     """
     from pmae.probes import extract_pools
 
     splits = ("train", "val", "test") if spec.phase == "confirm" else ("train", "val")
-    features = extract_pools(result.encoder, images, splits)
-    pools = {pool: _probe(spec, pooled, images) for pool, pooled in features.items()}
+    features = extract_pools(result.encoder, images, splits, _pools(spec))
+    pools = {pool: _probe(spec, pooled, images, pool) for pool, pooled in features.items()}
     metrics: dict[str, Any] = {"pools": pools}
     if job.metrics is not None:
         module, _, function = job.metrics.partition(":")
@@ -197,10 +197,11 @@ def _score_control(spec: TrialSpec, images: ImageSet) -> dict[str, Any]:
     splits = ("train", "val", "test")
     scored = {"train_images": len(images.indices("train")), "evaluation": evaluation_of(spec.config, images)}
     if spec.control == "pixels":
-        return {**_probe(spec, pixel_features(images, splits), images), **scored}
+        return {**_probe(spec, pixel_features(images, splits), images, spec.config.model.pool), **scored}
     components = shared_components(images, spec.config.masking.basis) if spec.config.masking.method == "pmae" else None
     encoder = untrained_encoder(spec.config, images, components, seed=spec.seed)
-    pools = {p: _probe(spec, pooled, images) for p, pooled in extract_pools(encoder, images, splits).items()}
+    features = extract_pools(encoder, images, splits, _pools(spec))
+    pools = {pool: _probe(spec, pooled, images, pool) for pool, pooled in features.items()}
     return {**pools[spec.config.model.pool], "metrics": {"pools": pools}, **scored}
 
 
@@ -211,12 +212,17 @@ def evaluation_of(config: PretrainConfig, images: ImageSet) -> str:
     return "folds" if len(images.indices("test")) < FOLDS_BELOW else "split"
 
 
-def _probe(spec: TrialSpec, features: Mapping[str, np.ndarray], images: ImageSet) -> dict[str, float | None]:
+def _pools(spec: TrialSpec) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(("cls", "mean", spec.config.model.pool)))
+
+
+def _probe(spec: TrialSpec, features: Mapping[str, np.ndarray], images: ImageSet, pool: str) -> dict[str, float | None]:
     from pmae.probes import crossval_linear_probe, knn_probe, linear_probe
 
     probe, test = spec.config.probe, spec.phase != "explore"
     if evaluation_of(spec.config, images) == "folds":
-        linear = crossval_linear_probe(features, images, seed=spec.seed, include_test=test)
+        repeats = FOLD_REPEATS if pool == spec.config.model.pool else 1  # the others are shown, not compared
+        linear = crossval_linear_probe(features, images, seed=spec.seed, repeats=repeats, include_test=test)
     else:
         linear = linear_probe(None, images, probe.protocol, spec.seed, features=features, score_test=test)
     knn = knn_probe(None, images, k=probe.knn_k, features=features, score_test=test)

@@ -12,6 +12,7 @@ from pmae.config import PretrainConfig
 from studies.storage.rows import Phase
 
 FOLDS_BELOW = 2_000  # test images below which the confirm phase reports cross-validated accuracies
+FOLD_REPEATS = 3  # cross-validations that are averaged then: they remove a third of the variance on digits
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,11 @@ def test_both_poolings_come_from_one_pass(digits, encoder):
     assert np.array_equal(extract_features(encoder, digits, ["val"])["val"], both["cls"]["val"])
 
 
+def test_concat_is_the_class_token_followed_by_the_mean(digits, encoder):
+    three = extract_pools(encoder, digits, ["val"], ["cls", "mean", "concat"])
+    assert np.array_equal(three["concat"]["val"], np.hstack([three["cls"]["val"], three["mean"]["val"]]))
+
+
 def test_bf16_differs_from_fp32_by_its_rounding_only(digits, encoder):
     exact, rough = (extract_features(encoder, digits, ["val"], precision=p)["val"] for p in ("fp32", "bf16"))
     assert 0 < np.abs(exact - rough).max() < 0.2
@@ -72,7 +77,7 @@ def test_what_does_not_fit_is_refused_with_the_way_out(digits, encoder):
     big = dataclasses.replace(digits, images=digits.images.repeat(2, 1).repeat(2, 2), fingerprint="")
     with pytest.raises(DataError, match=r"16 x 16 px .* trained on 8 x 8 px .* --image-size 8"):
         extract_features(encoder, big)
-    with pytest.raises(ConfigError, match="pool is 'max'; allowed are cls, mean"):
+    with pytest.raises(ConfigError, match="pool is 'max'; allowed are cls, mean, concat"):
         extract_features(encoder, digits, pool="max")
     with pytest.raises(DataError, match="no split 'training'"):
         extract_features(encoder, digits, ["training"])
