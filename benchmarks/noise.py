@@ -339,6 +339,7 @@ def make_task(
     images = load_images(source, limit=limit)
     config = preset("quick", name).with_values(recipe)
     config = replace(config, data=replace(config.data, dataset=source, limit=limit))
+    config = config.resolve(images.image_size, images.channels, len(images.indices("train")))
     return Task(name, images, config, fit_basis(config.masking.basis, images), levels, ratios)
 
 
