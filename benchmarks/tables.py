@@ -14,7 +14,7 @@ from typing import Any
 
 from measuring import REPOSITORY, RESULTS, most_in_fp32, spread
 
-READMES = (REPOSITORY / "README.md", REPOSITORY / "benchmarks" / "README.md")
+READMES = (REPOSITORY / "README.md", REPOSITORY / "benchmarks" / "README.md", REPOSITORY / "docs" / "verdict.md")
 PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Result = dict[str, Any]
 
@@ -178,6 +178,86 @@ def _noise_of(found: Result) -> str:
     )
 
 
+def noise_short(result: Result) -> str:
+    """What each source adds, and what each way to score makes of it."""
+    parts = []
+    for found in result["data_sets"].values():
+        rows = found["components"]
+        ratio = next(column.split()[1] for column in rows["all together"])
+        sources = table(
+            ["varied alone", "scored on the test split", "out of fold"],
+            [[name, f"{row[f'split {ratio}']:.1f}", f"{row[f'folds {ratio}']:.1f}"] for name, row in rows.items()],
+        )
+        ways = table(
+            ["scored by", "paired difference to 20 %", "a flat ladder holds with 5 seeds", "with 10"],
+            [
+                [p["way"], f"{p['paired_sd']:.1f}", f"{p['holds_5']:.0%}", f"{p['holds_10']:.0%}"]
+                for p in found["power"]
+            ],
+        )
+        parts.append(
+            f"On {found['name']} ({found['levels']} seeds a source, PMAE at {float(ratio):.0%}), standard deviations of "
+            f"an accuracy in points:\n\n{sources}\n\nand of the paired difference, with the share of studies of a "
+            f"flat ladder of seven rungs that hold at a margin of 1 point:\n\n{ways}"
+        )
+    return "\n\n".join(parts)
+
+
+def recipes(result: Result) -> str:
+    """What training adds to an untrained encoder, by data set and method."""
+    rows = sorted(result["rows"].values(), key=lambda row: (row["gain_lower_bound"] <= 3, row["set"], row["method"]))
+    return table(
+        [
+            "images", "method", "scored on", "seeds", "untrained, %", "trained, %",
+            "gain, points (95 % lower bound)", "CPU s",
+        ],
+        [
+            [
+                f"{row['set']} (patch {row['patch_size']}, {row['train_images']:,} for training)",
+                row["method"].upper(), {"folds": "folds", "split": "test split"}[row.get("evaluation", "split")], str(row["seeds"]),
+                f"{row['untrained_mean']:.1f}", f"{row['trained_mean']:.1f}",
+                f"{row['gain']:.1f} ({row['gain_lower_bound']:.1f})", f"{row['cpu_seconds']:.0f}",
+            ]
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
+def verdict_cost(result: Result) -> str:
+    """Trials and trial-seconds until a verdict."""
+    return table(
+        ["truth", "regret", "noise", "way", "holds, %", "fails, %", "trials", "trial-seconds on digits"],
+        [
+            [
+                row["truth"], f"{row['regret']:g}", f"{row['sd']:g}", row["mode"], f"{100 * row['holds']:.0f}",
+                f"{100 * row['fails']:.0f}", f"{row['trials']:.0f}", f"{row['trial_seconds']:.0f}",
+            ]
+            for row in result["rows"]
+        ],
+    )  # fmt: skip
+
+
+def verdict_power(result: Result) -> str:
+    """Holds / fails in percent for each truth, by number of seeds."""
+    modes = list(dict.fromkeys(row["mode"] for row in result["rows"]))
+    by_truth: dict[tuple[Any, ...], dict[str, Result]] = {}
+    for row in result["rows"]:
+        by_truth.setdefault((row["truth"], row["regret"], row["sd"]), {})[row["mode"]] = row
+
+    def cell(row: Result, trials: bool) -> str:
+        text = f"{100 * row['holds']:.0f} / {100 * row['fails']:.0f}"
+        if row["uninformative"] > 0.5:
+            text = f"uninformative {100 * row['uninformative']:.0f}"
+        return text + (f" ({row['mean_trials']:.0f})" if trials else "")
+
+    rows = [
+        [truth, f"{regret:g}", f"{sd:g}", *(cell(found[mode], mode == "until settled") for mode in modes)]
+        for (truth, regret, sd), found in by_truth.items()
+    ]
+    head = ["truth", "regret", "sd", *(f"{m} (mean trials)" if m == "until settled" else m for m in modes)]
+    return table(head, rows)
+
+
 def _root_mean_square(values: Iterable[float]) -> float:
     squares = [value * value for value in values]
     return math.sqrt(sum(squares) / len(squares))
@@ -194,6 +274,10 @@ TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "step-variants": (step_variants, "step-variants-pmae-cpu.json"),
     "stacked-trials": (stacked_trials, "stacked-trials-cpu.json"),
     "noise": (noise, "noise.json"),
+    "noise-short": (noise_short, "noise.json"),
+    "recipes": (recipes, "recipes.json"),
+    "verdict-power": (verdict_power, "verdict_power.json"),
+    "verdict-cost": (verdict_cost, "verdict_cost.json"),
 }
 
 
