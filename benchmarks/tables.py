@@ -196,8 +196,8 @@ def noise_short(result: Result) -> str:
             ],
         )
         parts.append(
-            f"On {found['name']} ({found['levels']} seeds a source, PMAE at {float(ratio):.0%}), standard deviations of "
-            f"an accuracy in points:\n\n{sources}\n\nand of the paired difference, with the share of studies of a "
+            f"On {found['name']} ({found['levels']} seeds a source, PMAE at {float(ratio):.0%}), standard deviations "
+            f"of an accuracy in points:\n\n{sources}\n\nand of the paired difference, with the share of studies of a "
             f"flat ladder of seven rungs that hold at a margin of 1 point:\n\n{ways}"
         )
     return "\n\n".join(parts)
@@ -214,7 +214,7 @@ def recipes(result: Result) -> str:
         [
             [
                 f"{row['set']} (patch {row['patch_size']}, {row['train_images']:,} for training)",
-                row["method"].upper(), {"folds": "folds", "split": "test split"}[row.get("evaluation", "split")], str(row["seeds"]),
+                row["method"].upper(), "folds" if row.get("evaluation") == "folds" else "test split", str(row["seeds"]),
                 f"{row['untrained_mean']:.1f}", f"{row['trained_mean']:.1f}",
                 f"{row['gain']:.1f} ({row['gain_lower_bound']:.1f})", f"{row['cpu_seconds']:.0f}",
             ]

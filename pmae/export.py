@@ -64,7 +64,7 @@ def save_encoder(
     config: PretrainConfig | ModelConfig | None = None,
     images: Any = None,
 ) -> Path:
-    """Write an encoder to ``folder``, which is made if need be; an encoder that is there is replaced.
+    """Write an encoder to ``folder``, which is created if it does not exist; an existing encoder is replaced.
 
     Args:
         encoder: An Encoder, or a pre-training result (whose settings are then the default of ``config``).
@@ -76,7 +76,7 @@ def save_encoder(
         The folder, absolute.
 
     Raises:
-        ConfigError: ``config`` describes another encoder, or is needed since the encoder is no plain one.
+        ConfigError: ``config`` describes another encoder, or is needed because the encoder is not a plain one.
         OSError: The folder cannot be written.
     """
     if config is None:
@@ -107,7 +107,7 @@ def load_encoder(folder: str | os.PathLike[str]) -> Encoder:
     """The encoder in ``folder``, on the CPU, in evaluation mode.
 
     Raises:
-        DataError: There is none, a file is damaged, or it was written by a newer version.
+        DataError: There is none, a file is corrupted, or it was written by a newer version.
     """
     folder = Path(folder)
     description = read_description(folder / DESCRIPTION, FORMAT, FORMAT_VERSION)
@@ -117,7 +117,7 @@ def load_encoder(folder: str | os.PathLike[str]) -> Encoder:
         vit = build_vit(model)
         vit.load_state_dict(weights)
     except (TypeError, ConfigError, RuntimeError) as error:
-        raise DataError(f"{folder / DESCRIPTION} does not describe the weights beside it: {error}") from None
+        raise DataError(f"{folder / DESCRIPTION} does not describe the weights next to it: {error}") from None
     return Encoder(vit, statistics["mean"], statistics["std"], pool=model.pool).eval()
 
 
@@ -187,7 +187,7 @@ def describe_images(images: Any) -> dict[str, Any]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write float32 copies as safetensors, beside and renamed; returns the file's SHA-256."""
+    """Write float32 copies as safetensors, atomically; returns the file's SHA-256."""
     content = safetensors.torch.save({n: t.detach().float().cpu().contiguous() for n, t in tensors.items()})
     _write(path, content)
     return hashlib.sha256(content).hexdigest()
@@ -200,15 +200,15 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); save the encoder or model again") from None
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise DataError(f"{path} is damaged or incomplete (its checksum differs); save the encoder or model again")
+        raise DataError(f"{path} is corrupted or incomplete (its checksum differs); save the encoder or model again")
     try:
         return safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
-        raise DataError(f"{path} is no safetensors file: {error}") from None
+        raise DataError(f"{path} is not a safetensors file: {error}") from None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write readable JSON, beside and renamed."""
+    """Write readable JSON, atomically."""
     _write(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
@@ -221,7 +221,7 @@ def read_description(path: Path, kind: str, newest: int) -> dict[str, Any]:
     try:
         description = json.loads(path.read_bytes())
     except ValueError as error:
-        raise DataError(f"{path} is no JSON: {error}") from None
+        raise DataError(f"{path} is not JSON: {error}") from None
     if not isinstance(description, dict) or description.get("format") != kind:
         raise DataError(f"{path} is not of the format {kind!r}")
     if description.get("format_version") != newest:
@@ -234,8 +234,8 @@ def read_description(path: Path, kind: str, newest: int) -> dict[str, Any]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with replacing(path) as beside:
-        beside.write_bytes(content)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _model_config(encoder: Encoder, config: PretrainConfig | ModelConfig | None) -> ModelConfig:
@@ -285,7 +285,7 @@ MODEL_DESCRIPTION, MODEL_WEIGHTS, COMPONENTS = "model.json", "model.safetensors"
 
 
 def save_model(result: PretrainResult, folder: str | os.PathLike[str], *, images: object = None) -> Path:
-    """Write encoder and whole model to ``folder``, which is made if need be; what is there is replaced.
+    """Write encoder and whole model to ``folder``, which is created if it does not exist; existing files are replaced.
 
     Args:
         result: What :func:`~pmae.trainer.pretrain` returned.
@@ -322,7 +322,7 @@ def load_model(folder: str | os.PathLike[str]) -> PretrainResult:
     """The model in ``folder`` with its history, settings, statistics and components, on the CPU.
 
     Raises:
-        DataError: There is none, a file is damaged, or it was written by a newer version.
+        DataError: There is none, a file is corrupted, or it was written by a newer version.
     """
     folder = Path(folder)
     description = read_description(folder / MODEL_DESCRIPTION, MODEL_FORMAT, MODEL_FORMAT_VERSION)
@@ -338,7 +338,7 @@ def load_model(folder: str | os.PathLike[str]) -> PretrainResult:
         )
         model.load_state_dict(weights)
     except (ConfigError, RuntimeError) as error:
-        raise DataError(f"{folder / MODEL_DESCRIPTION} does not describe the weights beside it: {error}") from None
+        raise DataError(f"{folder / MODEL_DESCRIPTION} does not describe the weights next to it: {error}") from None
     pixels = PixelStatistics(statistics["mean"], statistics["std"])
     return PretrainResult(
         model.on(torch.device("cpu")).eval(),

@@ -16,21 +16,21 @@ from pmae.errors import DataError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write to; what the block wrote there then takes the place of ``path``.
+    """A temporary path next to ``path``; what the block writes there then replaces ``path`` atomically.
 
-    A block that raises leaves ``path`` as it was and nothing beside it.
+    A block that raises leaves ``path`` as it was and no temporary file.
 
     Raises:
         OSError: The disk is full, or the folder cannot be written to.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        yield beside
-        with open(beside, "rb") as file:
+        yield temporary
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def make_writable_folder(folder: Path) -> None:
@@ -43,7 +43,7 @@ def make_writable_folder(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class MappedArray:
-    """Where an array lies: ``offset`` bytes into the file ``path``, uint8, C order."""
+    """Location of an array: ``offset`` bytes into the file ``path``, uint8, C order."""
 
     path: str
     offset: int

@@ -19,7 +19,7 @@ from pmae.errors import ConfigError
 
 # Sides of a masked block: one at most about three times the other (Bao et al. 2022, BEiT).
 BLOCK_ASPECT = 0.3
-# A component with a smaller share of the variance counts as none of it: masking it alone hides nothing.
+# A component with a smaller share of the variance counts as 0: masking it alone hides nothing.
 NEGLIGIBLE_SHARE = 1e-6
 
 
@@ -137,7 +137,7 @@ def draw_patch_mask(
         batch_size: Number B of masks.
         generator: The masks are drawn on its device.
         strategy: ``random``: any patches; ``block``: one rectangle at a random place, its top or bottom row cut
-            short where the number asks for it; ``grid``: what stays visible lies on a regular grid (a quarter:
+            short where the number asks for it; ``grid``: what stays visible is on a regular grid (a quarter:
             every other patch of every other row), shifted at random.
 
     Returns:
@@ -157,7 +157,7 @@ def draw_patch_mask(
 
 
 def expand_mask_units(mask_units: Tensor, units_per_side: int, patches_per_side: int) -> Tensor:
-    """Give each patch the mask of the unit that it lies in (Kong et al. 2023: unit and patch size decoupled).
+    """Give each patch the mask of the unit that contains it (Kong et al. 2023: unit and patch size decoupled).
 
     Args:
         mask_units: (B, U·U) bool over the units of a square image, U = ``units_per_side``.
@@ -214,7 +214,7 @@ def _ratio_bounds(ratio: float | tuple[float, float], strategy: str) -> tuple[fl
     check_ratio(low, "the ratio's low end")
     check_ratio(high, "the ratio's high end")
     if low > high:
-        raise ConfigError(f"ratio is {ratio!r}; its low end must not lie above its high end")
+        raise ConfigError(f"ratio is {ratio!r}; its low end must not be above its high end")
     return low, high
 
 
@@ -226,7 +226,7 @@ def _checked_spectrum(variances: Tensor) -> Tensor:
         )
     if variances.device.type == "cpu":
         if not bool(torch.isfinite(variances).all()) or bool((variances < 0).any()):
-            raise ConfigError("explained_variance_ratio holds negative or non-finite entries; fit the components anew")
+            raise ConfigError("explained_variance_ratio holds negative or non-finite entries; fit the components again")
         if not bool(variances.sum() > 0):
             raise ConfigError("explained_variance_ratio is all zero: the images do not vary, so nothing can be masked")
     return variances
@@ -238,7 +238,7 @@ def _rows_and_columns(tokens: int | tuple[int, int], strategy: str) -> tuple[int
     side = math.isqrt(tokens)
     if side * side != tokens:
         raise ConfigError(
-            f"tokens is {tokens}, which is no square; strategy {strategy!r} needs the patches' (rows, columns)"
+            f"tokens is {tokens}, not a square number; strategy {strategy!r} needs the patches' (rows, columns)"
         )
     return side, side
 
@@ -257,7 +257,7 @@ def _block_mask(rows: int, columns: int, masked: int, batch_size: int, generator
     cell = torch.arange(rows * columns, device=generator.device)
     row, column = cell // columns - top, cell % columns - left
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    row = torch.where(uniform[3] < 0.5, row, height - 1 - row)  # the row cut short is the bottom or the top one
+    row = torch.where(uniform[3] < 0.5, row, height - 1 - row)  # the incomplete row is the bottom or the top one
     return inside & (row * width + column < masked)
 
 

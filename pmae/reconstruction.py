@@ -30,7 +30,7 @@ class Reconstruction(NamedTuple):
 
     Attributes:
         original: Levels 0..255.
-        visible: What the encoder was shown, in levels; PMAE's may lie outside 0..255, MAE's masked pixels are grey
+        visible: What the encoder was shown, in levels; PMAE's may be outside 0..255, MAE's masked pixels are grey
             (the mean image).
         prediction: The masked part as predicted: signed deviations in levels (PMAE: the masked components of the
             decoder's image, V diag(m) Vᵀ x̂; MAE: its masked pixels less the mean image, 0 elsewhere).
@@ -114,7 +114,7 @@ def psnr(images: Tensor, reference: Tensor, levels: float = LEVELS) -> Tensor:
 def ssim(images: Tensor, reference: Tensor, levels: float = LEVELS) -> Tensor:
     """Mean structural similarity (B,) of images (B, C, H, W), 1 where equal (Wang et al. 2004, Eq. 13).
 
-    Gaussian window of 11 x 11 and sigma 1.5, K1 = 0.01, K2 = 0.03, at the positions where the window lies within the
+    Gaussian window of 11 x 11 and sigma 1.5, K1 = 0.01, K2 = 0.03, at the positions where the window is within the
     image, mean over positions and channels. Images below 11 px get the largest odd window that fits.
     """
     _check_pair(images, reference)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 
 from pmae.cli.help import print_introduction
-from pmae.cli.options import Augmentation, DataOptions, PresetOption, said, settings_options
+from pmae.cli.options import Augmentation, DataOptions, PresetOption, settings_options, shown_default
 from pmae.cli.settings_file import expand_config, option_words
 from pmae.config import Basis, MaskingConfig, Method, ModelConfig, OptimConfig, ProbeConfig
 
@@ -50,25 +50,25 @@ class SearchOptions:
 
     methods: tuple[Method, ...] = ("pmae", "mae")
     """pmae masks principal components (ratio: share of the variance), mae masks patches (ratio: share of them)."""
-    ratios: Annotated[tuple[float, ...] | None, said("RATIO ...", "see above")] = None
+    ratios: Annotated[tuple[float, ...] | None, shown_default("RATIO ...", "see above")] = None
     """Two values are a range LOW HIGH to search in; one, three or more are the list of ratios to try. By default
     0.05 to 0.9 for pmae and 0.3 to 0.9 for mae (a grid: 0.1 0.2 0.3 0.4 0.5 and 0.5 0.6 0.7 0.75 0.8 0.9)."""
-    mae_ratios: Annotated[tuple[float, ...] | None, said("RATIO ...", "those of --ratios")] = None
+    mae_ratios: Annotated[tuple[float, ...] | None, shown_default("RATIO ...", "those of --ratios")] = None
     """The same for mae alone, when both methods are studied with different ratios."""
-    patch_sizes: Annotated[tuple[int, ...] | None, said("PIXELS ...", "two that fit the image")] = None
+    patch_sizes: Annotated[tuple[int, ...] | None, shown_default("PIXELS ...", "two that fit the image")] = None
     """Patch sides in pixels; each must divide the image and leave at least 4 patches."""
-    patch_strides: Annotated[tuple[int, ...] | None, said("PIXELS ...", "the patch size")] = None
+    patch_strides: Annotated[tuple[int, ...] | None, shown_default("PIXELS ...", "the patch size")] = None
     """Pixels between neighbouring patches; below the patch size they overlap."""
-    mask_units: Annotated[tuple[int, ...] | None, said("PIXELS ...", "the patch size")] = None
+    mask_units: Annotated[tuple[int, ...] | None, shown_default("PIXELS ...", "the patch size")] = None
     """Sides in pixels of the squares that mae masks together; multiples of the patch size."""
-    strategies: Annotated[tuple[str, ...] | None, said("NAME ...", "expected for pmae, random for mae")] = None
+    strategies: Annotated[tuple[str, ...] | None, shown_default("NAME ...", "expected for pmae, random for mae")] = None
     """How masks are drawn; pmae: expected fixed sampled tvb bvt released; mae: random block grid."""
     basis: tuple[Basis, ...] = ("pca",)
     """Bases whose coordinates pmae masks."""
     search: Search = "tpe"
     """tpe, gp (Gaussian process), qmc (quasi-random), random, grid (every combination once), or none: train the
     ladder at the first patch setting without exploring."""
-    trials: Annotated[int | None, said("N", PRESET)] = None
+    trials: Annotated[int | None, shown_default("N", PRESET)] = None
     """Trials of the exploration, which chooses the patch setting and looks between the rungs of the ladder."""
 
 
@@ -76,11 +76,11 @@ class SearchOptions:
 class ConfirmOptions:
     """How the verdict is reached: a ladder of ratios, each with the same seeds, none of which was explored with."""
 
-    ladder: Annotated[tuple[float, ...] | None, said("RATIO ...", "0.05 0.1 0.2 0.35 0.55 0.75 0.9")] = None
+    ladder: Annotated[tuple[float, ...] | None, shown_default("RATIO ...", "0.05 0.1 0.2 0.35 0.55 0.75 0.9")] = None
     """Ratios that pmae is confirmed with, the default among them."""
-    mae_ladder: Annotated[tuple[float, ...] | None, said("RATIO ...", "0.25 0.5 0.75 0.875")] = None
+    mae_ladder: Annotated[tuple[float, ...] | None, shown_default("RATIO ...", "0.25 0.5 0.75 0.875")] = None
     """The same for mae, 0.75 among them; each must mask another number of patches."""
-    confirm_seeds: Annotated[int | None, said("N", PRESET)] = None
+    confirm_seeds: Annotated[int | None, shown_default("N", PRESET)] = None
     """Paired seeds per ratio (of each round with --until-settled); at least 2."""
     margin: str = "0.01"
     """Loss of accuracy that still counts as holding up: a fraction (0.01 is one point), or a share of what training
@@ -90,7 +90,7 @@ class ConfirmOptions:
     until_settled: bool = False
     """Add seeds in rounds until the verdict is no longer inconclusive (at most 5 rounds). Ratios that are clearly
     within the margin stop early; all rounds together err in at most 5 % of studies."""
-    time_budget: Annotated[str | None, said("TIME", "none")] = None
+    time_budget: Annotated[str | None, shown_default("TIME", "none")] = None
     """Choose the number of seeds so that the study takes about this long, for example 20m or 2h."""
     look: int = 1
     """Number of times that this question has been put to these images, this study included. From the second on the
@@ -113,7 +113,7 @@ class StorageOptions:
     storage: str = "runs"
     """Folder that studies are kept in: a path or file://PATH, on a cluster one that every node sees; or an object
     store such as s3://BUCKET/PATH, with your usual credentials."""
-    name: Annotated[str | None, said("NAME", "the data set's")] = None
+    name: Annotated[str | None, shown_default("NAME", "the data set's")] = None
     """Name of the study."""
     resume: bool = False
     """Resume the study of this name. Settings that are left out are the study's own."""
@@ -123,16 +123,16 @@ class StorageOptions:
 class MachineOptions:
     """What the study may use. Worked out and printed before it starts."""
 
-    address: Annotated[str | None, said("ADDR", "a private Ray on this machine")] = None
+    address: Annotated[str | None, shown_default("ADDR", "a private Ray on this machine")] = None
     """Ray cluster to join, for example auto or HOST:6379."""
     workers_per_trial: Annotated[str, tyro.conf.arg(metavar="N|LEAST-MOST")] = "1"
     """Processes that share one trial's training (Ray Train). 2-4 takes four and goes on with as few as two while nodes
     are missing."""
-    gpus_per_trial: Annotated[float | None, said("X", "1 where there are GPUs, else 0")] = None
+    gpus_per_trial: Annotated[float | None, shown_default("X", "1 where there are GPUs, else 0")] = None
     """GPUs per trial, in fractions if several trials share one."""
-    max_concurrent: Annotated[int | None, said("N", "as many as fit")] = None
+    max_concurrent: Annotated[int | None, shown_default("N", "as many as fit")] = None
     """Trials at the same time at most."""
-    trial_timeout: Annotated[float | None, said("SECONDS", "none")] = None
+    trial_timeout: Annotated[float | None, shown_default("SECONDS", "none")] = None
     """Seconds after which a trial is stopped and recorded as failed."""
     dashboard: bool = False
     """Serve Ray's dashboard on 127.0.0.1 (needs pip install 'pmae[dashboard]')."""

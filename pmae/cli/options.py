@@ -49,7 +49,7 @@ ON_OFF = PrimitiveConstructorSpec(
 METAVARS = {int: "N", float: "X", str: "NAME", bool: "{on,off}"}
 
 
-def said(metavar: str, default: str) -> Any:
+def shown_default(metavar: str, default: str) -> Any:
     """How an option is shown whose default is worked out later."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
@@ -229,17 +229,17 @@ class ProbeOptions:
     """Folder that 'pretrain' or save_encoder() wrote."""
     kind: Kind = "linear"
     """linear, mlp (two hidden layers), knn, finetune (the whole encoder), corruptions (linear, on corrupted images)."""
-    protocol: Annotated[Literal["fast", "paper"] | None, said("{fast,paper}", "fast")] = None
+    protocol: Annotated[Literal["fast", "paper"] | None, shown_default("{fast,paper}", "fast")] = None
     """linear: fast (cached features, a grid of L2 penalties) or paper (SGD on raw features, 100 epochs)."""
-    pool: Annotated[ProbedPool | None, said("{cls,mean,concat,both}", "the encoder's")] = None
+    pool: Annotated[ProbedPool | None, shown_default("{cls,mean,concat,both}", "the encoder's")] = None
     """Read the class token, the mean of the patch tokens, or (linear) both."""
-    k: Annotated[int | None, said("N", "20")] = None
+    k: Annotated[int | None, shown_default("N", "20")] = None
     """knn: neighbours that vote."""
-    epochs: Annotated[int | None, said("N", "50 for mlp, 100 for finetune")] = None
+    epochs: Annotated[int | None, shown_default("N", "50 for mlp, 100 for finetune")] = None
     """mlp, finetune: passes over the training images."""
-    layer_decay: Annotated[float | None, said("X", "none")] = None
+    layer_decay: Annotated[float | None, shown_default("X", "none")] = None
     """finetune: factor of the learning rate from each block to the one below."""
-    severity: Annotated[int | None, said("1-5", "3")] = None
+    severity: Annotated[int | None, shown_default("1-5", "3")] = None
     """corruptions: how strong they are."""
     augment: bool = False
     """finetune and linear with --protocol paper: crop and flip the training images as in pre-training."""
@@ -275,7 +275,7 @@ class FeaturesOptions:
     """A .npz file (<split>_features, <split>_labels) or a .parquet file (columns split, label, features)."""
     splits: tuple[str, ...] = ("train", "val", "test")
     """Splits to write."""
-    pool: Annotated[Pool | None, said("{cls,mean,concat}", "the encoder's")] = None
+    pool: Annotated[Pool | None, shown_default("{cls,mean,concat}", "the encoder's")] = None
     """The class token or the mean of the patch tokens."""
     data: SavedDataOptions = field(default_factory=SavedDataOptions)
     machine: MachineOptions = field(default_factory=MachineOptions)

@@ -97,8 +97,8 @@ def draw(made: Reconstruction, count: int, config: PretrainConfig, path: Path) -
     ratio = f"{masking.ratio:.0%}" if drawn is None else f"{drawn[0]:.0%} to {drawn[1]:.0%}"
     figure.suptitle(f"{masking.method}, {ratio} {share} masked", fontsize=10)
     figure.tight_layout(rect=(0, 0, 1, 0.99))
-    with replacing(path) as beside:
-        figure.savefig(beside, format=path.suffix[1:].lower(), dpi=150)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)
     plt.close(figure)
 
 

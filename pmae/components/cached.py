@@ -31,13 +31,13 @@ def cached_components(
 ) -> tuple[PrincipalComponents, str]:
     """The components of an image set's training split, from the cache or else fitted and kept there.
 
-    Processes that want the same components at once wait for the first to fit them. A file that is damaged or belongs
-    to other images is fitted anew, with a warning.
+    Processes that want the same components at once wait for the first to fit them. A corrupted file, or one of
+    other images, is replaced by a new fit, with a warning.
 
     Args:
         images: An image set (``.images``, ``.indices("train")``, ``.fingerprint``).
         basis: ``pca``, ``dct``, ``wavelet``, ``rotation`` or ``pixel``.
-        folder: Where the files lie; None is ``components`` in the cache.
+        folder: Folder of the files; None is ``components`` in the cache.
         device: Where they are computed if they must be.
         collect: Optional replacement for the local moment pass, for example on several machines; used where all
             components of the ``pca`` basis are fitted from the covariance.

@@ -1,6 +1,6 @@
-"""Arrays with a description in one safetensors file, written beside its place and renamed, checked by a checksum.
+"""Arrays with a description in one safetensors file, written atomically and checked by a checksum.
 
-What the arrays mean is left to ``components.py``.
+The meaning of the arrays is defined in ``principal``.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ def write_arrays(path: Path, arrays: Arrays, description: Mapping[str, Any]) -> 
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     text = json.dumps({"schema_version": SCHEMA_VERSION, **description}, sort_keys=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside:
-        save_file(dict(arrays), beside, {"description": text, "sha256": _checksum(arrays, text)})
+    with replacing(path) as temporary:
+        save_file(dict(arrays), temporary, {"description": text, "sha256": _checksum(arrays, text)})
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Memory-mapped arrays and description that :func:`write_arrays` wrote.
 
     Raises:
-        DataError: The file is missing, cut short, changed, or was written by another version.
+        DataError: The file is missing, truncated, changed, or was written by another version.
     """
     try:
         # Through torch because its arrays stay in the file's pages, which all processes share.
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118 (no mapping)
+            arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118 (not a mapping)
         text = metadata["description"]
         if _checksum(arrays, text) != metadata["sha256"]:
-            raise DataError(f"{path} is damaged: its checksum does not match; delete it and fit anew")
+            raise DataError(f"{path} is corrupted: its checksum does not match; delete it to fit the components again")
         description = json.loads(text)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise DataError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); it is cut short, damaged or no file of this "
-            "toolkit; delete it and fit anew"
+            f"{path} cannot be read ({type(error).__name__}: {error}); it is truncated, corrupted or not a file of "
+            "this toolkit; delete it to fit the components again"
         ) from error
     if description.pop("schema_version") != SCHEMA_VERSION:
-        raise DataError(f"{path} was written by another version of the toolkit; delete it and fit anew")
+        raise DataError(f"{path} was written by another version of the toolkit; delete it to fit the components again")
     return arrays, description
 
 

@@ -1,7 +1,7 @@
 """Sums over training images from which components are computed: streamed in blocks, and added up over workers.
 
 The moments of uint8 images are exact integers, so any split of the images over blocks, workers and devices gives the
-same bits. What is made of them is left to ``decomposition.py`` and ``components.py``.
+same bits. Eigenvectors and components are computed from them in ``eigen`` and ``principal``.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def _products(left: Tensor, right: Tensor) -> Tensor:
 
 def _variance(count: int, sums: Tensor, squares: Tensor) -> Tensor:
     # For uint8 count * squares and sums^2 are whole numbers, equal where a pixel is constant; one image that differs
-    # by 1 among a million is still told from it.
+    # by 1 among a million is still distinguished from it.
     excess = count * squares - sums.square()
     return torch.where(excess > 1e-12 * count * squares, excess, 0.0) / count**2
 

@@ -31,7 +31,7 @@ MAX_FULL_SIZE = 12_288
 LOW_RANK = 1024
 STRIPE_BYTES = 2**28
 LONG_EIGEN = 2048  # rows of a matrix whose eigenvectors take more than a moment
-# Rounding leaves this much of a total of 1 when all variance is captured; it is no residual.
+# Rounding leaves this much of a total of 1 when all variance is captured; it is not a residual.
 NO_VARIANCE = 1e-12
 NO_VARIATION = "the training images are all equal: there is no variance to mask; add other images"
 
@@ -73,7 +73,7 @@ class PrincipalComponents:
         size, rank = int(np.prod(self.shape)), self.components.shape[-1]
         found = [a.shape for a in (self.mean, self.std, self.components, self.explained_variance_ratio)]
         if found != [(size,), (size,), (size, rank), (rank,)]:
-            raise DataError(f"arrays of shapes {found} are no components of images (C, H, W) = {self.shape}")
+            raise DataError(f"arrays of shapes {found} are not components of images (C, H, W) = {self.shape}")
 
     @classmethod
     def fit(
@@ -94,7 +94,7 @@ class PrincipalComponents:
 
         Raises:
             DataError: Fewer than 2 images, images that do not vary, or no such array.
-            ConfigError: ``rank`` is no number of components of these images.
+            ConfigError: ``rank`` is not a possible number of components of these images.
 
         Warns:
             UserWarning: Fewer images than components: only those with variance are fitted.
@@ -186,13 +186,13 @@ class PrincipalComponents:
         return _like(coordinates, z @ _shared(self.components, z.device).T)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file with a checksum, beside its place and then renamed."""
+        """Write a safetensors file with a checksum, atomically."""
         description = {name: getattr(self, name) for name in ("shape", "basis", "fingerprint", "error_bound")}
         write_arrays(Path(path), {name: getattr(self, name) for name in _ARRAYS}, description)
 
     @classmethod
     def load(cls, path: str | Path) -> PrincipalComponents:
-        """Read what :meth:`save` wrote, memory-mapped; DataError names a file that is missing, cut short or changed."""
+        """Read what :meth:`save` wrote, memory-mapped; DataError if the file is missing, truncated or changed."""
         arrays, description = read_arrays(Path(path))
         if sorted(arrays) != sorted(_ARRAYS):
             raise DataError(f"{path} holds {', '.join(sorted(arrays))}, not components; give a file that save() wrote")

@@ -57,7 +57,7 @@ class MaskedAutoencoder(nn.Module):
     """Encoder, decoder and loss.
 
     Args:
-        config: Shapes; ``image_size`` and ``channels`` may be left to ``components``.
+        config: Shapes; ``image_size`` and ``channels`` may be None with ``components``.
         components: With them components are masked (PMAE), without them patches (MAE).
         loss: ``components`` (Eq. 3.1) or ``pixels`` (Eq. A.1); PMAE only.
         normalize_target: Standardize each target patch by its own mean and variance; MAE only.

@@ -1,6 +1,6 @@
 """The encoder that pre-training leaves behind: a timm ``VisionTransformer`` and how to feed it pixels.
 
-Training it is ``trainer``'s business, scoring it ``probes``', storing it ``export``'s.
+It is trained in ``training``, scored in ``probes`` and stored in ``export``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def build_vit(config: ModelConfig) -> VisionTransformer:
         vit = timm.create_model(str(config.encoder), pretrained=False, **shape)
     if not isinstance(vit, VisionTransformer) or vit.num_prefix_tokens != 1 or vit.pos_embed is None:
         raise ConfigError(
-            f"encoder {config.encoder!r} is no plain vision transformer with one class token and absolute positions; "
+            f"encoder {config.encoder!r} is not a vision transformer with one class token and absolute positions; "
             f"use {', '.join(ENCODER_PRESETS)} or a timm name such as 'vit_small_patch16_224'"
         )
     vit.pos_embed = position_parameter(config.position, vit.embed_dim, side)

@@ -25,7 +25,7 @@ class ComponentProjection(nn.Module):
     D - K coordinates that is masked or visible as a whole.
 
     Everything is computed in float32 with autocast off: in bf16 the smallest coefficients would be a third noise.
-    Whether float32 products may use TF32 is left to the caller. The buffers are not part of ``state_dict``: the
+    Whether float32 products may use TF32 is decided by the caller. The buffers are not part of ``state_dict``: the
     components are a file of their own.
 
     Attributes:

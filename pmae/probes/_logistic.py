@@ -1,4 +1,4 @@
-"""Multinomial logistic regression at a whole grid of L2 strengths, fitted together in torch.
+"""Multinomial logistic regression for a grid of L2 penalties, fitted together in torch.
 
 The strengths share every product with the features, so a grid of ten costs little more than one. Choosing a
 strength and scoring it is the linear probe's business.

@@ -26,7 +26,7 @@ EPOCHS, WARMUP_EPOCHS, BATCH, BASE_RATE, MOMENTUM = 100, 10, 512, 0.1, 0.9
 
 
 class AugmentedFeatures:
-    """Encodes training images anew, cropped and flipped, whenever their batch is asked for."""
+    """Encodes training images again, cropped and flipped, whenever their batch is asked for."""
 
     def __init__(
         self,

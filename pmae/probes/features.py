@@ -84,7 +84,7 @@ def extract_features(
 
     Raises:
         DataError: The images do not fit the encoder, or a feature is not finite.
-        ConfigError: Unknown pool or precision, or ``encoder`` is none.
+        ConfigError: Unknown pool or precision, or ``encoder`` is not an encoder.
     """
     encoder = as_encoder(encoder)
     pool = encoder.pool if pool is None else pool

@@ -75,7 +75,7 @@ def finetune(
             "be at least 1, the rate above 0"
         )
     if layer_decay is not None and not 0 < layer_decay <= 1:
-        raise ConfigError(f"layer_decay is {layer_decay}; it must lie in (0, 1], for example 0.75, or be left out")
+        raise ConfigError(f"layer_decay is {layer_decay}; it must be in (0, 1], for example 0.75, or be left out")
     encoder = as_encoder(encoder)
     check_images(encoder, imageset.images)
     splits = SPLITS if score_test else SPLITS[:2]

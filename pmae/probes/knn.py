@@ -41,7 +41,7 @@ def knn_probe(
 ) -> ProbeResult:
     """Accuracy of a k-NN vote among the training images, for val and test.
 
-    Nothing is chosen: the result is that of ``k``; ``details`` hold the accuracies of ``reported_k`` beside it (as
+    Nothing is chosen: the result is that of ``k``; ``details`` also hold the accuracies of ``reported_k`` (as
     far as there are so many training images).
 
     Args:

@@ -50,7 +50,7 @@ def linear_probe(
     ``fast``: multinomial logistic regression to its optimum at every strength, trained on train, the strength chosen
     on val (ties: lower cross-entropy), test scored once. ``paper``: one linear layer on raw features, SGD with
     momentum 0.9, base rate 0.1 x batch / 256, no weight decay, 100 epochs, 10 of them warm-up, then cosine; the last
-    epoch counts. Features are extracted once; with ``augmentation`` the training images are cropped and flipped anew
+    epoch counts. Features are extracted once; with ``augmentation`` the training images are cropped and flipped again
     and encoded again in every epoch, as the papers do, at a hundred times the cost.
 
     Args:
@@ -63,7 +63,7 @@ def linear_probe(
             probes the encoder's own.
         strengths: L2 penalties of the fast protocol, see :func:`~pmae.probes._logistic.fit_logistic_path`.
         score_test: Whether the test split is read and scored.
-        augmentation: The paper protocol's random crops and flips (``crop_scale``, ``flip``); None has none.
+        augmentation: The paper protocol's random crops and flips (``crop_scale``, ``flip``); None: no augmentation.
         device, precision: See :func:`~pmae.probes.features.extract_features`.
 
     Raises:

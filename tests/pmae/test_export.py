@@ -185,7 +185,7 @@ def test_nothing_is_ever_unpickled(tmp_path):
         (tmp_path / "encoder.safetensors").read_bytes()
     ).hexdigest()
     (tmp_path / "encoder.json").write_text(json.dumps(description))
-    with pytest.raises(DataError, match="no safetensors file"):
+    with pytest.raises(DataError, match="not a safetensors file"):
         load_encoder(tmp_path)
 
 

@@ -326,7 +326,7 @@ def test_a_damaged_or_foreign_cache_is_fitted_again_and_said(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.warns(UserWarning, match="fitting the components again"):
         again, how = cached_components(images, folder=tmp_path)
-    assert how.startswith("refitted: ") and "cut short" in how
+    assert how.startswith("refitted: ") and "truncated" in how
     assert np.array_equal(first.components, again.components)
 
     foreign, _ = cached_components(others, folder=tmp_path / "others")
