@@ -29,17 +29,16 @@ from benchmarks.measuring import RESULTS, describe_machine
 from pmae.config import preset
 from pmae.data.imageset import ImageSet
 from pmae.data.load import load_images
-from pmae.probes import crossval_linear_probe, extract_pools, linear_probe
+from pmae.probes import crossval_linear_probe, extract_features, linear_probe
 from pmae.training.loop import Training
 from tune.trial.spec import FOLD_REPEATS, FOLDS_BELOW
 
 # Name: source, root, image size, limit, patch size, seeds. DATA stands for the folder that --data names.
-POOLS = ("cls", "mean", "concat")
 SETS: dict[str, tuple[str, str | None, int | None, int | None, int, int]] = {
     "digits": ("digits", None, None, None, 2, 5),
     "fashion-mnist": ("npz:DATA/grey/fashionmnist8.npz", None, None, None, 7, 3),
     "mnist": ("npz:DATA/grey/mnist.npz", None, None, None, 7, 3),
-    "pneumoniamnist": ("npz:DATA/medmnist/pneumoniamnist.npz", None, None, None, 7, 5),
+    "pneumoniamnist": ("npz:DATA/medmnist/pneumoniamnist.npz", None, None, None, 7, 3),
     "cifar10": ("parquet:DATA/cifar10", None, 32, 4000, 4, 3),
     "tinyimagenet-20": ("tinyimagenet", "DATA", 32, None, 4, 3),
 }
@@ -69,9 +68,9 @@ def main() -> None:
 
 
 def measure(images: ImageSet, method: str, patch: int, seeds: range) -> dict[str, Any]:
-    """Accuracy in percent untrained and trained, by pool and seed, with the gain of the recipe's pool."""
+    """Accuracy in percent untrained and trained, by seed, with the gain."""
     config = preset("quick", method=method).with_values({"model.patch_size": patch, "optim.precision": "fp32"})
-    scores: dict[str, list[dict[str, float]]] = {"untrained": [], "trained": []}
+    scores: dict[str, list[float]] = {"untrained": [], "trained": []}
     seconds, cpu_seconds, losses, problems = [], [], [], []
     for seed in seeds:
         training = Training(config, images, seed=seed, device=torch.device("cpu"))
@@ -80,13 +79,12 @@ def measure(images: ImageSet, method: str, patch: int, seeds: range) -> dict[str
         for _ in training.epochs():
             pass
         trained = training.result()
-        scores["trained"].append(score(training, images, seed))
         seconds.append(time.perf_counter() - start)
         cpu_seconds.append(time.process_time() - cpu_start)
+        scores["trained"].append(score(training, images, seed))
         losses.append(trained.history[-1]["train_loss"])
         problems.append(trained.training_problem)
-    pool = config.model.pool
-    gains = [b[pool] - a[pool] for a, b in zip(scores["untrained"], scores["trained"], strict=True)]
+    gains = [b - a for a, b in zip(scores["untrained"], scores["trained"], strict=True)]
     return {
         "ratio": training.config.masking.ratio,
         "train_images": len(images.indices("train")),
@@ -96,28 +94,24 @@ def measure(images: ImageSet, method: str, patch: int, seeds: range) -> dict[str
         "steps": training.config.optim.epochs * training.batches.steps,  # type: ignore[operator]
         "seeds": len(seeds),
         **scores,
-        "pool": pool,
-        "untrained_mean": statistics.mean(s[pool] for s in scores["untrained"]),
-        "trained_mean": statistics.mean(s[pool] for s in scores["trained"]),
+        "pool": config.model.pool,
+        "untrained_mean": statistics.mean(scores["untrained"]),
+        "trained_mean": statistics.mean(scores["trained"]),
         "gain": statistics.mean(gains),
         "gain_lower_bound": lower_bound(gains),
         "train_loss": losses,
         "training_problems": problems,
         "seconds": statistics.median(seconds),
-        "cpu_seconds": statistics.median(cpu_seconds),  # what a trial takes on one thread of an idle machine
+        "cpu_seconds": statistics.median(cpu_seconds),  # of training alone, on one thread
     }
 
 
-def score(training: Training, images: ImageSet, seed: int) -> dict[str, float]:
-    """Accuracy in percent of both pools, as the confirm phase of a study measures it."""
+def score(training: Training, images: ImageSet, seed: int) -> float:
+    """Accuracy in percent, as the confirm phase of a study measures it."""
     if evaluation(images) == "split":
-        found = linear_probe(training.result(), images, pools=POOLS).details["pools"]
-        return {pool: 100 * values["test_accuracy"] for pool, values in found.items()}
-    pools = extract_pools(training.result(), images, pools=POOLS)
-    return {
-        pool: 100 * (crossval_linear_probe(x, images, seed=seed, repeats=FOLD_REPEATS).test_accuracy or 0.0)
-        for pool, x in pools.items()
-    }
+        return 100 * linear_probe(training.result(), images).test_accuracy
+    features = extract_features(training.result(), images)
+    return 100 * crossval_linear_probe(features, images, seed=seed, repeats=FOLD_REPEATS).test_accuracy
 
 
 def evaluation(images: ImageSet) -> str:

@@ -56,7 +56,8 @@ def crossval_linear_probe(
         seed: Random seed for the assignment of images to folds, which depends on nothing else but the labels: trials
             with the same seed share their folds.
         folds: Number of folds, at least 3.
-        repeats: Number of cross-validations, each with folds of its own, whose accuracies are averaged.
+        repeats: Number of cross-validations, each with folds of its own, whose accuracies are averaged. With
+            ``include_test`` these are of all images, and one more gives ``val_accuracy``.
         include_test: Score all labelled images. False never reads the test split.
         strengths: L2 penalties to choose from, see :func:`~pmae.probes._logistic.fit_logistic_path`.
         device: ``auto`` is the GPU if there is one.
@@ -73,7 +74,7 @@ def crossval_linear_probe(
     """
     data = labelled(features, imageset, SPLITS if include_test else SPLITS[:2], device)
 
-    def score(splits: Sequence[str]) -> tuple[list[float], list[list[float]]]:
+    def score(splits: Sequence[str], repeats: int) -> tuple[list[float], list[list[float]]]:
         x, y = (torch.cat([getattr(data[split], name) for split in splits]) for name in "xy")
         runs = [
             predict_out_of_fold(x, y, assign_folds(y.cpu().numpy(), folds, seed, repeat), strengths)
@@ -83,7 +84,7 @@ def crossval_linear_probe(
 
     if repeats < 1:
         raise ConfigError(f"repeats is {repeats}; it must be at least 1")
-    val, val_strengths = score(SPLITS[:2])
+    val, val_strengths = score(SPLITS[:2], 1 if include_test else repeats)
     details: dict[str, Any] = {
         "protocol": "fast",
         "evaluation": "folds",
@@ -95,7 +96,7 @@ def crossval_linear_probe(
     }
     test = None
     if include_test:
-        scores, test_strengths = score(SPLITS)
+        scores, test_strengths = score(SPLITS, repeats)
         test = float(np.mean(scores))
         details.update(test_accuracy_by_repeat=scores, test_strengths=test_strengths)
     return ProbeResult(float(np.mean(val)), test, details)

@@ -1,7 +1,6 @@
 """What a study measured in addition to accuracies (the JSON in the column ``metrics``), as means per setting and ratio.
 
-Accuracies of both poolings (``pools``) are named ``linear (cls)`` and so on; numbers inside any other mapping get
-dotted names (``corruptions.jpeg``). What a measure means is the business of the study that took it.
+Numbers inside a mapping get dotted names (``corruptions.jpeg``).
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import pyarrow as pa
 from studies.statistics.ratio_curves import Setting, in_order, rows_of, setting_labels
 
 ACCURACIES = {"linear": "linear", "knn": "k-NN"}  # as in the columns val_linear, test_linear, ...
-POOLS = "pools"
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def measures(trials: pa.Table, *, nested: bool = True) -> list[MeasureRow]:
     groups: dict[tuple[Setting, float], dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows_of(trials, (*Setting._fields, "ratio", "phase", "status", "metrics", *accuracies)):
         split = "test" if row["phase"] == "confirm" else "val"
-        numbers = dict(_numbers(_read(row["metrics"]), split, nested)) if row["status"] == "done" else {}
+        numbers = dict(_numbers(_read(row["metrics"]), nested)) if row["status"] == "done" else {}
         if numbers and row["ratio"] is not None:
             scores = dict(_accuracies(row, split))
             groups[Setting.of(row), round(row["ratio"], 6)][split].append(scores | numbers)
@@ -89,16 +87,12 @@ def _read(text: str | None) -> Mapping[str, Any]:
     return values if isinstance(values, Mapping) else {}
 
 
-def _numbers(values: Mapping[str, Any], split: str, nested: bool, prefix: str = "") -> Iterator[tuple[str, float]]:
+def _numbers(values: Mapping[str, Any], nested: bool, prefix: str = "") -> Iterator[tuple[str, float]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             if not nested:
                 continue
-            if prefix + name == POOLS:
-                for pool, scores in value.items():
-                    yield from ((f"{kind} ({pool})", score) for kind, score in _accuracies(scores, split))
-            else:
-                yield from _numbers(value, split, nested, f"{prefix}{name}.")
+            yield from _numbers(value, nested, f"{prefix}{name}.")
         elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             yield f"{prefix}{name}", float(value)
 

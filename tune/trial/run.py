@@ -169,22 +169,17 @@ def _shared_storage(job: TrialJob, folder: Path) -> dict[str, Any]:
 
 
 def _score(spec: TrialSpec, job: TrialJob, result: PretrainResult, images: ImageSet) -> dict[str, Any]:
-    """Linear probe and k-NN of every pooling, and the study's own measures; test is read in the confirm phase only.
-
-    The columns hold the pooling of the configuration; ``metrics`` holds all.
-    """
-    from pmae.probes import extract_pools
+    """Linear probe, k-NN and the study's own measures; test is read in the confirm phase only."""
+    from pmae.probes import extract_features
 
     splits = ("train", "val", "test") if spec.phase == "confirm" else ("train", "val")
-    features = extract_pools(result.encoder, images, splits, _pools(spec))
-    pools = {pool: _probe(spec, pooled, images, pool) for pool, pooled in features.items()}
-    metrics: dict[str, Any] = {"pools": pools}
+    features = extract_features(result.encoder, images, splits)
+    metrics: dict[str, Any] = {}
     if job.metrics is not None:
         module, _, function = job.metrics.partition(":")
-        measured = Measured(result, images, spec, features[spec.config.model.pool])
-        metrics |= getattr(importlib.import_module(module), function)(measured)
+        metrics = getattr(importlib.import_module(module), function)(Measured(result, images, spec, features))
     return {
-        **pools[spec.config.model.pool],
+        **_probe(spec, features, images),
         "metrics": metrics,
         "evaluation": evaluation_of(spec.config, images),
     }
@@ -192,17 +187,15 @@ def _score(spec: TrialSpec, job: TrialJob, result: PretrainResult, images: Image
 
 def _score_control(spec: TrialSpec, images: ImageSet) -> dict[str, Any]:
     """Probe the encoder as initialized, or raw pixels; nothing is trained."""
-    from pmae.probes import extract_pools, pixel_features, untrained_encoder
+    from pmae.probes import extract_features, pixel_features, untrained_encoder
 
     splits = ("train", "val", "test")
     scored = {"train_images": len(images.indices("train")), "evaluation": evaluation_of(spec.config, images)}
     if spec.control == "pixels":
-        return {**_probe(spec, pixel_features(images, splits), images, spec.config.model.pool), **scored}
+        return {**_probe(spec, pixel_features(images, splits), images), **scored}
     components = shared_components(images, spec.config.masking.basis) if spec.config.masking.method == "pmae" else None
     encoder = untrained_encoder(spec.config, images, components, seed=spec.seed)
-    features = extract_pools(encoder, images, splits, _pools(spec))
-    pools = {pool: _probe(spec, pooled, images, pool) for pool, pooled in features.items()}
-    return {**pools[spec.config.model.pool], "metrics": {"pools": pools}, **scored}
+    return {**_probe(spec, extract_features(encoder, images, splits), images), **scored}
 
 
 def evaluation_of(config: PretrainConfig, images: ImageSet) -> str:
@@ -212,16 +205,12 @@ def evaluation_of(config: PretrainConfig, images: ImageSet) -> str:
     return "folds" if len(images.indices("test")) < FOLDS_BELOW else "split"
 
 
-def _pools(spec: TrialSpec) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(("cls", "mean", spec.config.model.pool)))
-
-
-def _probe(spec: TrialSpec, features: Mapping[str, np.ndarray], images: ImageSet, pool: str) -> dict[str, float | None]:
+def _probe(spec: TrialSpec, features: Mapping[str, np.ndarray], images: ImageSet) -> dict[str, float | None]:
     from pmae.probes import crossval_linear_probe, knn_probe, linear_probe
 
     probe, test = spec.config.probe, spec.phase != "explore"
     if evaluation_of(spec.config, images) == "folds":
-        repeats = FOLD_REPEATS if pool == spec.config.model.pool else 1  # the others are shown, not compared
+        repeats = FOLD_REPEATS if test else 1
         linear = crossval_linear_probe(features, images, seed=spec.seed, repeats=repeats, include_test=test)
     else:
         linear = linear_probe(None, images, probe.protocol, spec.seed, features=features, score_test=test)

@@ -27,7 +27,6 @@ def scores(value: float) -> dict:
         "note": "text",
         "exact": True,
         "corruptions": {"jpeg": value / 2},
-        "pools": {"cls": {"val_linear": 0.3, "test_linear": value, "test_knn": None}},
     }
 
 
@@ -46,9 +45,9 @@ def test_confirmed_trials_stand_for_a_ratio_and_are_averaged():
     )
     half, most = measures(trials)
     assert (half.ratio, half.split, half.seeds) == (0.5, "test", 2)
-    wanted = {"linear": 0.515, "ssim": 0.7, "corruptions.jpeg": 0.35, "linear (cls)": 0.7}
+    wanted = {"linear": 0.515, "ssim": 0.7, "corruptions.jpeg": 0.35}
     assert half.values == pytest.approx(wanted)
-    assert (most.ratio, most.split, most.seeds) == (0.9, "val", 1) and most.values["linear (cls)"] == 0.3
+    assert (most.ratio, most.split, most.seeds) == (0.9, "val", 1)
     assert set(measures(trials, nested=False)[0].values) == {"linear", "ssim"}
     assert measure_names([half, most])[:2] == ["linear", "ssim"]
 
