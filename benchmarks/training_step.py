@@ -9,7 +9,7 @@ eager attention, fp32, one mask per batch; for PMAE its model is given the visib
 compared in the component basis by full products with V. Every measurement is a process of its own. Before it all, both
 are given the same weights, batches and masks, and their losses over some steps are compared; between the rounds the
 rate of large fp32 matrix products is measured, which no fp32 step can exceed.
-Needs the extra: pip install -e '.[bench]'.
+Needs the extra: pip install -e '.[test]'.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def test_timm_names_make_encoders():
 
 
 def test_forward_equals_hugging_faces_vit_mae(images):
-    pytest.importorskip("transformers", reason="transformers is not installed (the bench extra)")
+    pytest.importorskip("transformers", reason="transformers is not installed (the test extra)")
     from benchmarks.hugging_face import build_peer, copy_weights
 
     model = mae(position="sincos")
