@@ -24,7 +24,7 @@ from tune.planning.describe import confirmations
 from tune.planning.placement import Placement
 from tune.planning.plan import StudyPlan
 from tune.run.display import Display
-from tune.run.ray_session import OUTER_RESOURCES
+from tune.run.ray_session import OUTER_RESOURCES, keep_credentials_out_of_logs
 from tune.search.confirm import config_of
 from tune.search.sampler import Proposals
 from tune.search.schedule import next_round
@@ -148,6 +148,7 @@ class StudyRun:
         from tune.run.callbacks import InOrder, Watch, WhenOverdue
         from tune.trial.worker import tune_trial
 
+        keep_credentials_out_of_logs()
         tuner = Tuner(
             tune.with_resources(tune_trial, _resources(self.placement)),
             param_space={"job": self.job.to_dict()},

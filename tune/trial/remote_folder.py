@@ -7,6 +7,7 @@ which it works as in the study's. Nodes need no access to the object store that 
 from __future__ import annotations
 
 import dataclasses
+import os
 import secrets
 import shutil
 import tempfile
@@ -22,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pmae.files import replacing
 from tune.trial.image_strips import FOLDER as SAMPLES
-from tune.trial.spec import TrialJob
+from tune.trial.spec import CREDENTIALS, TrialJob
 
 EVERY = 0.5  # seconds between looks at the signals
 KEPT = "overdue.txt"  # written by a process as it ends: it stays on its node
@@ -31,9 +32,14 @@ KEPT = "overdue.txt"  # written by a process as it ends: it stays on its node
 class StudyFolder:
     """The actor: the study's folder for those who do not see it."""
 
-    def __init__(self, job: TrialJob) -> None:
+    def __init__(self, job: TrialJob, credentials: dict[str, str]) -> None:
         self.job = job
         self.folder = Path(job.folder)
+        self._credentials = credentials
+
+    def credentials(self) -> dict[str, str]:
+        """The driver's credentials for the object store, as environment variables."""
+        return self._credentials
 
     def signals(self) -> list[bool]:
         """Which of ``_signals`` there are."""
@@ -66,12 +72,19 @@ def exchange(job: TrialJob) -> Iterator[TrialJob]:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(StudyFolder)
     # Two threads: a signal is not to wait for a checkpoint.
-    actor = actor.options(name=name, num_cpus=0, max_concurrency=2, scheduling_strategy=here).remote(job)
+    actor = actor.options(name=name, num_cpus=0, max_concurrency=2, scheduling_strategy=here)
+    # As an argument: a runtime environment would be written to the log of Ray's runtime_env_agent.
+    actor = actor.remote(job, {name: os.environ[name] for name in CREDENTIALS if name in os.environ})
     try:
         ray.get(actor.signals.remote())
         yield dataclasses.replace(job, exchange=name)
     finally:
         ray.kill(actor)
+
+
+def fetch_credentials(job: TrialJob) -> dict[str, str]:
+    """The driver's credentials for the object store; empty where the environment is the driver's own."""
+    return {} if job.exchange is None else _answer(ray.get_actor(job.exchange).credentials.remote())
 
 
 class NodeFolder:

@@ -13,6 +13,10 @@ from pmae.config import PretrainConfig
 WAIT = "wait-"  # ids of trials that keep a process until there is something to train in it
 FOLDS_BELOW = 2_000  # test images below which accuracies of the confirm phase are out-of-fold ones
 
+# Tune would copy these into the runtime environment of every trial, which Ray's runtime_env_agent writes to its log.
+# Workers of a private Ray inherit them from the driver; on a cluster trials ask tune.trial.remote_folder for them.
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
+
 
 @dataclass(frozen=True)
 class TrialSpec:
