@@ -17,6 +17,7 @@ from typing import Any
 import tyro
 
 from pmae.cli import options as asked
+from pmae.cli.pipes import quiet_when_cut_off
 from pmae.errors import ConfigError, DataError, DivergedError
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -32,6 +33,10 @@ MODULES: dict[type, str] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    return quiet_when_cut_off(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     try:
         options: Any = tyro.cli(
             asked.Command,  # type: ignore[arg-type]
@@ -41,12 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
     except SystemExit as leaving:  # --help, or options that cannot be read: tyro has said why
+        if isinstance(leaving.__context__, BrokenPipeError):
+            raise
         return leaving.code if isinstance(leaving.code, int) else BAD_USAGE
     warnings.showwarning = _show_warning
     try:
         importlib.import_module(f"pmae.cli.{MODULES[type(options)]}").run(options)
     except (ConfigError, DataError) as mistake:
         return _say(mistake, BAD_USAGE)
+    except BrokenPipeError:
+        raise
     except (DivergedError, OSError) as problem:
         return _say(problem, FAILED)
     except KeyboardInterrupt as interrupt:

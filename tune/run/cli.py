@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pmae.cli.pipes import quiet_when_cut_off
 from pmae.errors import ConfigError
 from tune.options import StudyOptions, parse_options
+from tune.run import interrupts
 from tune.run.ray_session import SessionError
 from tune.run.runner import BAD_USAGE, FAILED, INTERRUPTED, Launch
 
@@ -40,9 +42,18 @@ def run_command(
         default: Options of a study of another question.
         metrics, rule: See ``tune.planning.plan.plan_study``.
     """
+    with interrupts.noticed():
+        return quiet_when_cut_off(lambda: _guarded(list(argv), program, default, metrics, rule))
+
+
+def _guarded(
+    argv: list[str], program: str, default: StudyOptions | None, metrics: str | None, rule: ConfirmRule | None
+) -> int:
     try:
-        return _run(list(argv), program, default, metrics, rule)
+        return _run(argv, program, default, metrics, rule)
     except SystemExit as leaving:  # --help, or options that cannot be read: tyro has said why
+        if isinstance(leaving.__context__, BrokenPipeError):
+            raise
         return leaving.code if isinstance(leaving.code, int) else BAD_USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -109,8 +120,10 @@ def run_options(
     from tune.run.display import Display
 
     display = Display(options.output.quiet, on_event)
+    interrupts.check()
     plan = plan_study(options, metrics=metrics, rule=rule, progress=not options.output.quiet and sys.stderr.isatty())
     splits_present(plan.images)
+    interrupts.check()
     if record is not None:
         plan = dataclasses.replace(plan, name=record["name"], seeds=tuple(record["phases"]["confirm"]["seeds"]))
         _check_same_images(plan, record)

@@ -90,6 +90,7 @@ class Launch:
             yield
 
     def _in_session(self, address: str | None, cpus: int, placement: Placement | None) -> int:
+        from tune.run import interrupts
         from tune.run.ray_session import ray_session, token_path
 
         options = self.plan.options.machine
@@ -102,6 +103,7 @@ class Launch:
             spread = session.joined and self.mirror is None
             processes = int(session.resources.get("CPU", 1)) if spread else 1
             prepare_components(self.plan, self.display, processes)
+            interrupts.check()
             if session.dashboard_url:
                 self.display.always(f"dashboard: {session.dashboard_url} (its access token lies in {token_path()})")
             with self._job(placement, gauges=options.dashboard or session.joined, joined=session.joined) as job:
@@ -129,6 +131,9 @@ class Launch:
             )
             try:
                 run.run()
+            except BrokenPipeError:
+                print(f"stopped: nobody reads the output\nresume with: {self._resume_command()}", file=sys.stderr)
+                raise
             except (StudyWriteError, StudyLockedError, OSError) as problem:
                 return self._failed(problem)
         from tune.run.finalize import (
