@@ -10,7 +10,6 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
@@ -191,11 +190,14 @@ class StudyOptions:
     def normalised(self) -> StudyOptions:
         """Paths made absolute, so that neither workers nor a later ``--resume`` depend on the current folder."""
         from pmae.data.load import absolute_source
+        from pmae.files import user_path
 
         data = dataclasses.replace(
             self.data,
             dataset=absolute_source(self.data.dataset, self.data.data_root),
-            data_root=None if self.data.data_root is None else str(Path(self.data.data_root).expanduser().absolute()),
+            data_root=None
+            if self.data.data_root is None
+            else str(user_path(self.data.data_root, "--data-root").absolute()),
         )
         return dataclasses.replace(self, data=data)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -18,13 +19,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from pmae.data.decode import Allocate, Pixels
+from pmae.data.decode import Pixels, PixelSink
 from pmae.data.imageset import ImageSet, Indices
 from pmae.errors import DataError
 
@@ -58,7 +59,17 @@ class Contents:
         return ImageSet(images, self.labels, self.class_names, splits, self.name, fingerprint)
 
 
-Build = Callable[[Allocate], Contents]
+class Sink(Protocol):
+    """Where decoded pixels go; called once their shape is known."""
+
+    def check_room(self, shape: tuple[int, int, int, int]) -> None:
+        """Refuse what does not fit, before anything is decoded."""
+
+    def __call__(self, shape: tuple[int, int, int, int]) -> PixelSink:
+        """Make room."""
+
+
+Build = Callable[[Sink], Contents]
 
 
 class MemorySink:
@@ -66,8 +77,18 @@ class MemorySink:
 
     images: Pixels
 
+    def check_room(self, shape: tuple[int, int, int, int]) -> None:
+        """Refuse images (N, H, W, C) that take more than half of the machine's memory; raises DataError."""
+        needed, memory = math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > memory / 2:
+            raise DataError(
+                f"the images need {needed / 1e6:,.1f} MB, more than half of the memory ({memory / 1e6:,.1f} MB); "
+                "lower limit or image_size"
+            )
+
     def __call__(self, shape: tuple[int, int, int, int]) -> MemorySink:
-        """Make room for (N, H, W, C)."""
+        """Allocate (N, H, W, C)."""
+        self.check_room(shape)
         self.images = np.zeros(shape, dtype=np.uint8)
         return self
 
@@ -83,15 +104,20 @@ class FileSink:
         self.path = path
         self.file: BinaryIO | None = None
 
-    def __call__(self, shape: tuple[int, int, int, int]) -> FileSink:
-        """Start the file for (N, H, W, C)."""
-        self.close()
-        needed, free = int(np.prod(shape)), shutil.disk_usage(self.path.parent).free
+    def check_room(self, shape: tuple[int, int, int, int]) -> None:
+        """Refuse images (N, H, W, C) that do not fit on the disk; raises DataError."""
+        needed, free = math.prod(shape), shutil.disk_usage(self.path.parent).free
         if needed > free:
             raise DataError(
                 f"the decoded images need {needed / 1e6:,.1f} MB, but {self.path.parent.parent} has "
                 f"{free / 1e6:,.1f} MB free; lower limit or image_size, or set PMAE_CACHE to a larger disk"
             )
+
+    def __call__(self, shape: tuple[int, int, int, int]) -> FileSink:
+        """Start the file for (N, H, W, C)."""
+        self.close()
+        self.check_room(shape)
+        needed = math.prod(shape)
         self.file = open(self.path, "wb", buffering=0)  # noqa: SIM115 (closed by close)
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self.file, header)

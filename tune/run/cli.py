@@ -100,12 +100,16 @@ def run_options(
         on_event: Called with each line instead of printing it.
     """
     from studies.storage.object_store import is_uri
+    from tune.planning.check import check_options
     from tune.storage.location import Storage
 
+    check_options(options)
     argv = options.to_argv() if argv is None else argv
     dry, place = options.output.dry_run, options.storage.storage
     # Fail early on an unusable storage; create the study folder only after everything else has been validated.
-    storage = None if dry or not (options.storage.resume or is_uri(place)) else Storage.open(place)
+    # A dry run refuses what a run refuses, and writes nothing.
+    early = dry or options.storage.resume or is_uri(place)
+    storage = Storage.open(place, create=not dry) if early else None
     if options.storage.resume and storage is not None:
         folder, record = storage.existing(options.storage.name)
         options = _as_stored(argv, program, options, record)
@@ -127,9 +131,11 @@ def run_options(
     if record is not None:
         plan = dataclasses.replace(plan, name=record["name"], seeds=tuple(record["phases"]["confirm"]["seeds"]))
         _check_same_images(plan, record)
-    elif not dry:
+    else:
         storage = storage or Storage.open(place)
         folder = storage.new(plan.name)
+    if dry:
+        storage = folder = None
     run = Launch(plan, display, argv, program, storage, folder, record)
     if options.machine.address is not None:
         return run.on_cluster(options.machine.address), folder

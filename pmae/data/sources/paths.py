@@ -6,11 +6,12 @@ from pathlib import Path
 
 from pmae.data.source import Request
 from pmae.errors import DataError
+from pmae.files import user_path
 
 
 def requested_path(request: Request) -> Path:
     """The request's path: ``~`` expanded, a relative one starting from the request's root."""
-    path = Path(request.argument).expanduser()
+    path = user_path(request.argument, f"{request.name}:")
     return path if request.root is None else request.root / path
 
 

@@ -294,11 +294,11 @@ def test_medmnist_sets_that_do_not_fit_say_why() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("cifar", r"no data set 'cifar' \(did you mean 'cifar10'\?\); there are digits, cifar10, tinyimagenet"),
+        ("cifar", r"unknown dataset 'cifar' \(did you mean 'cifar10'\?\); available are digits, cifar10, tinyimagenet"),
         ("CIFAR10", "did you mean 'cifar10'"),
         ("bloodmist", "did you mean 'bloodmnist'"),
-        ("zebras", "there are digits, .*pathmnist, .*folder:PATH, parquet:PATH, npz:PATH"),
-        ("digits:here", "no data set 'digits:here'"),
+        ("zebras", "available are digits, .*pathmnist, .*folder:PATH, parquet:PATH, npz:PATH"),
+        ("digits:here", "unknown dataset 'digits:here'"),
         ("folder", "names no path; write folder:PATH"),
         ("parquet:", "names no path; write parquet:PATH"),
     ],
