@@ -23,6 +23,7 @@ from tune.planning.placement import MOST_SECONDS, check_machine
 from tune.storage.folder import study_name
 
 MOST_TRIALS = 10_000  # of the exploration, seeds of the confirm phase, and combinations of settings
+MOST_LOOKS = 10
 MOST = 10**9  # of any other whole number
 MOST_SEED = 2**63 - 1
 MOST_VALUES = 200  # of one option
@@ -145,7 +146,10 @@ def _check_confirm(options: StudyOptions) -> None:
     confirm = options.confirm
     check_margin(confirm.margin)
     check_ratio(confirm.default_ratio, "--default-ratio")
-    _check_count("--look", confirm.look, 1)
+    if not 1 <= confirm.look <= MOST_LOOKS:
+        raise ConfigError(
+            f"--look is {confirm.look}; it must be a whole number from 1 to {MOST_LOOKS}: the level halves with every look"
+        )
     if confirm.confirm_seeds is not None:
         _check_count("--confirm-seeds", confirm.confirm_seeds, 2)
     if confirm.time_budget is not None:

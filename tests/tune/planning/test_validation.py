@@ -153,6 +153,7 @@ def test_any_options_get_a_plan_or_one_clear_error_at_once(elsewhere, options):
         (["--image-size", "512"], "at most 256"),
         (["--confirm-seeds", "1000000000"], "from 2 to 10,000"),
         (["--storage", "/proc/runs"], "not writable"),
+        (["--look", "11"], "from 1 to 10"),
     ],
 )
 def test_a_dry_run_refuses_what_a_run_refuses(argv, message, tmp_path, capsys, monkeypatch):
@@ -188,6 +189,12 @@ def test_images_are_not_decoded_before_everything_else_was_checked(tmp_path, mon
         assert main([*mistake.split(), "--dry-run", "--storage", str(tmp_path / "runs")]) == 2
     assert main(["--dataset", "folder:/nowhere", "--image-size", "2048", "--patch-sizes", "1", "--dry-run"]) == 2
     assert "a trial needs about" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], ["--until-settled"]])
+def test_the_strictest_level_can_be_planned(more, tmp_path, capsys):
+    assert main(["--dry-run", "--look", "10", *more, "--storage", str(tmp_path / "runs")]) == 0
+    assert "true regret" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_name_made_from_the_dataset_is_always_valid():
