@@ -148,7 +148,7 @@ def _check_confirm(options: StudyOptions) -> None:
     check_ratio(confirm.default_ratio, "--default-ratio")
     if not 1 <= confirm.look <= MOST_LOOKS:
         raise ConfigError(
-            f"--look is {confirm.look}; it must be a whole number from 1 to {MOST_LOOKS}: the level halves with every look"
+            f"--look is {confirm.look}; it must be a whole number from 1 to {MOST_LOOKS}: each halves the level"
         )
     if confirm.confirm_seeds is not None:
         _check_count("--confirm-seeds", confirm.confirm_seeds, 2)
