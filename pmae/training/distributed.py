@@ -36,7 +36,7 @@ from pmae.errors import ConfigError, DivergedError
 from pmae.files import MappedArray
 from pmae.training.checkpoint import load_checkpoint, save_checkpoint
 from pmae.training.loader import Images
-from pmae.training.loop import PretrainResult, Training, as_images
+from pmae.training.loop import PretrainResult, Training, as_images, fit_components
 
 if TYPE_CHECKING:
     from pmae.components import PrincipalComponents
@@ -119,13 +119,15 @@ class PMAETrainer:
             DivergedError: The loss became infinite or NaN.
             ray.train.TrainingFailedError: Workers were lost more often than ``max_failures`` allows.
         """
+        masking = self.config.masking
+        if self.components is None and masking.method == "pmae":
+            self.components = fit_components(masking.basis, self.images)  # once, and not by every worker
         job = _Job(
             config=self.config.to_dict(),
             seed=self.seed,
             components=ray.put(self.components),
             images=_shared(np.asarray(self.images.images)),
             indices=ray.put(np.asarray(self.images.indices("train"))),
-            fingerprint=getattr(self.images, "fingerprint", None),
             threads=self.cpus_per_worker,
             checkpoint_every=self.checkpoint_every,
         )
@@ -155,7 +157,6 @@ class _Job:
     components: ray.ObjectRef
     images: ray.ObjectRef | MappedArray
     indices: ray.ObjectRef
-    fingerprint: str | None
     threads: int
     checkpoint_every: int
 
