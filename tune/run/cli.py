@@ -15,7 +15,7 @@ from pmae.cli.pipes import quiet_when_cut_off
 from pmae.errors import ConfigError
 from tune.options import StudyOptions, parse_options
 from tune.run import interrupts
-from tune.run.ray_session import SessionError
+from tune.run.ray_session import SessionError, cluster_address
 from tune.run.runner import BAD_USAGE, FAILED, INTERRUPTED, Launch
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ def run_options(
     from tune.storage.location import Storage
 
     check_options(options)
+    if options.machine.address is not None:
+        cluster_address(options.machine.address)
     argv = options.to_argv() if argv is None else argv
     dry, place = options.output.dry_run, options.storage.storage
     # Fail early on an unusable storage; create the study folder only after everything else has been validated.

@@ -140,6 +140,18 @@ def test_an_address_that_does_not_answer_is_refused_within_seconds(address, mess
     assert time.monotonic() - started < 10 and "Kq7" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_study_with_such_an_address_ends_before_anything_is_done(more, tmp_path, monkeypatch, capsys):
+    import tune.planning.plan as planning
+
+    monkeypatch.setattr(planning, "load_images", lambda *_, **__: pytest.fail("images were loaded"))
+    started = time.monotonic()
+    assert main(["--address", "127.0.0.1:9", "--storage", str(tmp_path / "runs"), *more]) == 2
+    error = capsys.readouterr().err
+    assert time.monotonic() - started < 10 and error.count("\n") == 1 and "127.0.0.1:9" in error
+    assert not (tmp_path / "runs").exists()
+
+
 def test_auto_is_the_environments_address_or_the_one_that_ray_start_left(tmp_path, monkeypatch):
     import socket
 
