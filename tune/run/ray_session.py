@@ -48,6 +48,7 @@ SWITCHES = {
 }
 STARTS = 3  # attempts to start Ray
 CONNECT_SECONDS = 5.0  # for the first answer of a cluster
+SETTINGS = b"\0\0\0\x04\0\0\0\0\0"  # an empty frame of HTTP/2: length (3 bytes), type, flags, stream (4)
 # Ray's switch for macOS and Windows: with 0 every process of a private Ray has the address 127.0.0.1.
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 # Imported in a second thread while Ray starts, which mostly waits. Ray's start imports none of them: two threads that
@@ -171,10 +172,32 @@ def cluster_address(address: str) -> str:
     if parts_missing := [name for name, part in (("host", host), ("port", port)) if not part]:
         raise ConfigError(f"--address {shown} has no valid {' and '.join(parts_missing)}; give HOST:PORT or auto")
     try:
-        socket.create_connection((host, port), CONNECT_SECONDS).close()
+        with socket.create_connection((host, port), CONNECT_SECONDS) as connection:
+            _check_speaks_grpc(connection)
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"--address {shown}: {_way_out(f'no Ray cluster answers there ({error})')}") from error
     return address
+
+
+def _check_speaks_grpc(connection: socket.socket) -> None:
+    """Refuse a server that is not Ray's, for whose answer ``ray.init`` would wait for minutes.
+
+    Ray speaks gRPC, that is HTTP/2, in which both sides begin with a SETTINGS frame.
+
+    Raises:
+        OSError: The other side answers something else, or nothing in time.
+    """
+    if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
+        return  # it would answer a TLS handshake only
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
+    head = b""
+    while len(head) < len(SETTINGS):
+        part = connection.recv(len(SETTINGS) - len(head))
+        if not part:
+            raise ConnectionError("the server closed the connection")
+        head += part
+    if head[3] != SETTINGS[3]:
+        raise ConnectionError("the server there is not Ray's")
 
 
 def _started_cluster() -> str:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from pmae.errors import ConfigError
 from tests.tune.conftest import LONG, StudyProcess
 from tune.masking_ratio_study import main
 from tune.run.ray_folder import LOCK, MARK, PREFIX, delete_abandoned, private_folder, temporary_folder
-from tune.run.ray_session import cluster_address
+from tune.run.ray_session import SETTINGS, cluster_address
 from tune.run.watchdog import marked_processes
 
+ROOT = Path(__file__).resolve().parents[3]
 CANARY = "Kq7-canary"
 SECRETS = {"AWS_SECRET_ACCESS_KEY": f"{CANARY}-aws", "AWS_ACCESS_KEY_ID": f"{CANARY}-id", "MY_TOKEN": f"{CANARY}-mine"}
 
@@ -152,17 +159,42 @@ def test_a_study_with_such_an_address_ends_before_anything_is_done(more, tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
-def test_auto_is_the_environments_address_or_the_one_that_ray_start_left(tmp_path, monkeypatch):
-    import socket
+@contextmanager
+def server(answer: bytes | None) -> Iterator[str]:
+    """The address of a server that sends ``answer`` to everybody, or never a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connections: list[socket.socket] = []
 
-    from pmae.errors import ConfigError
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connections.append(listener.accept()[0])
+                    if answer is not None:
+                        connections[-1].sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)  # or the thread would keep it open
+        for connection in connections:
+            connection.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"), [(b"HTTP/1.1 400 Bad Request\r\n", "is not Ray's"), (b"", "timed out"), (None, "timed out")]
+)
+def test_a_server_that_is_not_rays_is_refused(answer, message, monkeypatch):
+    monkeypatch.setattr("tune.run.ray_session.CONNECT_SECONDS", 0.5)
+    with server(answer) as address, pytest.raises(ConfigError, match=message):
+        cluster_address(address)
+
+
+def test_auto_is_the_environments_address_or_the_one_that_ray_start_left(tmp_path, monkeypatch):
 
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ConfigError, match="no cluster was started for sharing"):
         cluster_address("auto")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
+    with server(SETTINGS) as address:
         (tmp_path / "ray").mkdir()
         (tmp_path / "ray" / "ray_current_cluster").write_text(address)
         assert cluster_address("auto") == address
@@ -183,3 +215,23 @@ def test_credentials_do_not_reach_runtime_environments(monkeypatch):
     keep_credentials_out_of_logs()
     actor = _ActorClassCache().get(type("Trainable", (), {}))
     assert CANARY not in str(actor._default_options)
+
+
+TRAINER = """
+import numpy, psutil
+from pmae.config import preset
+from pmae.trainer import PMAETrainer
+
+PMAETrainer(preset("quick"), numpy.zeros((20, 8, 8, 1), numpy.uint8), use_gpu=False)
+processes = psutil.Process().children(recursive=True)
+print(*{c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN})
+"""
+
+
+def test_the_trainers_own_ray_listens_on_loopback(base):
+    environment = {**os.environ, "RAY_TMPDIR": str(base)}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-W", "ignore", "-c", TRAINER]
+    run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr
+    assert {ip.removeprefix("::ffff:") for ip in run.stdout.split()} == {"127.0.0.1"}
