@@ -1,7 +1,7 @@
 """Decoded images on disk: one folder per set, mapped into memory by every process that uses it.
 
-A set is written beside its place and renamed, checked against its hash when a process first reads it, and built
-again, with a warning, when it is damaged. Processes that want the same set at once wait for the first to build it.
+A set is written atomically, checked against its hash when a process first reads it, and rebuilt with a warning if it
+is corrupted. Processes that need the same set at the same time wait for the first one to build it.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _verified: dict[Path, tuple[int, ...]] = {}  # folders whose hash this process h
 
 
 def cache_dir() -> Path:
-    """The cache: ``$PMAE_CACHE``, else ``~/.cache/pmae``. It can be deleted at any time."""
+    """The cache: ``$PMAE_CACHE``, else ``~/.cache/pmae``. It may be deleted at any time."""
     chosen = os.environ.get("PMAE_CACHE")
     return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".cache" / "pmae"
 
 
 @dataclass(frozen=True)
 class Contents:
-    """All of a set but its pixels. ``splits`` lie one after the other: name -> number of images."""
+    """Everything in a set except its pixels. ``splits`` are consecutive: name -> number of images."""
 
     labels: npt.NDArray[np.int64]
     class_names: tuple[str, ...]
@@ -50,7 +50,7 @@ class Contents:
     skipped: tuple[str, ...] = ()
 
     def with_images(self, images: Pixels, fingerprint: str = "") -> ImageSet:
-        """The set; a warning tells what was skipped."""
+        """The set; a warning lists what was skipped."""
         if self.skipped:
             shown = "\n  ".join(self.skipped[:5]) + ("\n  ..." if len(self.skipped) > 5 else "")
             warnings.warn(f"{self.name}: skipped {len(self.skipped)} unreadable images:\n  {shown}", stacklevel=4)
@@ -98,7 +98,7 @@ class MemorySink:
 
 
 class FileSink:
-    """Pixels in an ``.npy`` file. Written, not mapped: a full disk is then an error and not a killed process."""
+    """Pixels in an ``.npy`` file. Written, not mapped, so that a full disk raises an error."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -126,7 +126,7 @@ class FileSink:
         return self
 
     def write(self, positions: Indices, pixels: Pixels) -> None:
-        """Put pixels (n, H, W, C) at rows ``positions``, neighbours in one go."""
+        """Put pixels (n, H, W, C) at rows ``positions``, runs of consecutive rows with one write each."""
         assert self.file is not None
         order = np.argsort(positions)
         for run in np.split(order, np.flatnonzero(np.diff(positions[order]) != 1) + 1):
@@ -150,7 +150,7 @@ def set_key(name: str, files: tuple[Path, ...], settings: dict[str, Any]) -> str
 
 
 def cached_images(key: str, build: Build, *, progress: bool = False) -> ImageSet:
-    """The set called ``key``, from the cache or else from ``build``, which is then cached.
+    """The set with this ``key`` from the cache, else from ``build``, whose result is cached.
 
     Raises:
         DataError: The cache cannot be written; and whatever ``build`` raises.
@@ -166,12 +166,12 @@ def cached_images(key: str, build: Build, *, progress: bool = False) -> ImageSet
             if isinstance(found, ImageSet):
                 return found
             if found:
-                warnings.warn(f"the cached images in {folder} are damaged ({found}); building them again", stacklevel=3)
+                warnings.warn(f"the cached images in {folder} are corrupted ({found}); rebuilding them", stacklevel=3)
             return _write(folder, build)
     except OSError as error:
         raise DataError(
             f"the cache {folder.parent} cannot be written ({error}); "
-            "make room there, or set PMAE_CACHE to a folder that can"
+            "make room there, or set PMAE_CACHE to another folder"
         ) from error
 
 
@@ -228,7 +228,7 @@ def _write_description(beside: Path, contents: Contents, fingerprint: str) -> No
 
 
 def _read(folder: Path) -> ImageSet | str:
-    """The set, or why it cannot be used; an empty reason when there is none."""
+    """The set, or why it cannot be used; an empty string if it does not exist."""
     if not folder.is_dir():
         return ""
     try:

@@ -38,28 +38,28 @@ def load_images(
     skip_unreadable: bool = False,
     progress: bool = False,
 ) -> ImageSet:
-    """Load a data set with its train, val and test splits (the rules are those of :mod:`pmae.data.splits`).
+    """Load a dataset with its train, val and test splits (the rules are those of :mod:`pmae.data.splits`).
 
     Args:
         source: ``digits``, ``cifar10``, ``tinyimagenet``, a 2-D MedMNIST flag such as ``bloodmnist``,
             ``folder:PATH``, ``parquet:PATH`` or ``npz:PATH``; or images in memory: ``(images, labels)`` or images as
             arrays or tensors (uint8, or floats in [0, 1]), a torch ``Dataset``, a Hugging Face ``Dataset`` or
             ``DatasetDict``, an :class:`ImageSet`, or a mapping from split names to any of these.
-        root: For a named source the folder with its downloaded files, where missing ones go; for a path the
-            folder that a relative path starts from. None: the cache, or the current folder.
+        root: For a named source the folder of its downloads; for a path the folder that a relative path starts from.
+            None: the cache, or the current folder.
         image_size: Side in pixels; each image is cropped to its centre square and resized (bicubic, antialiased).
             None keeps the size, which must then be one and square.
         limit: Training images at most, as even over the classes as they allow; also caps val and test.
         seed: Seed of what is held out and of ``limit``.
-        skip_unreadable: Leave out files that are no images, with a warning, instead of stopping at the first.
-        progress: Show on standard error how far a download or a decode is.
+        skip_unreadable: Skip files that are not images, with a warning, instead of stopping at the first.
+        progress: Show the progress of downloads and decoding on standard error.
 
     Returns:
         The set, its images ordered train, val, test; mapped from the cache except for small built-in sets.
 
     Raises:
-        ConfigError: A setting that cannot be, or an unknown source.
-        DataError: Files that are missing, damaged, hostile, unlabelled or do not fit together.
+        ConfigError: An invalid setting or an unknown source.
+        DataError: Files that are missing, corrupted, hostile, unlabeled or inconsistent.
     """
     for name, value, least in (("image_size", image_size, 4), ("limit", limit, 1), ("seed", seed, 0)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
@@ -100,7 +100,7 @@ def absolute_source(source: str, root: str | None) -> str:
 def _find(source: str, root: Path | None, image_size: int | None, progress: bool) -> Source:
     name, colon, argument = source.partition(":")
     if root is not None and root.is_file():
-        raise DataError(f"root {root} is a file; give the folder that it lies in: root={str(root.parent)!r}")
+        raise DataError(f"root {root} is a file; give its parent folder: root={str(root.parent)!r}")
     request = Request(name=name, argument=argument, root=root, image_size=image_size, progress=progress)
     if name in NAMED and not colon:
         return NAMED[name](request)

@@ -1,4 +1,4 @@
-"""Where a study lies on disk: names and paths that cannot escape, a folder that is new or the one to go on with."""
+"""A study's folder on disk: valid names and paths, new and existing folders."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _checked(path: Path, create: bool) -> Path:
         raise ConfigError(f"--storage {path} is a file; give a folder")
     if is_study(path):
         raise ConfigError(
-            f"--storage {path} is itself a study; give the folder it lies in: --storage {path.parent} --name NAME"
+            f"--storage {path} is itself a study; give its parent folder: --storage {path.parent} --name NAME"
         )
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -65,7 +65,7 @@ def _checked(path: Path, create: bool) -> Path:
 
 
 def study_name(name: str) -> str:
-    """``name`` if it is a plain file name; raises :class:`ConfigError` for anything that could leave the storage."""
+    """``name`` if it is valid; raises :class:`ConfigError` for anything that could be a path outside the storage."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"--name is {name!r}; a name has letters, digits, '.', '_' and '-' only, begins with a letter or a digit "
@@ -75,7 +75,7 @@ def study_name(name: str) -> str:
 
 
 def as_study_name(text: str) -> str:
-    """A study name out of a data set's name."""
+    """A valid study name made from a dataset's name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100] or "study"
 
 
@@ -83,23 +83,21 @@ def new_folder(storage: Path, name: str) -> Path:
     """The folder of a new study.
 
     Raises:
-        ConfigError: Something lies there already.
+        ConfigError: The folder is in use.
     """
     folder = storage / study_name(name)
     if is_study(folder):
-        raise ConfigError(
-            f"{folder} holds a study already; go on with it (--resume), or give this one another --name or --storage"
-        )
+        raise ConfigError(f"{folder} holds a study already; resume it (--resume), or use another --name or --storage")
     if folder.exists() and (not folder.is_dir() or any(not p.name.startswith(".") for p in folder.iterdir())):
-        raise ConfigError(f"{folder} exists and is no study; give another --name or --storage")
+        raise ConfigError(f"{folder} exists and is not a study; use another --name or --storage")
     return folder
 
 
 def existing_folder(storage: Path, name: str | None) -> tuple[Path, dict[str, Any]]:
-    """Folder and ``study.json`` of the study to go on with; without a name the only one in ``storage``.
+    """Folder and ``study.json`` of the study to resume; without a name the only one in ``storage``.
 
     Raises:
-        ConfigError: There is none, or there are several and none is named.
+        ConfigError: It does not exist, or there are several and ``name`` is None.
     """
     there = sorted(p.name for p in storage.iterdir() if is_study(p)) if storage.is_dir() else []
     listed = f"the studies in {storage} are {', '.join(there)}" if there else f"there is no study in {storage}"
@@ -115,12 +113,12 @@ def existing_folder(storage: Path, name: str | None) -> tuple[Path, dict[str, An
 
 
 def is_study(folder: Path) -> bool:
-    """Whether a study's files lie directly in ``folder``."""
+    """Whether ``folder`` is a study's."""
     return any((folder / name).is_file() for name in _STUDY_FILES)
 
 
 def without_options(argv: Sequence[str], options: Collection[str]) -> list[str]:
-    """``argv`` without ``options`` (that take one value each), given as ``--name X`` or ``--name=X``."""
+    """``argv`` without ``options``, each with one value, given as ``--name X`` or ``--name=X``."""
     kept, skip = [], False
     for word in argv:
         if skip:
@@ -137,7 +135,7 @@ def command_line(
 ) -> str:
     """The shell command that runs ``program`` again with ``argv``; ``changes`` appends options (None: a flag).
 
-    It is stored and printed: passwords and tokens in URLs are left out.
+    Passwords and tokens in URLs are left out, since it is stored and printed.
     """
     import shlex
 

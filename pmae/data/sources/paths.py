@@ -25,4 +25,4 @@ def existing_file(request: Request, kind: str, suffix: str) -> Path:
         hint = f"; it is a folder, name one of its files: {', '.join(inside[:10]) or f'it has no {suffix} file'}"
     else:
         hint = f"; give {kind}:PATH the path of a {suffix} file"
-    raise DataError(f"there is no file {path}{hint}")
+    raise DataError(f"{path} does not exist{hint}")
