@@ -195,8 +195,8 @@ def without(name: str) -> Callable[[dict], object]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("val/val_annotations.txt"), r"it has no val/val_annotations\.txt"),
-        (without("words.txt"), r"it has no words\.txt"),
+        (without("val/val_annotations.txt"), r"val/val_annotations\.txt is missing"),
+        (without("words.txt"), r"words\.txt is missing"),
         (without("val/images/val_1.JPEG"), r"names missing val/images/val_1\.JPEG"),
         (lambda f: f.update({"val/val_annotations.txt": b"val_0.JPEG\tn09999999"}), "names class 'n09999999'"),
         (lambda f: f.update({"train/n01000001/images/x.JPEG": b"broken"}), r"images/x\.JPEG cannot be read"),
