@@ -32,10 +32,10 @@ KEPT = "overdue.txt"  # written by a process as it ends: it stays on its node
 class StudyFolder:
     """The actor: the study's folder for those who do not see it."""
 
-    def __init__(self, job: TrialJob, credentials: dict[str, str]) -> None:
+    def __init__(self, job: TrialJob, credentials: dict[str, str] | None = None) -> None:
         self.job = job
         self.folder = Path(job.folder)
-        self._credentials = credentials
+        self._credentials = credentials or {}
 
     def credentials(self) -> dict[str, str]:
         """The driver's credentials for the object store, as environment variables."""
