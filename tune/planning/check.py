@@ -82,6 +82,8 @@ def _short(value: int) -> str:
 
 def _check_data(options: StudyOptions) -> None:
     data = options.data
+    if data.dataset is None:  # what 'None' on the command line is
+        raise ConfigError("--dataset is missing; give the name of a dataset or folder:PATH")
     if data.image_size is not None and not 4 <= data.image_size <= MAX_IMAGE_SIZE:
         raise ConfigError(
             f"--image-size is {data.image_size}; it must be from 4 to {MAX_IMAGE_SIZE:,} pixels, for example 32 or 64"
