@@ -38,15 +38,15 @@ def test_an_interrupt_that_python_discards_is_raised_at_the_next_check():
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_study_that_starts_does_not_lose_it(monkeypatch, tmp_path, capsys):
-    import tune.planning.plan as planning
+    from tune.run import runner
 
-    plan_study = planning.plan_study
+    plan_study = runner.plan_study
 
     def plan(*given: object, **named: object) -> object:
         Discarding()
         return plan_study(*given, **named)
 
-    monkeypatch.setattr(planning, "plan_study", plan)
+    monkeypatch.setattr(runner, "plan_study", plan)
     assert main(["--dry-run", "--storage", str(tmp_path / "runs")]) == 130
     assert "interrupted" in capsys.readouterr().err
 
