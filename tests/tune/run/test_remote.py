@@ -194,8 +194,8 @@ def test_trials_of_several_workers_go_on_with_fewer_from_the_store(runs, start_r
         cluster.remove_second()
         study.ends_well()
     copy = runs.copy("elastic/digits", tmp_path / "end")
-    rows = read_study(copy).trials.to_pylist()
-    assert [r["status"] for r in rows] == ["done", "done"] and not list(copy.rglob("checkpoint_*"))
+    rows = [r for r in read_study(copy).trials.to_pylist() if r["phase"] != "control"]
+    assert {r["status"] for r in rows} == {"done"} and not list(copy.rglob("checkpoint_*"))
     found, images = curves(copy), load_images("digits", limit=100)
     for row in rows:
         alone = pretrain(PretrainConfig.from_dict(json.loads(row["config"])), images, seed=row["seed"])

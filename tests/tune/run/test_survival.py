@@ -280,8 +280,8 @@ def test_one_of_two_train_workers_killed(tmp_path, start_study):
     study.wait_for(lambda: study.workers("RayTrainWorker"))
     study.workers("RayTrainWorker")[-1].send_signal(signal.SIGKILL)
     study.ends_well()
-    rows = read_study(study.folder).trials.to_pylist()
-    assert [r["status"] for r in rows] == ["done", "done"]
+    rows = [r for r in read_study(study.folder).trials.to_pylist() if r["phase"] != "control"]
+    assert {r["status"] for r in rows} == {"done"}
     found, images = curves(study.folder), load_images("digits", limit=100)
     for row in rows:
         alone = pretrain(PretrainConfig.from_dict(json.loads(row["config"])), images, seed=row["seed"])
