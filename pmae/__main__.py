@@ -18,6 +18,7 @@ import tyro
 
 from pmae.cli import options as asked
 from pmae.cli.help import print_introduction
+from pmae.cli.pipes import quiet_when_cut_off
 from pmae.cli.settings_file import expand_config
 from pmae.errors import ConfigError, DataError, DivergedError
 
@@ -41,7 +42,10 @@ USUAL = ("out", "dataset", "method", "ratio", "patch_size", "steps", "epochs", "
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    words = sys.argv[1:] if argv is None else list(argv)
+    return quiet_when_cut_off(lambda: _main(sys.argv[1:] if argv is None else list(argv)))
+
+
+def _main(words: list[str]) -> int:
     try:
         if {"-h", "--help"} & {*words}:
             print_introduction(EXAMPLES, USUAL if words[0] == "pretrain" else (), asked.PretrainOptions)
@@ -55,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
     except SystemExit as leaving:  # --help, or options that cannot be read: tyro has said why
+        if isinstance(leaving.__context__, BrokenPipeError):
+            raise
         return leaving.code if isinstance(leaving.code, int) else BAD_USAGE
     except ConfigError as mistake:
         return _say(mistake, BAD_USAGE)
@@ -63,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         importlib.import_module(f"pmae.cli.{MODULES[type(options)]}").run(options)
     except (ConfigError, DataError) as mistake:
         return _say(mistake, BAD_USAGE)
+    except BrokenPipeError:
+        raise
     except (DivergedError, OSError) as problem:
         return _say(problem, FAILED)
     except KeyboardInterrupt as interrupt:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pmae.errors import DataError
+from pmae.errors import ConfigError, DataError
+
+MOST_NAME_BYTES, MOST_PATH_BYTES = 255, 4000  # of Linux and macOS, with room for the files below
 
 
 @contextmanager
@@ -39,6 +41,34 @@ def make_writable_folder(folder: Path) -> None:
     trial = folder / f".writable-{os.getpid()}"
     trial.touch()
     trial.unlink()
+
+
+def user_path(text: str | Path, what: str) -> Path:
+    """A path that a user gave, ``~`` expanded; whether anything is there is not looked at.
+
+    Args:
+        text: The path.
+        what: Its name in the message, for example ``--storage``.
+
+    Raises:
+        ConfigError: No file can have such a name.
+    """
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:  # ~somebody
+        raise ConfigError(f"{what} {_shortened(text)}: {error}; give the path in full") from None
+    encoded = os.fsencode(path)
+    if b"\0" in encoded or len(encoded) > MOST_PATH_BYTES or max(map(len, encoded.split(b"/"))) > MOST_NAME_BYTES:
+        raise ConfigError(
+            f"{what} {_shortened(text)} cannot be a path: names have at most {MOST_NAME_BYTES} bytes, paths "
+            f"{MOST_PATH_BYTES:,}, and none is zero; give a shorter one"
+        )
+    return path
+
+
+def _shortened(text: str | Path) -> str:
+    shown = repr(str(text))
+    return shown if len(shown) <= 100 else f"{shown[:60]}... ({len(str(text))} characters)"
 
 
 @dataclass(frozen=True)

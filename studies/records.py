@@ -19,6 +19,7 @@ from studies.errors import StudyError
 from studies.storage.atomic import read_json
 from studies.storage.journal import JournalledTable, read_table
 from studies.storage.schema import HISTORY_SCHEMA, SCHEMA_VERSION, TRIAL_SCHEMA, complete_epoch, complete_trial
+from studies.storage.shapes import OTHER_VERDICT, PLAN, VERDICT, check_shape
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -202,16 +203,25 @@ def _read(folder: Path) -> Study:
     trials = read_table(folder / "trials.arrow", TRIAL_SCHEMA, TRIAL_KEYS)
     plan = read_json(folder / "study.json") or {}
     _check_plan_version(folder, plan)
+    check_shape(folder / "study.json", plan, PLAN, "restore it from a copy or delete it")
     names = trials["study"].unique().drop_null().to_pylist()
     name = str(plan.get("name") or (names[0] if names else folder.name))
     return Study(
         trials=_named(trials, name),
         history=_named(read_table(folder / "history.arrow", HISTORY_SCHEMA, HISTORY_KEYS), name),
         plan=plan,
-        stored_verdict=read_json(folder / "verdict.json"),
+        stored_verdict=_read_verdict(folder / "verdict.json"),
         folder=folder,
         name=name,
     )
+
+
+def _read_verdict(path: Path) -> dict[str, Any] | None:
+    verdict = read_json(path)
+    if verdict is not None:
+        shape = VERDICT if verdict.get("schema_version") == SCHEMA_VERSION else OTHER_VERDICT
+        check_shape(path, verdict, shape, "delete it, and it is judged again")
+    return verdict
 
 
 def _named(table: pa.Table, name: str) -> pa.Table:

@@ -12,6 +12,9 @@ from pathlib import Path
 if __name__ == "__main__":
     # Run as a script: the checkout takes the place of its folder tune/, whose modules are not to be imported bare.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from tune.run import interrupts
+
+    interrupts.install()
 
 from pmae.errors import ConfigError
 from tune import basis_study, theory_study

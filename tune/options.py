@@ -12,7 +12,6 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
@@ -185,11 +184,12 @@ class StudyOptions:
     def normalized(self) -> StudyOptions:
         """Paths made absolute, so that neither workers nor a later ``--resume`` depend on the current folder."""
         from pmae.data.load import absolute_source
+        from pmae.files import user_path
 
         root = self.data.data_root
         paths: dict[str, Any] = {
             "dataset": absolute_source(self.data.dataset, root),
-            "data_root": None if root is None else str(Path(root).expanduser().absolute()),
+            "data_root": None if root is None else str(user_path(root, "--data-root").absolute()),
         }
         return dataclasses.replace(self, data=dataclasses.replace(self.data, **paths))
 

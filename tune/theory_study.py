@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if __name__ == "__main__":
     # Run as a script: the checkout takes the place of its folder tune/, whose modules are not to be imported bare.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from tune.run import interrupts
+
+    interrupts.install()
 
 from pmae.config import MIN_TOKENS
 from tune.options import ConfirmOptions, SearchOptions, StudyOptions

@@ -1,13 +1,14 @@
 """Decoded images on disk: one folder per set, mapped into memory by every process that uses it.
 
-A set is written beside its place and renamed, checked against its hash when a process first reads it, and built
-again, with a warning, when it is damaged. Processes that want the same set at once wait for the first to build it.
+A set is written atomically, checked against its hash when a process first reads it, and rebuilt with a warning if it
+is corrupted. Processes that need the same set at the same time wait for the first one to build it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -18,13 +19,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from pmae.data.decode import Allocate, Pixels
+from pmae.data.decode import Pixels, PixelSink
 from pmae.data.imageset import ImageSet, Indices
 from pmae.errors import DataError
 
@@ -33,14 +34,14 @@ _verified: dict[Path, tuple[int, ...]] = {}  # folders whose hash this process h
 
 
 def cache_dir() -> Path:
-    """The cache: ``$PMAE_CACHE``, else ``~/.cache/pmae``. It can be deleted at any time."""
+    """The cache: ``$PMAE_CACHE``, else ``~/.cache/pmae``. It may be deleted at any time."""
     chosen = os.environ.get("PMAE_CACHE")
     return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".cache" / "pmae"
 
 
 @dataclass(frozen=True)
 class Contents:
-    """All of a set but its pixels. ``splits`` lie one after the other: name -> number of images."""
+    """Everything in a set except its pixels. ``splits`` are consecutive: name -> number of images."""
 
     labels: npt.NDArray[np.int64]
     class_names: tuple[str, ...]
@@ -49,7 +50,7 @@ class Contents:
     skipped: tuple[str, ...] = ()
 
     def with_images(self, images: Pixels, fingerprint: str = "") -> ImageSet:
-        """The set; a warning tells what was skipped."""
+        """The set; a warning lists what was skipped."""
         if self.skipped:
             shown = "\n  ".join(self.skipped[:5]) + ("\n  ..." if len(self.skipped) > 5 else "")
             warnings.warn(f"{self.name}: skipped {len(self.skipped)} unreadable images:\n  {shown}", stacklevel=4)
@@ -58,7 +59,17 @@ class Contents:
         return ImageSet(images, self.labels, self.class_names, splits, self.name, fingerprint)
 
 
-Build = Callable[[Allocate], Contents]
+class Sink(Protocol):
+    """Where decoded pixels go; called once their shape is known."""
+
+    def check_room(self, shape: tuple[int, int, int, int]) -> None:
+        """Refuse what does not fit, before anything is decoded."""
+
+    def __call__(self, shape: tuple[int, int, int, int]) -> PixelSink:
+        """Make room."""
+
+
+Build = Callable[[Sink], Contents]
 
 
 class MemorySink:
@@ -66,8 +77,18 @@ class MemorySink:
 
     images: Pixels
 
+    def check_room(self, shape: tuple[int, int, int, int]) -> None:
+        """Refuse images (N, H, W, C) that take more than half of the machine's memory; raises DataError."""
+        needed, memory = math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > memory / 2:
+            raise DataError(
+                f"the images need {needed / 1e6:,.1f} MB, more than half of the memory ({memory / 1e6:,.1f} MB); "
+                "lower limit or image_size"
+            )
+
     def __call__(self, shape: tuple[int, int, int, int]) -> MemorySink:
-        """Make room for (N, H, W, C)."""
+        """Allocate (N, H, W, C)."""
+        self.check_room(shape)
         self.images = np.zeros(shape, dtype=np.uint8)
         return self
 
@@ -77,21 +98,26 @@ class MemorySink:
 
 
 class FileSink:
-    """Pixels in an ``.npy`` file. Written, not mapped: a full disk is then an error and not a killed process."""
+    """Pixels in an ``.npy`` file. Written, not mapped, so that a full disk raises an error."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file: BinaryIO | None = None
 
-    def __call__(self, shape: tuple[int, int, int, int]) -> FileSink:
-        """Start the file for (N, H, W, C)."""
-        self.close()
-        needed, free = int(np.prod(shape)), shutil.disk_usage(self.path.parent).free
+    def check_room(self, shape: tuple[int, int, int, int]) -> None:
+        """Refuse images (N, H, W, C) that do not fit on the disk; raises DataError."""
+        needed, free = math.prod(shape), shutil.disk_usage(self.path.parent).free
         if needed > free:
             raise DataError(
                 f"the decoded images need {needed / 1e6:,.1f} MB, but {self.path.parent.parent} has "
                 f"{free / 1e6:,.1f} MB free; lower limit or image_size, or set PMAE_CACHE to a larger disk"
             )
+
+    def __call__(self, shape: tuple[int, int, int, int]) -> FileSink:
+        """Start the file for (N, H, W, C)."""
+        self.close()
+        self.check_room(shape)
+        needed = math.prod(shape)
         self.file = open(self.path, "wb", buffering=0)  # noqa: SIM115 (closed by close)
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self.file, header)
@@ -100,7 +126,7 @@ class FileSink:
         return self
 
     def write(self, positions: Indices, pixels: Pixels) -> None:
-        """Put pixels (n, H, W, C) at rows ``positions``, neighbours in one go."""
+        """Put pixels (n, H, W, C) at rows ``positions``, runs of consecutive rows with one write each."""
         assert self.file is not None
         order = np.argsort(positions)
         for run in np.split(order, np.flatnonzero(np.diff(positions[order]) != 1) + 1):
@@ -124,7 +150,7 @@ def set_key(name: str, files: tuple[Path, ...], settings: dict[str, Any]) -> str
 
 
 def cached_images(key: str, build: Build, *, progress: bool = False) -> ImageSet:
-    """The set called ``key``, from the cache or else from ``build``, which is then cached.
+    """The set with this ``key`` from the cache, else from ``build``, whose result is cached.
 
     Raises:
         DataError: The cache cannot be written; and whatever ``build`` raises.
@@ -140,12 +166,12 @@ def cached_images(key: str, build: Build, *, progress: bool = False) -> ImageSet
             if isinstance(found, ImageSet):
                 return found
             if found:
-                warnings.warn(f"the cached images in {folder} are damaged ({found}); building them again", stacklevel=3)
+                warnings.warn(f"the cached images in {folder} are corrupted ({found}); rebuilding them", stacklevel=3)
             return _write(folder, build)
     except OSError as error:
         raise DataError(
             f"the cache {folder.parent} cannot be written ({error}); "
-            "make room there, or set PMAE_CACHE to a folder that can"
+            "make room there, or set PMAE_CACHE to another folder"
         ) from error
 
 
@@ -202,7 +228,7 @@ def _write_description(beside: Path, contents: Contents, fingerprint: str) -> No
 
 
 def _read(folder: Path) -> ImageSet | str:
-    """The set, or why it cannot be used; an empty reason when there is none."""
+    """The set, or why it cannot be used; an empty string if it does not exist."""
     if not folder.is_dir():
         return ""
     try:

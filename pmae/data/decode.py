@@ -1,6 +1,6 @@
-"""From encoded files to uint8 pixels, in parallel, with hostile and broken files refused by name.
+"""Decode files to uint8 pixels in parallel, refusing hostile and corrupted files by name.
 
-Decoding is Pillow's; a crop to the centre square and a bicubic, antialiased resize follow where a size is asked.
+Decoding is Pillow's; a crop to the centre square and a bicubic, antialiased resize follow if a size is requested.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pmae.data.progress import progress_bar
 from pmae.data.source import Payload, Reader
 from pmae.errors import DataError
 
-# The order is that of the tries. Formats that run programs (EPS) or read other files stay out.
+# Tried in this order. Formats that run programs (EPS) or read other files are excluded.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000")  # MPO is opened as JPEG
 MAX_PIXELS = 64 * 1024 * 1024
 MAX_FILE_BYTES = 1 << 28
-THREADED_FROM = 16 * 1024  # bytes of an encoded image; threads waiting for each other slow smaller ones down
+THREADED_FROM = 16 * 1024  # bytes of an encoded image; smaller ones are faster without threads
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 BATCH = 128
 
@@ -44,11 +44,11 @@ class PixelSink(Protocol):
 
 
 Allocate = Callable[[tuple[int, int, int, int]], PixelSink]
-"""Makes the sink once the shape (N, H, W, C) is known; called again when grey images turn out to be in colour."""
+"""Creates the sink once the shape (N, H, W, C) is known; called again if color images follow gray ones."""
 
 
 class UnreadableError(DataError):
-    """A file that is no image, is cut short, or is refused for its size."""
+    """A file that is not an image, is truncated, or is refused because of its size."""
 
 
 class _ColourAmongGreyError(Exception):
@@ -59,7 +59,7 @@ def decode_image(name: str, payload: Payload, image_size: int | None = None) -> 
     """One image as uint8 (H, W, C), C 1 for grey modes and 3 for all others; 16-bit grey keeps its high byte.
 
     Raises:
-        UnreadableError: ``name`` is no image, is cut short, or has more than ``MAX_PIXELS`` pixels.
+        UnreadableError: ``name`` is not an image, is truncated, or has more than ``MAX_PIXELS`` pixels.
     """
     try:
         if isinstance(payload, Path):
@@ -70,14 +70,14 @@ def decode_image(name: str, payload: Payload, image_size: int | None = None) -> 
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableError(
                     f"{name} has {image.width} x {image.height} pixels, above the limit of {MAX_PIXELS:,}; "
-                    "make it smaller before loading it"
+                    "downscale it before loading"
                 )
             return _fitted(_upright(image), image_size)
     except UnreadableError:
         raise
-    except Exception as error:  # what Pillow raises for hostile bytes has no common class
+    except Exception as error:  # Pillow's exceptions for hostile bytes have no common base class
         unknown = isinstance(error, UnidentifiedImageError)
-        why = f"it is no {', '.join(FORMATS)}" if unknown else f"{type(error).__name__}: {error}"
+        why = f"not one of {', '.join(FORMATS)}" if unknown else f"{type(error).__name__}: {error}"
         raise UnreadableError(
             f"{name} cannot be read as an image ({why}); "
             "repair or remove it, or skip such files with skip_unreadable=True (--skip-unreadable)"
@@ -101,7 +101,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def pixels_of(image: Image.Image) -> Pixels:
-    """A Pillow image, rotated as its EXIF data says, as uint8 (H, W, C)."""
+    """A Pillow image as uint8 (H, W, C)."""
     return _fitted(_upright(image), None)
 
 
@@ -134,7 +134,7 @@ def decode_images(
 ) -> list[tuple[int, str]]:
     """Decode ``wanted`` (distinct indices of the listing) into rows 0, 1, ... of a sink, in that order.
 
-    The set is grey when all its images are, else colour.
+    The set is gray if all its images are, else color.
 
     Returns:
         (index, message) of each unreadable image; empty unless ``skip_unreadable``. Their rows are undefined.
@@ -171,7 +171,7 @@ def decode_images(
 
 
 class _Collector:
-    """Checks that all images have one size, brings them to one number of channels and passes them on."""
+    """Checks that all images have the same size and writes them with one number of channels."""
 
     def __init__(self, count: int, allocate: Allocate, colour: bool) -> None:
         self.count, self.allocate = count, allocate
@@ -218,7 +218,7 @@ def _decode_batch(batch: list[Item], image_size: int | None) -> list[Decoded]:
 
 
 def _decoded(items: Iterator[Item], image_size: int | None) -> Iterator[list[Decoded]]:
-    """Decoded batches in order; a few batches are under way at a time, so memory stays flat."""
+    """Decoded batches in order; only a few are in progress at a time, which bounds memory."""
     workers = available_cpus()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     pending: deque[Future[list[Decoded]]] = deque()

@@ -1,4 +1,4 @@
-"""Files from the web: resumed after broken connections, checked against a checksum, written beside and renamed.
+"""Files from the web: resumed after broken connections, verified by checksum, written atomically.
 
 ``$PMAE_MIRROR``, a URL, replaces the server of every file (the file names stay), for machines that reach only a
 mirror; the checksums stay the official ones.
@@ -35,7 +35,7 @@ RETRIED_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on the web: its URL, the name it gets here, and its MD5 as its publisher tells it."""
+    """A file on the web: its URL, the name it gets here, and the MD5 that its publisher states."""
 
     url: str
     filename: str
@@ -123,7 +123,7 @@ def _transfer(remote: Remote, target: Path, part: Path, progress: bool) -> None:
             if failures >= ATTEMPTS:
                 raise DataError(
                     f"{_url(remote)} cannot be downloaded ({error}, {ATTEMPTS} attempts); what has arrived is kept "
-                    f"and the next run goes on from there. {_by_hand(remote, target)}"
+                    f"and the next run resumes from there. {_by_hand(remote, target)}"
                 ) from error
             time.sleep(FIRST_PAUSE * 2 ** (failures - 1))
         except urllib.error.HTTPError as error:

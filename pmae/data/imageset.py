@@ -1,6 +1,6 @@
-"""Images in memory as the rest of the project sees them: :class:`ImageSet`.
+"""Images in memory: :class:`ImageSet`.
 
-Where they come from (sources), how they are decoded and where they are cached is left to the neighbours.
+For reading, decoding and caching see ``sources``, ``decode`` and ``cache``.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class ImageSet:
         class_names: Names of the classes.
         splits: Split name (``train``, ``val``, ``test``) -> int64 indices into ``images``.
         name: Short name for tables, for example ``cifar10``.
-        fingerprint: Hex hash of pixels, labels, class names and splits; the same in every process. Computed when
-            it is left empty.
+        fingerprint: Hex hash of pixels, labels, class names and splits; the same in every process. Computed if
+            empty.
 
     Raises:
-        DataError: Shapes, types, labels or splits that do not fit together.
+        DataError: Inconsistent shapes, types, labels or splits.
     """
 
     images: npt.NDArray[np.uint8]
@@ -109,7 +109,7 @@ class ImageSet:
             raise DataError(f"{self.name!r} has no split {split!r}; its splits: {there}") from None
 
     def split(self, name: str) -> ImageSet:
-        """The images of one split as a set of its own, without copying where they lie side by side."""
+        """The images of one split as a separate set, without a copy if they are contiguous."""
         indices = self.indices(name)
         if len(self.splits) == 1 and _is_run(indices) and len(indices) == len(self):
             return self
@@ -127,7 +127,7 @@ class ImageSet:
 
 
 def content_hash(images: ImageSet) -> str:
-    """Hex SHA-256 of everything an :class:`ImageSet` holds but its name."""
+    """Hex SHA-256 of everything in an :class:`ImageSet` except its name."""
     digest = hashlib.sha256(repr((images.images.shape, images.class_names)).encode())
     for start in range(0, len(images), 4096):  # a memory map larger than memory stays on disk
         digest.update(np.ascontiguousarray(images.images[start : start + 4096]).data)

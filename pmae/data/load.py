@@ -11,18 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from pmae.data.cache import Contents, MemorySink, cached_images, set_key
-from pmae.data.decode import Allocate, decode_images
+from pmae.data.cache import Contents, MemorySink, Sink, cached_images, set_key
+from pmae.data.decode import decode_images
 from pmae.data.imageset import ImageSet
 from pmae.data.source import Listing, Request, Source
 from pmae.data.sources import cifar10, digits, folder, medmnist, npz, parquet, tinyimagenet
 from pmae.data.sources.objects import find_object
 from pmae.data.splits import plan_splits
 from pmae.errors import ConfigError, DataError, did_you_mean
+from pmae.files import user_path
 
 Find = Callable[[Request], Source]
 
 NAMED: dict[str, Find] = {"digits": digits.find, "cifar10": cifar10.find, "tinyimagenet": tinyimagenet.find}
+MAX_IMAGE_SIZE = 2048  # pixels; masked autoencoders are trained on 224
 AT_PATH: dict[str, Find] = {"folder": folder.find, "parquet": parquet.find, "npz": npz.find}
 
 
@@ -36,40 +38,42 @@ def load_images(
     skip_unreadable: bool = False,
     progress: bool = False,
 ) -> ImageSet:
-    """Load a data set with its train, val and test splits (the rules are those of :mod:`pmae.data.splits`).
+    """Load a dataset with its train, val and test splits (the rules are those of :mod:`pmae.data.splits`).
 
     Args:
         source: ``digits``, ``cifar10``, ``tinyimagenet``, a 2-D MedMNIST flag such as ``bloodmnist``,
             ``folder:PATH``, ``parquet:PATH`` or ``npz:PATH``; or images in memory: ``(images, labels)`` or images as
             arrays or tensors (uint8, or floats in [0, 1]), a torch ``Dataset``, a Hugging Face ``Dataset`` or
             ``DatasetDict``, an :class:`ImageSet`, or a mapping from split names to any of these.
-        root: For a named source the folder with its downloaded files, where missing ones go; for a path the
-            folder that a relative path starts from. None: the cache, or the current folder.
+        root: For a named source the folder of its downloads; for a path the folder that a relative path starts from.
+            None: the cache, or the current folder.
         image_size: Side in pixels; each image is cropped to its centre square and resized (bicubic, antialiased).
             None keeps the size, which must then be one and square.
         limit: Training images at most, as even over the classes as they allow; also caps val and test.
         seed: Seed of what is held out and of ``limit``.
-        skip_unreadable: Leave out files that are no images, with a warning, instead of stopping at the first.
-        progress: Show on standard error how far a download or a decode is.
+        skip_unreadable: Skip files that are not images, with a warning, instead of stopping at the first.
+        progress: Show the progress of downloads and decoding on standard error.
 
     Returns:
         The set, its images ordered train, val, test; mapped from the cache except for small built-in sets.
 
     Raises:
-        ConfigError: A setting that cannot be, or an unknown source.
-        DataError: Files that are missing, damaged, hostile, unlabelled or do not fit together.
+        ConfigError: An invalid setting or an unknown source.
+        DataError: Files that are missing, corrupted, hostile, unlabeled or inconsistent.
     """
     for name, value, least in (("image_size", image_size, 4), ("limit", limit, 1), ("seed", seed, 0)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+    if image_size is not None and image_size > MAX_IMAGE_SIZE:
+        raise ConfigError(f"image_size is {image_size}; it must be at most {MAX_IMAGE_SIZE:,}, for example 64 or 224")
     if not isinstance(source, str):
         if root is not None:
             raise ConfigError("root has no effect on images in memory; leave it out")
         found = find_object(source)
     else:
-        found = _find(source, Path(root).expanduser() if root is not None else None, image_size, progress)
+        found = _find(source, None if root is None else user_path(root, "root"), image_size, progress)
 
-    def build(allocate: Allocate) -> Contents:
+    def build(allocate: Sink) -> Contents:
         return _build(
             found,
             allocate,
@@ -90,13 +94,13 @@ def absolute_source(source: str, root: str | None) -> str:
     kind, _, path = source.partition(":")
     if kind not in AT_PATH or root is not None or not path:
         return source
-    return f"{kind}:{Path(path).expanduser().absolute()}"
+    return f"{kind}:{user_path(path, f'{kind}:').absolute()}"
 
 
 def _find(source: str, root: Path | None, image_size: int | None, progress: bool) -> Source:
     name, colon, argument = source.partition(":")
     if root is not None and root.is_file():
-        raise DataError(f"root {root} is a file; give the folder that it lies in: root={str(root.parent)!r}")
+        raise DataError(f"root {root} is a file; give its parent folder: root={str(root.parent)!r}")
     request = Request(name=name, argument=argument, root=root, image_size=image_size, progress=progress)
     if name in NAMED and not colon:
         return NAMED[name](request)
@@ -112,21 +116,32 @@ def _find(source: str, root: Path | None, image_size: int | None, progress: bool
 def _unknown(source: str) -> str:
     named = [*NAMED, *medmnist.flags()]
     allowed = [*named, *(f"{kind}:PATH" for kind in AT_PATH)]
-    path = Path(source).expanduser()
-    if path.exists():
+    path = _path_if_any(source)
+    if path is not None:
         kind = {".parquet": "parquet", ".npz": "npz"}.get(path.suffix.lower(), "folder")
         hint = f" (did you mean '{kind}:{source}'?)"
     else:
         hint = did_you_mean(source.lower(), [*named, *AT_PATH])
-    return f"there is no data set {source!r}{hint}; there are {', '.join(allowed)}"
+    shown = source if len(source) <= 100 else f"{source[:60]}... ({len(source)} characters)"
+    return f"unknown dataset {shown!r}{hint}; available are {', '.join(allowed)}"
 
 
-def _build(found: Source, allocate: Allocate, splitting: dict[str, Any], decoding: dict[str, Any]) -> Contents:
+def _path_if_any(source: str) -> Path | None:
+    try:
+        path = user_path(source, "source")
+        return path if path.exists() else None
+    except (ConfigError, OSError):
+        return None
+
+
+def _build(found: Source, allocate: Sink, splitting: dict[str, Any], decoding: dict[str, Any]) -> Contents:
     listing = found.list()
     official, skipped = listing.splits, []
     while True:
         splits = plan_splits(listing.labels, listing.class_names, official, name=found.name, **splitting)
         wanted = np.concatenate(list(splits.values()))
+        if size := decoding["image_size"]:
+            allocate.check_room((len(wanted), size, size, 1))
         failed = decode_images(listing.read, wanted, allocate, title=f"decoding {found.name}", **decoding)
         if not failed:
             break

@@ -1,4 +1,4 @@
-"""What a source hands over: where its files are (:class:`Source`) and what is in them (:class:`Listing`).
+"""The interface of a source: where its files are (:class:`Source`) and what is in them (:class:`Listing`).
 
 A new source is one file with ``find(request) -> Source`` and one line in the table of ``pmae.data``.
 """
@@ -27,11 +27,11 @@ class Request:
     """What the user asked a source for.
 
     Attributes:
-        name: What stands before the colon of the source, for example ``cifar10`` or ``folder``.
-        argument: What stands behind it: a path, or an empty string.
+        name: The part before the colon of the source, for example ``cifar10`` or ``folder``.
+        argument: The part after it: a path, or an empty string.
         root: Folder of downloads, or the one that a relative path starts from; None is the default.
         image_size: Side in pixels that images will be resized to; None keeps theirs.
-        progress: Whether downloads report how far they are.
+        progress: Whether downloads show their progress.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Listing:
-    """What is in a source, its pixels not yet read.
+    """The contents of a source before its pixels are read.
 
     Attributes:
         labels: int64 (N,) indices into ``class_names``.
@@ -60,7 +60,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Source:
-    """A found source; cheap to make, so that a cached decode can be recognised without reading it.
+    """A source that was found; cheap to create, so that a cached set is recognized without reading the source.
 
     Attributes:
         name: Short name for tables.
@@ -74,7 +74,7 @@ class Source:
 
 
 def encode_labels(values: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Labels int64 (N,) and class names for a source that tells values only: classes are the sorted values."""
+    """Labels int64 (N,) and class names for a source without class names: the classes are the sorted values."""
     names, labels = np.unique(values, return_inverse=True)
     return labels.reshape(-1).astype(np.int64), tuple(str(name) for name in names.tolist())
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import pickle
 import re
 import warnings
 from pathlib import Path
+from pickle import UnpicklingError  # raised by torch.load, which loads nothing but weights
 from typing import Any
 
 import torch
@@ -86,7 +86,7 @@ def _read(file: Path) -> dict[str, Any] | None:
         return None
     try:
         return torch.load(io.BytesIO(content[head:]), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise DataError(
             f"checkpoint {file} holds more than tensors and plain values and is not loaded: {error}"
         ) from None

@@ -26,6 +26,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray._private import ray_constants, services
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from torch import nn
@@ -36,11 +37,13 @@ from pmae.errors import ConfigError, DivergedError
 from pmae.files import MappedArray
 from pmae.training.checkpoint import load_checkpoint, save_checkpoint
 from pmae.training.loader import Images
-from pmae.training.loop import PretrainResult, Training, as_images
+from pmae.training.loop import PretrainResult, Training, as_images, fit_components
 
 if TYPE_CHECKING:
     from pmae.components import PrincipalComponents
 
+# Ray's switch for macOS and Windows: with 0 all processes have the address 127.0.0.1.
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 STORE_SHARE = 0.3  # of a node's object store that images may take; larger ones are mapped from their file
 
 
@@ -84,7 +87,7 @@ class PMAETrainer:
         callbacks: Sequence[Any] = (),
     ) -> None:
         if not ray.is_initialized():
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            _start_ray()
         self.images = as_images(images)
         shape = self.images.images.shape
         self.config = config.resolve(int(shape[1]), int(shape[3]), len(self.images.indices("train")))
@@ -119,13 +122,15 @@ class PMAETrainer:
             DivergedError: The loss became infinite or NaN.
             ray.train.TrainingFailedError: Workers were lost more often than ``max_failures`` allows.
         """
+        masking = self.config.masking
+        if self.components is None and masking.method == "pmae":
+            self.components = fit_components(masking.basis, self.images)  # once, and not by every worker
         job = _Job(
             config=self.config.to_dict(),
             seed=self.seed,
             components=ray.put(self.components),
             images=_shared(np.asarray(self.images.images)),
             indices=ray.put(np.asarray(self.images.indices("train"))),
-            fingerprint=getattr(self.images, "fingerprint", None),
             threads=self.cpus_per_worker,
             checkpoint_every=self.checkpoint_every,
         )
@@ -146,6 +151,23 @@ class PMAETrainer:
         return training.result()
 
 
+def _start_ray() -> None:
+    """Join the cluster that ``RAY_ADDRESS`` or ``ray start`` names, else start a Ray that listens on 127.0.0.1 only."""
+    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    if services.canonicalize_bootstrap_address(None) is not None:  # type: ignore[arg-type]
+        ray.init(**options)
+        return
+    before, usual = os.environ.get(LOOPBACK), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[LOOPBACK], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        ray.init(address="local", **options)
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = usual
+        os.environ.pop(LOOPBACK)
+        if before is not None:
+            os.environ[LOOPBACK] = before
+
+
 @dataclass(frozen=True)
 class _Job:
     """What each worker is sent; references are fetched once per node, without a copy per worker."""
@@ -155,7 +177,6 @@ class _Job:
     components: ray.ObjectRef
     images: ray.ObjectRef | MappedArray
     indices: ray.ObjectRef
-    fingerprint: str | None
     threads: int
     checkpoint_every: int
 

@@ -323,7 +323,7 @@ def _components_and_statistics(
     masking = config.masking
     if masking.method == "pmae":
         if components is None:
-            components = _fit(masking.basis, images)
+            components = fit_components(masking.basis, images)
         if components.basis != masking.basis:
             raise ConfigError(
                 f"the components' basis is {components.basis!r}, the settings say {masking.basis!r}; "
@@ -335,7 +335,8 @@ def _components_and_statistics(
     return (components if masking.method == "pmae" else None), PixelStatistics(mean, std)
 
 
-def _fit(basis: str, images: Images) -> PrincipalComponents:
+def fit_components(basis: str, images: Images) -> PrincipalComponents:
+    """The components of the training split; those of an image set come from the cache where it has them."""
     from pmae.components import cached_components
     from pmae.components.bases import fit_basis
 

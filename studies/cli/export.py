@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet
 
 from studies.records import Study
+from studies.storage.csv_file import csv_bytes
 
 TABLES = ("trials", "history")
 
@@ -22,11 +22,8 @@ def joined_table(studies: Sequence[Study], name: str) -> pa.Table:
 
 
 def as_csv(rows: pa.Table | Sequence[Mapping[str, Any]]) -> bytes:
-    """Comma-separated values with a heading; empty cells are missing values."""
-    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows])
-    buffer = io.BytesIO()
-    pa.csv.write_csv(table, buffer)
-    return buffer.getvalue()
+    """Comma-separated values with a heading, without formulas; empty cells are missing values."""
+    return csv_bytes(rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows]))
 
 
 def as_parquet(table: pa.Table) -> bytes:

@@ -32,10 +32,15 @@ VERDICT_STYLES = {
 CHECK_MARKS = {True: "passed", False: "FAILED", None: "not known"}
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # handled by main; rich would end the program with exit code 1
+
+
 def make_console() -> Console:
     """A console that prints what it is given; piped output is not cut at 80 columns."""
     width = None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL
-    return Console(markup=False, emoji=False, highlight=False, width=width)
+    return _Console(markup=False, emoji=False, highlight=False, width=width)
 
 
 def plain(value: Any) -> str:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.feather
+
+from studies.storage.csv_file import csv_bytes
 
 # Beyond this a page is no longer something to pass on; the tables are in the study's folder.
 MOST_BYTES = 4_000_000
@@ -51,9 +52,7 @@ def downloads(
 def _csv(name: str, table: pa.Table) -> Download:
     if table.nbytes > 30 * MOST_BYTES:  # not worth the minutes of finding out how large
         return Download(f"{name}.csv", f"{name} as CSV", table.nbytes, None)
-    buffer = io.BytesIO()
-    pa.csv.write_csv(table, buffer)
-    content = buffer.getvalue()
+    content = csv_bytes(table)
     if len(content) > PLAIN_CSV_BYTES:
         packed = gzip.compress(content, 6, mtime=0)
         return _download(f"{name}.csv.gz", f"{name} as CSV, gzip", packed, "application/gzip")

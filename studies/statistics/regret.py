@@ -175,7 +175,7 @@ def dunnett_critical_value(freedom: float, family: int, alpha: float) -> float:
         return float(stdtrit(freedom, 1 - alpha))
     # The value hardly depends on many degrees of freedom; few distinct ones keep the cache small.
     rounded = round(freedom, 1) if freedom < 20 else float(round(freedom)) if freedom < 100 else round(freedom, -1)
-    return _dunnett(math.inf if freedom > 500 else rounded, family, round(alpha, 6))
+    return _dunnett(math.inf if freedom > 500 else rounded, family, float(f"{alpha:.6g}"))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -191,6 +191,8 @@ def _dunnett(freedom: float, family: int, alpha: float) -> float:
 
     # Between no correction and Bonferroni's, with room for the error of the quadrature.
     low, high = (float(stdtrit(min(freedom, 1e9), 1 - level)) for level in (1.1 * alpha, 0.9 * alpha / family))
+    if miss(low) < 0 or miss(high) > 0:  # below the accuracy of the quadrature: Bonferroni's value is on the safe side
+        return float(stdtrit(min(freedom, 1e9), 1 - alpha / family))
     return float(brentq(miss, low, high, xtol=1e-4))
 
 

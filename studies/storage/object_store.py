@@ -211,10 +211,21 @@ def _filesystem(uri: str, shown: str) -> tuple[fs.FileSystem, str]:
         raise StudyError(f"{shown}: unknown option {', '.join(unknown)}; allowed are {', '.join(S3_OPTIONS)}")
     # from_uri() retries for minutes where a server accepts and does not answer; this constructor three times.
     return fs.S3FileSystem(
-        access_key=unquote(parts.username) if parts.username and parts.password else None,
-        secret_key=unquote(parts.password) if parts.username and parts.password else None,
+        **_s3_login(parts.username, parts.password),
         **{name: values[0] for name, values in {"region": [filesystem.region], **query}.items()},
     ), root
+
+
+def _s3_login(username: str | None, password: str | None) -> dict[str, str]:
+    """Keys of the URI, else those of the environment, so that they are kept when the file system is pickled."""
+    if username and password:
+        return {"access_key": unquote(username), "secret_key": unquote(password)}
+    names = {"access_key": "AWS_ACCESS_KEY_ID", "secret_key": "AWS_SECRET_ACCESS_KEY"}
+    keys = {option: os.environ.get(name, "") for option, name in names.items()}
+    if not all(keys.values()):
+        return {}  # profiles, instance roles and so on, as the S3 client finds them
+    token = os.environ.get("AWS_SESSION_TOKEN")
+    return {**keys, **({"session_token": token} if token else {})}
 
 
 @contextmanager

@@ -27,6 +27,11 @@ LONG = (
     *("--limit", "100", "--methods", "pmae", "--trials", "1", "--confirm-seeds", "2", "--patch-sizes", "4"),
     *("--ladder", "0.1", "0.2", "--batch-size", "128", "--epochs", "200", "--quiet"),
 )
+# A single explored trial.
+ONE = (
+    *("--limit", "100", "--methods", "pmae", "--trials", "1", "--epochs", "2", "--confirm-seeds", "2"),
+    *("--patch-sizes", "4", "--ladder", "0.1", "0.2", "--batch-size", "128"),
+)
 SECRET = "Kq7-not-to-be-seen"
 
 

@@ -8,8 +8,9 @@ from pmae.config import PretrainConfig
 from pmae.errors import ConfigError
 from studies.formatting import duration
 from studies.statistics.margin import Margin
+from tune.planning.check import parse_duration
 from tune.planning.placement import Machine, Placement, trial_seconds
-from tune.planning.plan import StudyPlan, parse_duration
+from tune.planning.plan import StudyPlan
 from tune.planning.power import power_sentence
 from tune.search.confirm import most_settings
 from tune.search.space import Ratios, Setting, confirm_seeds

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,10 @@ FLOPS_PER_CORE = (
 FLOPS_PER_GPU = 1e14
 STEP_OVERHEAD = 0.012  # seconds per step and block pair that no arithmetic explains, measured on small models
 TRIAL_OVERHEAD = 1.5  # seconds: start, probes, record
+MOST_SECONDS = 10 * 365 * 24 * 3600.0  # of --trial-timeout and --time-budget
 GROUP_OVERHEAD = 10.0  # seconds more when several workers are started for every trial
+# As in pmae.components.principal, which imports torch.
+MAX_FULL_SIZE, LOW_RANK = 12_288, 1024
 # Of NVIDIA, of Windows' Linux subsystem and of AMD.
 GPU_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
@@ -154,6 +159,20 @@ def place(machine: Machine, options: MachineOptions, trials: int, memory: float,
     return Placement(concurrent, threads, workers, gpus, memory, limited_by, least if least < workers else None, lag)
 
 
+def check_memory(configs: Sequence[PretrainConfig]) -> None:
+    """Refuse configurations that do not fit into this machine's memory, before any image is decoded.
+
+    Raises:
+        ConfigError: The largest trial needs more than ``MEMORY_SHARE`` of it.
+    """
+    memory, allowed = max(trial_memory(config, 0) for config in configs), MEMORY_SHARE * memory_here()
+    if memory > allowed:
+        raise ConfigError(
+            f"a trial needs about {memory / GIB:.1f} GiB, more than memory ({allowed / GIB:.1f} GiB) allows; use a "
+            "smaller --image-size or --batch-size, larger --patch-sizes, a smaller model, or a cluster (--address)"
+        )
+
+
 def worker_range(text: str) -> tuple[int, int]:
     """Least and most workers of ``--workers-per-trial``: ``2`` is (2, 2), ``1-2`` is (1, 2).
 
@@ -169,12 +188,24 @@ def worker_range(text: str) -> tuple[int, int]:
     return least, most
 
 
+def check_machine(machine: MachineOptions) -> None:
+    """Refuse what no machine could run."""
+    worker_range(machine.workers_per_trial)
+    gpus = machine.gpus_per_trial
+    if gpus is not None and (not math.isfinite(gpus) or gpus < 0 or (gpus > 1 and gpus != int(gpus))):
+        raise ConfigError(f"--gpus-per-trial is {gpus:g}; it must be 0, a fraction up to 1, or a whole number")
+    if machine.max_concurrent is not None and machine.max_concurrent < 1:
+        raise ConfigError(f"--max-concurrent is {machine.max_concurrent}; it must be at least 1")
+    timeout = machine.trial_timeout
+    if timeout is not None and not 0 < timeout <= MOST_SECONDS:
+        raise ConfigError(
+            f"--trial-timeout is {timeout:g}; it must be a number of seconds above 0 and at most ten years"
+        )
+
+
 def _check(machine: Machine, options: MachineOptions) -> None:
+    check_machine(options)
     (least, workers), gpus = worker_range(options.workers_per_trial), options.gpus_per_trial
-    if options.max_concurrent is not None and options.max_concurrent < 1:
-        raise ConfigError(f"--max-concurrent is {options.max_concurrent}; it must be at least 1")
-    if options.trial_timeout is not None and options.trial_timeout <= 0:
-        raise ConfigError(f"--trial-timeout is {options.trial_timeout}; it must be a number of seconds above 0")
     if least > machine.cpus:
         raise ConfigError(
             f"--workers-per-trial {options.workers_per_trial} needs {least} CPUs, there are {machine.cpus}; "
@@ -187,8 +218,6 @@ def _check(machine: Machine, options: MachineOptions) -> None:
         )
     if gpus is None:
         return
-    if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
-        raise ConfigError(f"--gpus-per-trial is {gpus:g}; it must be 0, a fraction up to 1, or a whole number")
     if gpus > machine.gpus:
         raise ConfigError(
             f"--gpus-per-trial {gpus:g} cannot be had: of GPUs there {'is' if machine.gpus == 1 else 'are'} "
@@ -220,7 +249,7 @@ def trial_memory(config: PretrainConfig, image_bytes: int) -> float:
     )
     assert model.image_size is not None and model.channels is not None
     dimensions = model.image_size**2 * model.channels
-    components = 2 * 4 * dimensions**2 if config.masking.method == "pmae" else 0
+    components = 2 * 4 * dimensions * _rank(dimensions) if config.masking.method == "pmae" else 0
     return PROCESS_MEMORY + image_bytes + 16 * weights + 4 * activations / 2 + components
 
 
@@ -250,4 +279,9 @@ def forward_flops(config: PretrainConfig) -> float:
             (tokens + 1, model.decoder_width, model.decoder_depth),
         )
     )
-    return blocks + (2 * 3 * dimensions**2 if config.masking.method == "pmae" else 0)
+    return blocks + (2 * 3 * dimensions * _rank(dimensions) if config.masking.method == "pmae" else 0)
+
+
+def _rank(dimensions: int) -> int:
+    """Principal components that are kept: as many as dimensions, unless the images are large."""
+    return dimensions if dimensions <= MAX_FULL_SIZE else LOW_RANK

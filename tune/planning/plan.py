@@ -6,7 +6,6 @@ Where it runs and what fits is worked out in ``tune.planning.placement``; nothin
 from __future__ import annotations
 
 import platform
-import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pmae.cli.options import given
-from pmae.config import DEFAULT_RATIO, METHODS, PretrainConfig, check_choice, check_ratio, has_effect, preset
+from pmae.config import DEFAULT_RATIO, PretrainConfig, has_effect, preset
 from pmae.data import ImageSet, load_images
 from pmae.errors import ConfigError, DataError
-from studies.errors import StudyError
 from studies.statistics.margin import Margin
 from studies.storage.rows import StudyRecord
 from tune.options import SearchOptions, StudyOptions
+from tune.planning.check import MOST, check_options, known_image_size
+from tune.planning.placement import check_memory
 from tune.search.confirm import ConfirmRule
 from tune.search.space import (
     DEFAULT_GRID,
@@ -37,11 +37,11 @@ from tune.search.space import (
     strategies_of,
     tokens_of,
 )
+from tune.storage.folder import as_study_name
 from tune.trial.spec import TrialSpec
 
 MOST_ROUNDS = 5  # of --until-settled
 ALPHA = 0.05
-MOST_TRIALS = 10_000  # of the exploration, and seeds of the confirm phase
 
 
 @dataclass(frozen=True)
@@ -166,23 +166,24 @@ def plan_study(
         ConfigError: Settings that cannot work, alone or for these images.
         DataError: Images that cannot be used.
     """
-    _check_alone(options)
+    check_options(options)
     data = options.data
     if images is None:
+        _check_for_size(options, known_image_size(options))
         images = load_images(
             data.dataset, data.data_root, data.image_size, data.limit, options.data_seed,
             skip_unreadable=data.skip_unreadable, progress=progress,
         )  # fmt: skip
     options = options.fitted(images)
-    space = _space(options, images)
-    base = _base(options, space, images)
+    space = _space(options, images.image_size)
+    base = _base(options, space, len(images.indices("train")))
     budget = BUDGETS[options.training.preset]
     trials = _trials(options.search, space, budget)
     usual = budget.round_seeds if options.confirm.until_settled else budget.confirm_seeds
     seeds = options.confirm.confirm_seeds or usual
     plan = StudyPlan(
         options=options,
-        name=options.storage.name or images.name,
+        name=as_study_name(images.name) if options.storage.name is None else options.storage.name,
         space=space,
         base=base,
         images=images,
@@ -195,79 +196,6 @@ def plan_study(
     for setting in space.grid():  # every combination is built once, so that none fails hours later
         plan.config(setting)
     return replace(plan, warnings=tuple(_warnings(plan)))
-
-
-def _check_alone(options: StudyOptions) -> None:
-    search, confirm = options.search, options.confirm
-    if not search.methods:
-        raise ConfigError(f"--methods is empty; allowed are {', '.join(METHODS)}")
-    for method in search.methods:
-        check_choice("--methods", method, METHODS)
-    _check_margin(confirm.margin)
-    check_ratio(confirm.default_ratio, "--default-ratio")
-    for option, value, least in (
-        ("--trials", search.trials, 1), ("--confirm-seeds", confirm.confirm_seeds, 2), ("--look", confirm.look, 1),
-    ):  # fmt: skip
-        if value is not None and not least <= value <= MOST_TRIALS:
-            raise ConfigError(f"{option} is {value}; it must be a whole number from {least} to {MOST_TRIALS:,}")
-    if confirm.time_budget is not None:
-        parse_duration(confirm.time_budget)
-        if confirm.confirm_seeds is not None:
-            raise ConfigError("--confirm-seeds and --time-budget both set the number of seeds; leave one of them out")
-    if options.training.steps is not None and options.training.epochs is not None:
-        raise ConfigError("--steps and --epochs are both given; leave one of them out")
-    if search.search == "none" and search.trials is not None:
-        raise ConfigError("--trials has no effect with --search none, which explores nothing; leave it out")
-    _check_ladder("--ladder", confirm.ladder, confirm.default_ratio)
-    _check_ladder("--mae-ladder", confirm.mae_ladder, DEFAULT_RATIO["mae"])
-    if search.search == "grid" and search.trials is not None:
-        raise ConfigError("--trials has no effect with --search grid, which runs every combination once; leave it out")
-    if options.training.seed < 0:
-        raise ConfigError(f"--seed is {options.training.seed}; it must be 0 or above")
-    if "mae" not in search.methods and (search.mae_ratios is not None or search.mask_units is not None):
-        raise ConfigError("--mae-ratios and --mask-units have no effect without mae among --methods; leave them out")
-    if "pmae" not in search.methods and (tuple(search.basis) != ("pca",) or confirm.ladder):
-        raise ConfigError("--basis and --ladder have no effect without pmae among --methods; leave them out")
-    for name in given(options.training):
-        if not any(has_effect(name, method) for method in search.methods):
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{option} has no effect with --methods {' '.join(search.methods)}; leave it out")
-    if "mae" not in search.methods and confirm.mae_ladder:
-        raise ConfigError("--mae-ladder has no effect without mae among --methods; leave it out")
-
-
-def _check_margin(margin: float | str) -> None:
-    try:
-        Margin.parse(margin)
-    except StudyError as problem:
-        raise ConfigError(f"--{problem}") from None
-
-
-def _check_ladder(option: str, ladder: Sequence[float] | None, default: float) -> None:
-    if ladder is None:
-        return
-    for ratio in ladder:
-        check_ratio(ratio, option)
-    if len(set(ladder)) < 2:
-        raise ConfigError(f"{option} has {len(set(ladder))} ratio; a ladder needs at least 2 to compare")
-    if not any(abs(ratio - default) < 1e-9 for ratio in ladder):
-        listed = " ".join(f"{ratio:g}" for ratio in sorted({*ladder, default}))
-        raise ConfigError(
-            f"{option} lacks the default {default:g}, which every ratio is compared with; use {option} {listed}"
-        )
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of ``90s``, ``20m``, ``2h`` or ``1.5h``; a number alone is minutes.
-
-    Raises:
-        ConfigError: It is none of these, or not above 0.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(text).strip())
-    seconds = float(found[1]) * {"s": 1, "m": 60, "": 60, "h": 3600}[found[2]] if found else 0.0
-    if seconds <= 0:
-        raise ConfigError(f"--time-budget is {text!r}; give a time such as 90s, 20m or 2h")
-    return seconds
 
 
 def _ladder(options: StudyOptions, methods: Sequence[str]) -> dict[str, tuple[float, ...]]:
@@ -297,8 +225,19 @@ def _check_distinct_rungs(space: Space, asked: Sequence[float] | None) -> None:
             )
 
 
-def _space(options: StudyOptions, images: ImageSet) -> Space:
-    search, size = options.search, images.image_size
+def _check_for_size(options: StudyOptions, size: int | None) -> None:
+    """Build every configuration once for images of ``size`` px, which are decoded later, so that mistakes show now."""
+    if size is None:
+        return
+    space = _space(options, size)
+    base = _base(options, space)
+    configs = [setting.config(base).resolve(size, 1) for setting in space.grid()]
+    if options.machine.address is None:
+        check_memory(configs)
+
+
+def _space(options: StudyOptions, size: int) -> Space:
+    search = options.search
     methods: tuple[str, ...] = tuple(dict.fromkeys(search.methods))
     if search.patch_sizes is not None and not search.patch_sizes:
         raise ConfigError("--patch-sizes is empty; give at least one patch side in pixels")
@@ -337,12 +276,12 @@ def _ratios(search: SearchOptions, method: str) -> Ratios:
     return Ratios(low, high, DEFAULT_GRID[method] if search.search == "grid" else ())
 
 
-def _base(options: StudyOptions, space: Space, images: ImageSet) -> PretrainConfig:
+def _base(options: StudyOptions, space: Space, train_images: int = MOST) -> PretrainConfig:
     """The first method's configuration; the settings of the others come back when its method is changed."""
     first = space.methods[0]
     base = preset(options.training.preset, options.data.dataset, first)
     asked = given(options.training)
-    asked["knn_k"] = min(asked.get("knn_k", base.probe.knn_k), len(images.indices("train")))
+    asked["knn_k"] = min(asked.get("knn_k", base.probe.knn_k), train_images)
     values = {**given(options.data), "data_seed": options.data_seed}
     base = base.with_values({**values, "patch_size": space.patches[first][0].patch_size})
     for method in reversed(space.methods):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 STUDIES = 200
 REGRET = 3.0  # points
+MOST_SEEDS = 500  # that are simulated: more find everything, and take seconds
 RATE = 0.25  # share of errors for which the binomial noise of the scored images is worked out
 
 
@@ -53,6 +54,7 @@ def power(rungs: int, seeds: int, rounds: int, noise: float, margin: float, alph
     from studies.statistics.regret import contrast, estimate_noise
     from studies.statistics.sequential import level_for_look
 
+    seeds = min(seeds, MOST_SEEDS)
     rng = np.random.default_rng(0)
     levels = [level_for_look(r, rounds, alpha) if rounds > 1 else alpha for r in range(1, rounds + 1)]
     found = [0, 0]

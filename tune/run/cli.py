@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pmae.cli.pipes import quiet_when_cut_off
 from pmae.errors import ConfigError, DataError
 from tune.options import StudyOptions, parse_options
+from tune.run import interrupts
 
 if TYPE_CHECKING:
     from tune.search.confirm import ConfirmRule
@@ -45,10 +47,21 @@ def run_command(
         metrics, rule: See ``tune.planning.plan.plan_study``.
         examples: Commands that the help begins with.
     """
+    with interrupts.noticed():
+        return quiet_when_cut_off(lambda: _guarded(list(argv), program, default, metrics, rule, examples))
+
+
+def _guarded(
+    words: list[str],
+    program: str,
+    default: StudyOptions | None,
+    metrics: str | None,
+    rule: ConfirmRule | None,
+    examples: Sequence[str],
+) -> int:
     from studies.errors import StudyError
     from tune.run.ray_session import SessionError
 
-    words = list(argv)
     try:
         options = parse_options(words, f"python {program}", default, examples=examples)
         if any(word.partition("=")[0] == "--config" for word in words):  # the record does not depend on the file
@@ -62,6 +75,8 @@ def run_command(
         except (StudyStoppedError, SessionError) as problem:
             return _fail(problem, FAILED)
     except SystemExit as leaving:  # --help, or options that cannot be read: tyro has printed why
+        if isinstance(leaving.__context__, BrokenPipeError):
+            raise
         return leaving.code if isinstance(leaving.code, int) else BAD_USAGE
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)

@@ -20,6 +20,11 @@ from studies.storage.rows import TrialRow
 PLAIN_WIDTH = 160  # of tables in files and pipes: wide enough for every table
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # handled by tune.run.cli; rich would end the program with exit code 1
+
+
 class Display:
     """Output of one study. On a terminal the bar stays at the bottom; elsewhere there are plain lines only.
 
@@ -31,7 +36,7 @@ class Display:
     def __init__(self, quiet: bool = False, on_event: Callable[[str], None] | None = None) -> None:
         width = None if on_event is None and sys.stdout.isatty() else PLAIN_WIDTH
         file: Any = None if on_event is None else _Lines(on_event)
-        self.console = Console(highlight=False, soft_wrap=True, width=width, file=file, force_jupyter=False)
+        self.console = _Console(highlight=False, soft_wrap=True, width=width, file=file, force_jupyter=False)
         self.quiet = quiet
         self._bar: Progress | None = None
         self._task: TaskID | None = None

@@ -24,7 +24,7 @@ from tune.planning.describe import confirmations
 from tune.planning.placement import Placement
 from tune.planning.plan import StudyPlan
 from tune.run.display import Display
-from tune.run.ray_session import OUTER_RESOURCES, RayLostError
+from tune.run.ray_session import OUTER_RESOURCES, RayLostError, keep_credentials_out_of_logs
 from tune.search.sampler import FINAL
 from tune.search.state import StudyState
 from tune.trial.result import TrialResult, blank_result, split_result
@@ -116,6 +116,7 @@ class StudyDriver:
         from tune.run.callbacks import KeepProcesses, StopWhen, Watch
         from tune.trial.worker import tune_trial
 
+        keep_credentials_out_of_logs()
         scheduler = KeepProcesses(self.placement.concurrent)
 
         def on_lost(ray_id: str) -> None:

@@ -1,6 +1,8 @@
 """Start and stop Ray so that only the study's own lines are printed and nothing is left behind.
 
-Ray reads its switches from environment variables when it is first imported, which :func:`ray_session` does.
+A private Ray listens on the loopback interface only and keeps its files in a folder that only its owner can read
+(see ``tune.run.ray_folder``). Ray reads its switches from environment variables when it is first imported, which
+:func:`ray_session` does.
 """
 
 from __future__ import annotations
@@ -9,16 +11,20 @@ import importlib
 import importlib.util
 import json
 import os
-import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pmae.errors import ConfigError
 from studies.storage.object_store import without_secrets
+from tune.run import interrupts
+from tune.run.ray_folder import private_folder
+from tune.trial.spec import CREDENTIALS
 
 SWITCHES = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables
@@ -41,12 +47,15 @@ SWITCHES = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 STARTS = 3  # attempts to start Ray
+CONNECT_SECONDS = 5.0  # for the first answer of a cluster
+SETTINGS = b"\0\0\0\x04\0\0\0\0\0"  # an empty frame of HTTP/2: length (3 bytes), type, flags, stream (4)
+# Ray's switch for macOS and Windows: with 0 every process of a private Ray has the address 127.0.0.1.
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 # Imported in a thread while Ray starts, which mostly waits. Ray's start imports none of them: two threads that import
 # each other's modules may see them half initialized.
 IMPORTED_MEANWHILE = ("torch", "pandas", "scipy.linalg", "optuna", "sqlalchemy.orm", "alembic.command")
 # Resources of a trial whose workers reserve their own CPUs: a little of what only head nodes have.
 OUTER_RESOURCES = {"node:__internal_head__": 0.001}
-
 
 CORE_PROCESSES = ("raylet", "gcs_server")  # a private Ray does not recover from their loss
 WATCH_EVERY = 1.0  # seconds
@@ -95,39 +104,148 @@ def ray_session(
     """
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
-    if dashboard and address is None:
+    if address is not None:
+        address = cluster_address(address)
+    elif dashboard:
         _check_dashboard()
-    import ray
+    with ExitStack() as stack:
+        if address is None:
+            options = _private_options(stack, cpus, dashboard)
+        else:
+            options = {"address": address, "runtime_env": _runtime_env()}
+        import ray
 
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-    if address is None:
-        options |= {
-            "address": "local",
-            "num_cpus": cpus,
-            "include_dashboard": dashboard,
-            "dashboard_host": "127.0.0.1",
-        }
-    else:
-        options |= {"address": address, "runtime_env": _runtime_env()}
-    context = _init(options) if address is None else _join(options)
+        stack.callback(ray.shutdown)
+        options |= {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+        context = _init(options) if address is None else _join(options)
+        if address is None:
+            stack.enter_context(_watched(on_lost, last_words))
+        close_token()
+        interrupts.check()
+        url = context.dashboard_url if dashboard or address is not None else None
+        yield Session(ray.cluster_resources(), f"http://{url}" if url else None, address is not None)
+
+
+def _private_options(stack: ExitStack, cpus: int, dashboard: bool) -> dict[str, Any]:
+    """Options of ``ray.init``; what they need is undone when ``stack`` ends."""
     try:
-        with _watched(on_lost, last_words) if address is None else nullcontext():
-            close_token()
-            url = context.dashboard_url if dashboard or address is not None else None
-            yield Session(ray.cluster_resources(), f"http://{url}" if url else None, address is not None)
+        folder = stack.enter_context(private_folder())
+    except OSError as error:
+        raise SessionError(
+            f"Ray could not be started on this machine (no folder for its files: {error}); free some space, set "
+            "RAY_TMPDIR to a writable folder, or join a running cluster with --address"
+        ) from error
+    stack.enter_context(_on_loopback())
+    return {
+        "address": "local",
+        "num_cpus": cpus,
+        "include_dashboard": dashboard,
+        "dashboard_host": "127.0.0.1",
+        "_temp_dir": str(folder),
+    }
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let every process that Ray starts listen on 127.0.0.1 only.
+
+    ``ray.init(_node_ip_address="127.0.0.1")`` would not do: Ray replaces it by the address of a network interface.
+    """
+    before = os.environ.get(LOOPBACK)
+    os.environ[LOOPBACK] = "0"
+    from ray._private import ray_constants  # may have been imported earlier, with another value
+
+    usual = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
     finally:
-        ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = usual
+        if before is None:
+            os.environ.pop(LOOPBACK, None)
+        else:
+            os.environ[LOOPBACK] = before
+
+
+def keep_credentials_out_of_logs() -> None:
+    """Stop Tune from copying ``CREDENTIALS`` into runtime environments; to be called before its first trial."""
+    from ray.tune.execution import class_cache
+
+    class_cache.ENV_VARS_TO_PROPAGATE -= set(CREDENTIALS)
+
+
+def cluster_address(address: str) -> str:
+    """``address`` with ``auto`` resolved, once something answers there.
+
+    ``auto`` is ``$RAY_ADDRESS``, else the cluster that ``ray start`` started on this machine. Ray itself would take any
+    Ray that it finds among the processes, another study's private one included.
+
+    Raises:
+        ConfigError: Nothing answers there within ``CONNECT_SECONDS``.
+    """
+    shown = without_secrets(address)
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "").strip() or _started_cluster()
+        shown = f"auto ({without_secrets(address)})"
+    if not address or address in ("auto", "local"):
+        raise ConfigError(f"--address {shown}: {_way_out('no cluster was started for sharing on this machine')}")
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:  # a port that is not a number up to 65535, or brackets that do not match
+        host, port = None, None
+    if parts_missing := [name for name, part in (("host", host), ("port", port)) if not part]:
+        raise ConfigError(f"--address {shown} has no valid {' and '.join(parts_missing)}; give HOST:PORT or auto")
+    try:
+        with socket.create_connection((host, port), CONNECT_SECONDS) as connection:
+            _check_speaks_grpc(connection)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"--address {shown}: {_way_out(f'no Ray cluster answers there ({error})')}") from error
+    return address
+
+
+def _check_speaks_grpc(connection: socket.socket) -> None:
+    """Refuse a server that is not Ray's, for whose answer ``ray.init`` would wait for minutes.
+
+    Ray speaks gRPC, that is HTTP/2, in which both sides begin with a SETTINGS frame.
+
+    Raises:
+        OSError: The other side answers something else, or nothing in time.
+    """
+    if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
+        return  # it would answer a TLS handshake only
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
+    head = b""
+    while len(head) < len(SETTINGS):
+        part = connection.recv(len(SETTINGS) - len(head))
+        if not part:
+            raise ConnectionError("the server closed the connection")
+        head += part
+    if head[3] != SETTINGS[3]:
+        raise ConnectionError("the server there is not Ray's")
+
+
+def _started_cluster() -> str:
+    """The address that ``ray start`` left; empty without one."""
+    from ray._private.utils import read_ray_address
+
+    with suppress(OSError, UnicodeError):
+        return read_ray_address() or ""
+    return ""
+
+
+def _way_out(problem: str) -> str:
+    return f"{problem}; start one with 'ray start --head', or leave --address out for a private Ray"
 
 
 @contextmanager
 def _watched(
     on_lost: Callable[[RayLostError], None] | None, last_words: Callable[[RayLostError], None] | None
 ) -> Iterator[None]:
-    """Watch the private Ray from a thread; shut it down and delete its session folder, which Ray never does."""
+    """Watch the private Ray from a thread, and shut it down; ``tune.run.ray_folder`` deletes its folder."""
     import ray
 
     node: Any = ray._private.worker._global_node
-    folder = Path(node.get_session_dir_path())
     closing, ended = threading.Event(), threading.Event()
 
     def watch() -> None:
@@ -149,10 +267,9 @@ def _watched(
                 with suppress(Exception):
                     process.kill()
             if not in_time:
-                shutil.rmtree(folder, ignore_errors=True)
                 if last_words is not None:
                     last_words(problem)
-                os._exit(1)
+                os._exit(1)  # the watchdog of tune.run.ray_folder cleans up
             return
 
     thread = threading.Thread(target=watch, name="watch-ray", daemon=True)
@@ -164,7 +281,6 @@ def _watched(
         ray.shutdown()
         ended.set()
         thread.join()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _processes(node: Any) -> list[Any]:
@@ -193,7 +309,8 @@ def _init(options: dict[str, Any]) -> Any:
             if attempt == STARTS - 1 or "timed out" not in str(error):
                 raise SessionError(
                     f"Ray could not be started on this machine ({without_secrets(str(error))}); free memory and disk "
-                    "below /tmp, end other Ray processes ('ray stop'), or join a running cluster with --address"
+                    "space below its folder (RAY_TMPDIR), end other Ray processes ('ray stop'), or join a running "
+                    "cluster with --address"
                 ) from error
     raise AssertionError("unreachable")
 
@@ -210,12 +327,8 @@ def _join(options: dict[str, Any]) -> Any:
     try:
         return ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            without_secrets(
-                f"--address {options['address']}: no Ray cluster answers there ({error}); start one with "
-                "'ray start --head', or leave --address out"
-            )
-        ) from error
+        problem = _way_out(f"no Ray cluster answers there ({error})")
+        raise ConfigError(without_secrets(f"--address {options['address']}: {problem}")) from error
 
 
 def _check_dashboard() -> None:

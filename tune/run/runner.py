@@ -22,11 +22,13 @@ from studies.storage.atomic import write_json
 from studies.storage.object_store import is_uri
 from studies.storage.rows import StudyRecord
 from tune.options import StudyOptions, parse_options
+from tune.planning.check import check_options
 from tune.planning.describe import confirmations, describe_plan, fit_to_budget
 from tune.planning.placement import Machine, Placement, cpu_count, place, trial_memory, worker_range
 from tune.planning.plan import StudyPlan, code_version, plan_study, splits_present, study_record, versions
+from tune.run import interrupts
 from tune.run.display import Display, now
-from tune.run.ray_session import RayLostError, Session, ray_session, token_path
+from tune.run.ray_session import RayLostError, Session, cluster_address, ray_session, token_path
 from tune.search.confirm import ConfirmRule
 from tune.storage.folder import command_line, without_options
 from tune.storage.location import Storage
@@ -97,31 +99,37 @@ def run(
         StudyInterrupted: The user interrupted it.
     """
     options = options.with_file()
+    check_options(options)
+    if options.machine.address is not None:
+        cluster_address(options.machine.address)
     argv = options.to_argv() if argv is None else argv
     dry, address = options.output.dry_run, options.machine.address
     # Fail early on an unusable storage; create the study's folder only after everything else has been validated.
-    early = not dry and (options.storage.resume or is_uri(options.storage.storage))
-    storage = Storage.open(options.storage.storage) if early else None
+    # A dry run refuses what a run refuses, and writes nothing.
+    early = dry or options.storage.resume or is_uri(options.storage.storage)
+    storage = Storage.open(options.storage.storage, create=not dry) if early else None
     folder, record = None, None
     if options.storage.resume and storage is not None:
         folder, record = storage.existing(options.storage.name)
         options = _stored_options(argv, program, options, record)
     else:
         options = options.normalized()
-    if not dry:
+    if not dry and address is not None:
         storage = storage or Storage.open(options.storage.storage)
-        if address is not None:
-            storage.share_cache()
+        storage.share_cache()
     display = Display(options.output.quiet, on_event)
+    interrupts.check()
     plan = plan_study(options, metrics=metrics, rule=rule, progress=not options.output.quiet and sys.stderr.isatty())
     splits_present(plan.images)
+    interrupts.check()
     if record is not None:
         plan = dataclasses.replace(plan, name=record["name"], seeds=tuple(record["phases"]["confirm"]["seeds"]))
         _check_same_images(plan, record)
-    if storage is None:
+    storage = storage or Storage.open(options.storage.storage)
+    folder = folder or storage.new(plan.name)
+    if dry:
         _dry_run(plan, display)
         return None
-    folder = folder or storage.new(plan.name)
     _run_study(plan, display, Invocation(argv, program, record), storage, folder)
     return folder
 
@@ -203,11 +211,15 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
         # Images are sent to a cluster only if its nodes see no common folder.
         spread = session.joined and mirror is None
         prepare_components(plan, display, int(session.resources.get("CPU", 1)) if spread else 1)
+        interrupts.check()
         if session.dashboard_url:
             display.always(f"dashboard: {session.dashboard_url} (its access token is in {token_path()})")
         try:
             with _shared_job(plan, placement, folder, session, mirror) as job, StudyWriter(folder, plan.name) as writer:
                 complete = StudyDriver(plan, job, placement, writer, display, problems, mirror).run()
+        except BrokenPipeError:
+            print(f"stopped: nobody reads the output\nresume with: {resume}", file=sys.stderr)
+            raise
         except (StudyWriteError, StudyLockedError, RayLostError, OSError) as problem:
             raise _stopped(problem, resume) from problem
         from tune.run.finalize import finish  # plotting takes seconds to import: not before the first trial

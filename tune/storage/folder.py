@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 from urllib.parse import unquote, urlsplit
 
 from pmae.errors import ConfigError
-from pmae.files import make_writable_folder
+from pmae.files import make_writable_folder, user_path
 from studies.storage.atomic import read_json
 from studies.storage.object_store import without_secrets
 from studies.storage.rows import StudyRecord
@@ -20,35 +21,49 @@ _STUDY_FILES = ("study.json", "trials.arrow", "trials.journal")
 RESUME_NEEDS = ("name", "created_at", "dataset", "phases", "options", "command", "resources")  # of study.json
 
 
-def storage_path(storage: str) -> Path:
+def storage_path(storage: str, create: bool = True) -> Path:
     """The absolute path of ``--storage``, a path or ``file://PATH``.
+
+    Args:
+        storage: What the user gave.
+        create: Create the folder; otherwise nothing is written, and what could not be created is still refused.
 
     Raises:
         ConfigError: It is a file, a study's own folder, or not writable.
     """
-    path = Path(unquote(urlsplit(storage).path) if "://" in storage else storage).expanduser().absolute()
+    if not storage:
+        raise ConfigError("--storage is empty; give a folder, for example runs")
+    try:
+        text = unquote(urlsplit(storage).path) if "://" in storage else storage
+    except ValueError as error:  # brackets that do not match
+        raise ConfigError(f"--storage {storage!r} is not a valid path or URI ({error})") from None
+    path = user_path(text, "--storage").absolute()
+    try:
+        return _checked(path, create)
+    except OSError as error:
+        raise ConfigError(
+            f"--storage {path} is not writable ({error.strerror or error}); choose another folder or free some space"
+        ) from error
+
+
+def _checked(path: Path, create: bool) -> Path:
     if path.exists() and not path.is_dir():
         raise ConfigError(f"--storage {path} is a file; give a folder")
     if is_study(path):
         raise ConfigError(
             f"--storage {path} is itself a study; give its parent folder: --storage {path.parent} --name NAME"
         )
-    _check_writable(path)
-    return path
-
-
-def _check_writable(path: Path) -> None:
     existing = next(p for p in (path, *path.parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(
             f"--storage {path} is not writable ({existing}); choose another folder or fix its permissions"
         )
-    try:
+    if create:
         make_writable_folder(path)
-    except OSError as error:
-        raise ConfigError(
-            f"--storage {path} is not writable ({error.strerror or error}); choose another folder or free some space"
-        ) from error
+    else:
+        with tempfile.TemporaryFile(dir=existing):  # never has a name where the system can do without
+            pass
+    return path
 
 
 def study_name(name: str) -> str:
@@ -59,6 +74,11 @@ def study_name(name: str) -> str:
             "and has at most 100 characters"
         )
     return name
+
+
+def as_study_name(text: str) -> str:
+    """A valid study name made from a dataset's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100] or "study"
 
 
 def new_folder(storage: Path, name: str) -> Path:

@@ -38,16 +38,17 @@ class Storage:
     store: Store | None = None
 
     @classmethod
-    def open(cls, text: str) -> Storage:
-        """Parse ``--storage``.
+    def open(cls, text: str, create: bool = True) -> Storage:
+        """Parse ``--storage``; without ``create`` nothing is written, for a dry run.
 
         Raises:
             ConfigError, StudyError: It cannot be used; the message contains no secrets.
         """
         if not is_uri(text):
-            return cls(storage_path(text))
+            return cls(storage_path(text, create))
         store = Store.open(text)
-        store.check_writable()
+        if create:
+            store.check_writable()
         address = urlsplit(store.uri)
         # Not every option: naming a region or another login does not change the place.
         place = (
@@ -57,7 +58,8 @@ class Storage:
             parse_qs(address.query).get("endpoint_override"),
         )
         return cls(
-            storage_path(str(cache_dir() / "studies" / hashlib.sha256(repr(place).encode()).hexdigest()[:16])), store
+            storage_path(str(cache_dir() / "studies" / hashlib.sha256(repr(place).encode()).hexdigest()[:16]), create),
+            store,
         )
 
     def new(self, name: str) -> Path:

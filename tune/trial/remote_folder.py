@@ -7,6 +7,7 @@ is synchronized with it. Nodes need no access to the object store that the study
 from __future__ import annotations
 
 import dataclasses
+import os
 import secrets
 import shutil
 import tempfile
@@ -22,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pmae.files import replacing
 from tune.trial.image_strips import FOLDER as SAMPLES
-from tune.trial.spec import TrialJob
+from tune.trial.spec import CREDENTIALS, TrialJob
 
 SYNC_EVERY = 0.5  # seconds
 LOCAL = "overdue.txt"  # written by a process as it is killed: stays on its node
@@ -31,9 +32,14 @@ LOCAL = "overdue.txt"  # written by a process as it is killed: stays on its node
 class StudyFolder:
     """Actor that exposes the study's folder to nodes that do not see it."""
 
-    def __init__(self, job: TrialJob) -> None:
+    def __init__(self, job: TrialJob, credentials: dict[str, str] | None = None) -> None:
         self.job = job
         self.folder = Path(job.folder)
+        self._credentials = credentials or {}
+
+    def credentials(self) -> dict[str, str]:
+        """The driver's credentials for the object store, as environment variables."""
+        return self._credentials
 
     def stopping(self) -> bool:
         """Whether the study is stopping."""
@@ -66,12 +72,19 @@ def exchange(job: TrialJob) -> Iterator[TrialJob]:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(StudyFolder)
     # Two threads, so that the stop signal does not wait for a checkpoint.
-    actor = actor.options(name=name, num_cpus=0, max_concurrency=2, scheduling_strategy=here).remote(job)
+    actor = actor.options(name=name, num_cpus=0, max_concurrency=2, scheduling_strategy=here)
+    # As an argument: a runtime environment would be written to the log of Ray's runtime_env_agent.
+    actor = actor.remote(job, {name: os.environ[name] for name in CREDENTIALS if name in os.environ})
     try:
         ray.get(actor.stopping.remote())
         yield dataclasses.replace(job, exchange=name)
     finally:
         ray.kill(actor)
+
+
+def fetch_credentials(job: TrialJob) -> dict[str, str]:
+    """The driver's credentials for the object store; empty where the environment is the driver's own."""
+    return {} if job.exchange is None else _answer(ray.get_actor(job.exchange).credentials.remote())
 
 
 class NodeFolder:

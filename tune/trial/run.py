@@ -163,7 +163,9 @@ def _shared_storage(job: TrialJob, folder: Path) -> dict[str, Any]:
     if job.checkpoint_uri is None:
         return {"storage_path": folder.parent}
     from studies.storage.object_store import Store
+    from tune.trial.remote_folder import fetch_credentials
 
+    os.environ.update(fetch_credentials(job))
     store = Store.open(job.checkpoint_uri)
     return {"storage_path": store.root, "storage_filesystem": store.filesystem}
 

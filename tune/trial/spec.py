@@ -14,6 +14,10 @@ from studies.storage.rows import Phase
 FOLDS_BELOW = 2_000  # test images below which the confirm phase reports cross-validated accuracies
 FOLD_REPEATS = 3  # cross-validations that are averaged then: they remove a third of the variance on digits
 
+# Tune would copy these into the runtime environment of every trial, which Ray's runtime_env_agent writes to its log.
+# Workers of a private Ray inherit them from the driver; on a cluster trials ask tune.trial.remote_folder for them.
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
+
 
 @dataclass(frozen=True)
 class TrialSpec:

@@ -15,7 +15,7 @@ MAX_MEMBER_BYTES = 1 << 28
 
 @contextmanager
 def broken_as(what: str, way_out: str) -> Iterator[None]:
-    """Turn whatever reading a damaged or hostile file raises into a DataError ``what (why); way_out``."""
+    """Turn whatever reading a corrupted or hostile file raises into a DataError ``what (why); way_out``."""
     try:
         yield
     except DataError:
@@ -25,17 +25,17 @@ def broken_as(what: str, way_out: str) -> Iterator[None]:
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """The opened archive; DataError when it is truncated or not a zip archive."""
-    with broken_as(f"{path} is no readable zip archive", "remove it to download it again"):
+    """The opened archive; DataError if it is truncated or not a zip archive."""
+    with broken_as(f"{path} is not a readable zip archive", "remove it to download it again"):
         return zipfile.ZipFile(path)
 
 
 def read_zip_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """One member's bytes; DataError when it is damaged or larger than 256 MiB."""
+    """One member's bytes; DataError when it is corrupted or larger than 256 MiB."""
     size = archive.getinfo(name).file_size
     if size > MAX_MEMBER_BYTES:
         raise DataError(f"{archive.filename}: {name} unpacks to {size:,} bytes; refused as a decompression bomb")
-    with broken_as(f"{archive.filename}: {name} is damaged", "remove the archive to download it again"):
+    with broken_as(f"{archive.filename}: {name} is corrupted", "remove the archive to download it again"):
         return archive.read(name)
 
 
@@ -46,7 +46,7 @@ def tar_files(path: Path) -> Iterator[tuple[str, bytes]]:
         DataError: Not a tar archive, truncated, or with a member larger than 256 MiB.
     """
     way_out = "remove it to download it again"
-    with broken_as(f"{path} is no readable tar archive", way_out), tarfile.open(path) as archive:
+    with broken_as(f"{path} is not a readable tar archive", way_out), tarfile.open(path) as archive:
         for member in archive:
             if not member.isfile():
                 continue

@@ -57,7 +57,7 @@ def _unpacked(folder: Path) -> Source:
     files = tuple(folder / f"{name}.bin" for names in BATCHES.values() for name in names)
     missing = [str(path) for path in files if not path.is_file()]
     if missing:
-        raise DataError(f"CIFAR-10 is incomplete: there is no {', '.join(missing)}; remove {folder}")
+        raise DataError(f"CIFAR-10 is incomplete: {', '.join(missing)} missing; remove {folder}")
     return Source("cifar10", files, lambda: _list((p.name, p.read_bytes()) for p in files))
 
 
@@ -75,7 +75,7 @@ def _list(files: Iterator[tuple[str, bytes]]) -> Listing:
             batches[stem] = parse_binary(name, data)
     missing = [name for names in BATCHES.values() for name in names if name not in batches]
     if missing:
-        raise DataError(f"CIFAR-10 is incomplete: there is no {', '.join(missing)}; remove the files to download them")
+        raise DataError(f"CIFAR-10 is incomplete: {', '.join(missing)} missing; remove the files to download them")
     ordered = [batches[name] for names in BATCHES.values() for name in names]
     images, labels = (np.concatenate(parts) for parts in zip(*ordered, strict=True))
     train = sum(len(batches[name][1]) for name in BATCHES["train"])

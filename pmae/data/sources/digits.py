@@ -9,13 +9,22 @@ import numpy as np
 import numpy.typing as npt
 
 from pmae.data.source import Listing, Request, Source, read_rows
-from pmae.errors import DataError
+from pmae.errors import ConfigError, DataError
 
+MAX_IMAGE_SIZE = 256
 FILE = Path("datasets", "data", "digits.csv.gz")  # in scikit-learn's folder
 
 
 def find(request: Request) -> Source:
-    """The digits; their 17 levels (0 to 16) are spread over 0 to 255. They have no official splits."""
+    """The digits; their 17 levels (0 to 16) are spread over 0 to 255. They have no official splits.
+
+    Raises:
+        ConfigError: An image size far above the 8 pixels that they have.
+    """
+    if request.image_size is not None and request.image_size > MAX_IMAGE_SIZE:
+        raise ConfigError(
+            f"image_size is {request.image_size}, but the digits have 8 pixels a side; give at most {MAX_IMAGE_SIZE}"
+        )
     return Source("digits", (), _list)
 
 

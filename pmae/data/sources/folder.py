@@ -1,6 +1,6 @@
 """``folder:PATH``: one sub-folder per class, with image files at any depth in it.
 
-With a sub-folder ``train`` (and optionally ``val`` and ``test``) the class folders lie in those instead. Without
+With a sub-folder ``train`` (and optionally ``val`` and ``test``) the class folders are inside those instead. Without
 splits a stratified fifth is the test split and a tenth of the rest validates (:mod:`pmae.data.splits`).
 Every file of a class folder counts as an image, except hidden ones.
 """
@@ -108,7 +108,7 @@ def _class_files(folder: Path) -> dict[str, list[Path]]:
             )
         raise DataError(f"the folder {folder} is empty; it needs one sub-folder of images per class")
     if loose:
-        warnings.warn(f"{len(loose)} images lie in {folder} outside the class folders and are left out", stacklevel=2)
+        warnings.warn(f"{len(loose)} images in {folder} are outside the class folders and are left out", stacklevel=2)
     for name, files in classes.items():
         if not files:
             raise DataError(f"the class folder {folder / name} holds no images; fill it or remove it")

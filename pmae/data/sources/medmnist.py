@@ -23,7 +23,7 @@ def flags() -> tuple[str, ...]:
 
 
 def is_flag(name: str) -> bool:
-    """Whether ``name`` is a flag of MedMNIST, 3-D ones included (``find`` tells why those cannot be used)."""
+    """Whether ``name`` is a flag of MedMNIST, 3-D ones included (``find`` reports why those cannot be used)."""
     return name in _info()
 
 

@@ -62,7 +62,7 @@ def list_npz(path: Path, class_names: tuple[str, ...] | None = None) -> Listing:
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
-    with broken_as(f"{path} is no readable npz archive", AGAIN):
+    with broken_as(f"{path} is not a readable npz archive", AGAIN):
         return zipfile.ZipFile(path)
 
 
@@ -90,7 +90,7 @@ def _labels(archive: zipfile.ZipFile, path: Path, members: dict[str, str], split
                 "label per image by accuracy, so choose a set with one, or save a single column"
             )
         if np.prod(shape) * dtype.itemsize > MAX_LABEL_BYTES:
-            raise DataError(f"{path}: {split}_labels declares {shape}, too many to be labels; the file is damaged")
+            raise DataError(f"{path}: {split}_labels declares {shape}, too many to be labels; the file is corrupted")
         raw = _exactly(file, int(np.prod(shape)) * dtype.itemsize, path, member)
     return np.frombuffer(raw, dtype=dtype).reshape(-1).astype(np.int64)
 
@@ -136,7 +136,7 @@ def _member(archive: zipfile.ZipFile, path: Path, member: str) -> BinaryIO:
 
 
 def _header(file: BinaryIO, path: Path, member: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    with broken_as(f"{path}: {member} is no NumPy array", AGAIN):
+    with broken_as(f"{path}: {member} is not a NumPy array", AGAIN):
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
@@ -145,13 +145,13 @@ def _header(file: BinaryIO, path: Path, member: str) -> tuple[tuple[int, ...], n
     if fortran and len(shape) > 1:
         raise DataError(f"{path}: {member} is in Fortran order; save it with np.ascontiguousarray")
     if any(n < 0 for n in shape):
-        raise DataError(f"{path}: {member} declares the shape {shape}; the file is damaged: {AGAIN}")
+        raise DataError(f"{path}: {member} declares the shape {shape}; the file is corrupted: {AGAIN}")
     return shape, dtype
 
 
 def _exactly(file: BinaryIO, size: int, path: Path, member: str) -> bytes:
-    with broken_as(f"{path}: {member} is damaged", AGAIN):
+    with broken_as(f"{path}: {member} is corrupted", AGAIN):
         raw = file.read(size)
     if len(raw) != size:
-        raise DataError(f"{path}: {member} is cut short; {AGAIN}")
+        raise DataError(f"{path}: {member} is truncated; {AGAIN}")
     return raw

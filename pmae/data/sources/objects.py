@@ -37,7 +37,7 @@ class Part:
         count: Number of images.
         read: From an index to an image.
         labels: Raw labels (N,); None where there are none.
-        class_names: As far as the source tells them.
+        class_names: As far as the source has them.
     """
 
     name: str

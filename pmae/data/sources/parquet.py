@@ -46,7 +46,7 @@ ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns of images and labels, and the class names that the schema tells (may be empty)."""
+    """Names of the columns of images and labels, and the class names in the schema (may be empty)."""
 
     image: str
     label: str
@@ -120,7 +120,7 @@ def _opened(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no readable Parquet file ({error}); copy or download it again") from error
+        raise DataError(f"{path} is not a readable Parquet file ({error}); copy or download it again") from error
 
 
 def _columns(path: Path) -> Columns:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from pmae.data.source import Request
 from pmae.errors import DataError
+from pmae.files import user_path
 
 
 def requested_path(request: Request) -> Path:
     """The request's path: ``~`` expanded, a relative one starting from the request's root."""
-    path = Path(request.argument).expanduser()
+    path = user_path(request.argument, f"{request.name}:")
     return path if request.root is None else request.root / path
 
 
@@ -24,4 +25,4 @@ def existing_file(request: Request, kind: str, suffix: str) -> Path:
         hint = f"; it is a folder, name one of its files: {', '.join(inside[:10]) or f'it has no {suffix} file'}"
     else:
         hint = f"; give {kind}:PATH the path of a {suffix} file"
-    raise DataError(f"there is no file {path}{hint}")
+    raise DataError(f"{path} does not exist{hint}")

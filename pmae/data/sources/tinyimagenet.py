@@ -88,7 +88,7 @@ def _list(tree: Tree) -> Listing:
     present = set(tree.names)
     for name in ("words.txt", "val/val_annotations.txt"):
         if name not in present:
-            raise DataError(f"{tree.where} is no TinyImageNet: it has no {name}; remove it to download the archive")
+            raise DataError(f"{tree.where} is not TinyImageNet: {name} is missing; remove it to download the archive")
     train = sorted(name for name in tree.names if TRAIN_IMAGE.fullmatch(name))
     wnids = sorted({name.split("/")[1] for name in train})
     label_of = {wnid: i for i, wnid in enumerate(wnids)}

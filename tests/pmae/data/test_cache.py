@@ -66,7 +66,7 @@ def test_a_damaged_cache_is_built_again_and_that_is_said(
     before = load_images(source)
     expected = before.images.copy()
     damage(cached_set(cache) / name)
-    with pytest.warns(UserWarning, match=r"damaged \(.+\); building them again"):
+    with pytest.warns(UserWarning, match=r"corrupted \(.+\); rebuilding them"):
         after = load_images(source)
     assert after.fingerprint == before.fingerprint
     np.testing.assert_array_equal(after.images, expected)
@@ -84,7 +84,7 @@ def test_a_set_of_another_schema_is_built_again(source: str, cache: Path) -> Non
 def test_pickled_labels_in_the_cache_are_not_opened(source: str, cache: Path) -> None:
     load_images(source)
     np.save(cached_set(cache) / "labels.npy", np.array([object()]), allow_pickle=True)
-    with pytest.warns(UserWarning, match="damaged"):
+    with pytest.warns(UserWarning, match="corrupted"):
         load_images(source)
 
 

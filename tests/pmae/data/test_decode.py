@@ -134,7 +134,7 @@ def test_unreadable_files_are_named_or_skipped(broken: bytes) -> None:
 
 
 def test_what_is_no_image_is_said_without_internals() -> None:
-    with pytest.raises(DataError, match=r"^x cannot be read as an image \(it is no JPEG, PNG, [^)]*\); repair"):
+    with pytest.raises(DataError, match=r"^x cannot be read as an image \(not one of JPEG, PNG, [^)]*\); repair"):
         decode_image("x", b"not an image")
 
 

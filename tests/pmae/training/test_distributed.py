@@ -109,3 +109,31 @@ def _title(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
+
+
+def test_components_that_are_left_out_are_fitted_once_and_sent_to_the_workers(digits, tiny, tmp_path, monkeypatch):
+    import ray
+
+    from pmae.training import distributed
+
+    fits, sent = [], []
+
+    class Stopped:
+        def __init__(self, worker, train_loop_config, **others) -> None:
+            sent.append(train_loop_config["job"])
+
+        def fit(self) -> None:
+            raise KeyboardInterrupt
+
+    def fit(basis, images):
+        fits.append(basis)
+        return fitted(basis, images)
+
+    fitted = distributed.fit_components
+    monkeypatch.setattr(distributed, "fit_components", fit)
+    monkeypatch.setattr(distributed, "TorchTrainer", Stopped)
+    trainer = PMAETrainer(tiny, digits, use_gpu=False, storage_path=tmp_path)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit()
+    assert fits == ["pca"] and all(ray.get(job.components) is not None for job in sent)

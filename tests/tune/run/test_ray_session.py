@@ -13,6 +13,7 @@ import pytest
 from tune.run.ray_session import SWITCHES, ray_session
 
 ROOT = Path(__file__).resolve().parents[3]
+CLUSTER = "10.0.0.1:6379"
 
 
 def test_a_ray_that_does_not_start_is_said_without_a_traceback(tmp_path):
@@ -39,11 +40,12 @@ def asked(monkeypatch) -> dict:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr("tune.run.ray_session.cluster_address", lambda address: address)
     return options
 
 
 def join(asked: dict) -> dict:
-    with pytest.raises(KeyboardInterrupt), ray_session("auto", 0, False):
+    with pytest.raises(KeyboardInterrupt), ray_session(CLUSTER, 0, False):
         pass
     return asked["runtime_env"]
 

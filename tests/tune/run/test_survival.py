@@ -21,7 +21,7 @@ from pmae.config import PretrainConfig
 from pmae.data import load_images
 from pmae.trainer import pretrain
 from studies.records import read_study
-from tests.tune.conftest import LONG, SMALL, StudyProcess, curves, facts, optuna_states, recorded
+from tests.tune.conftest import LONG, ONE, SMALL, StudyProcess, curves, facts, optuna_states, recorded
 from tune.run.driver import RETRIES
 
 pytestmark = pytest.mark.timeout(1500)
@@ -255,8 +255,7 @@ def test_a_full_disk_stops_the_study_and_loses_nothing(undisturbed_long, small_d
 
 @pytest.mark.slow
 def test_a_trial_that_takes_too_long_is_recorded(tmp_path, start_study):
-    one = ("--methods", "pmae", "--trials", "1", "--ladder", "0.1", "0.2")
-    study = start_study(tmp_path / "runs", *SMALL, *one, "--epochs", "100000", "--trial-timeout", "4")
+    study = start_study(tmp_path / "runs", *ONE, "--epochs", "100000", "--trial-timeout", "4")
     study.ends_well()
     row = explored(study)
     assert row["status"] == "failed" and "--trial-timeout 4" in row["error"]
@@ -264,8 +263,7 @@ def test_a_trial_that_takes_too_long_is_recorded(tmp_path, start_study):
 
 @pytest.mark.slow
 def test_a_trial_that_diverges_is_recorded(tmp_path, start_study):
-    one = ("--methods", "pmae", "--trials", "1", "--ladder", "0.1", "0.2")
-    study = start_study(tmp_path / "runs", *SMALL, *one, "--learning-rate", "1e30")
+    study = start_study(tmp_path / "runs", *ONE, "--epochs", "20", "--learning-rate", "100", "--weight-decay", "1e6")
     study.ends_well()
     row = explored(study)
     assert row["status"] == "diverged" and "step" in row["error"]
@@ -282,8 +280,8 @@ def test_one_of_two_train_workers_killed(tmp_path, start_study):
     study.wait_for(lambda: study.workers("RayTrainWorker"))
     study.workers("RayTrainWorker")[-1].send_signal(signal.SIGKILL)
     study.ends_well()
-    rows = read_study(study.folder).trials.to_pylist()
-    assert [r["status"] for r in rows] == ["done", "done"]
+    rows = [r for r in read_study(study.folder).trials.to_pylist() if r["phase"] != "control"]
+    assert {r["status"] for r in rows} == {"done"}
     found, images = curves(study.folder), load_images("digits", limit=100)
     for row in rows:
         alone = pretrain(PretrainConfig.from_dict(json.loads(row["config"])), images, seed=row["seed"])

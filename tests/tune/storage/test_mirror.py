@@ -233,3 +233,18 @@ def test_trials_write_their_own_files_only(folder):
     for name in ("study.json", "checkpoints/b/epoch-000001.ckpt", "../x", "samples/../study.json", "/etc/x"):
         with pytest.raises(ValueError, match="is not a file of trial a"):
             study.put("a", {name: b""}, [])
+
+
+def test_credentials_are_kept_by_the_actor_and_by_a_pickled_file_system(folder, monkeypatch):
+    from studies.storage.object_store import _s3_login
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "Kq7")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "session")
+    assert _s3_login(None, None) == {"access_key": "id", "secret_key": "Kq7", "session_token": "session"}
+    assert _s3_login("a%2Fb", "c") == {"access_key": "a/b", "secret_key": "c"}
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    assert _s3_login(None, None) == {}
+    job = TrialJob(str(folder), "digits")
+    assert StudyFolder(job, {"AWS_ACCESS_KEY_ID": "id"}).credentials() == {"AWS_ACCESS_KEY_ID": "id"}
+    assert StudyFolder(job).credentials() == {}

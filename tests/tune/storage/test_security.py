@@ -56,6 +56,7 @@ def test_an_address_that_does_not_answer_is_told_without_its_password(monkeypatc
         raise ConnectionError(f"cannot reach {options['address']}")
 
     monkeypatch.setattr(ray, "init", no_cluster)
+    monkeypatch.setattr("tune.run.ray_session.cluster_address", lambda address: address)
     with pytest.raises(ConfigError) as refusal, ray_session("ray://user:Kq7@host:1", 0, False):
         pass
     assert "host:1" in str(refusal.value) and "Kq7" not in str(refusal.value)

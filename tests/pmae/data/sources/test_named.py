@@ -101,7 +101,7 @@ def test_the_binary_archive_is_read_where_both_versions_are_there(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f.popitem(), "CIFAR-10 is incomplete: there is no .*test_batch"),
+        (lambda f: f.popitem(), "CIFAR-10 is incomplete: .*test_batch missing"),
         (lambda f: f.update({"cifar-10-batches-bin/data_batch_2.bin": b"short"}), "data_batch_2.bin has 5 bytes"),
         (lambda f: f.update({"cifar-10-batches-bin/data_batch_2.bin": b"\xff" * 3073}), "label 255"),
     ],
@@ -122,7 +122,7 @@ def test_links_in_a_tar_archive_are_not_followed(tmp_path: Path) -> None:
         link = tarfile.TarInfo("cifar-10-batches-bin/data_batch_1.bin")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
-    with pytest.raises(DataError, match="CIFAR-10 is incomplete: there is no data_batch_1"):
+    with pytest.raises(DataError, match="CIFAR-10 is incomplete: data_batch_1"):
         load_images("cifar10", root=tmp_path)
 
 
@@ -130,7 +130,7 @@ def test_links_in_a_tar_archive_are_not_followed(tmp_path: Path) -> None:
 def test_a_tar_archive_cut_short_is_refused(tmp_path: Path) -> None:
     path = tar(tmp_path / "cifar-10-binary.tar.gz", binary_files())
     path.write_bytes(path.read_bytes()[:-5000])
-    with pytest.raises(DataError, match="no readable tar archive"):
+    with pytest.raises(DataError, match="not a readable tar archive"):
         load_images("cifar10", root=tmp_path)
 
 
@@ -195,8 +195,8 @@ def without(name: str) -> Callable[[dict], object]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("val/val_annotations.txt"), r"it has no val/val_annotations\.txt"),
-        (without("words.txt"), r"it has no words\.txt"),
+        (without("val/val_annotations.txt"), r"val/val_annotations\.txt is missing"),
+        (without("words.txt"), r"words\.txt is missing"),
         (without("val/images/val_1.JPEG"), r"names missing val/images/val_1\.JPEG"),
         (lambda f: f.update({"val/val_annotations.txt": b"val_0.JPEG\tn09999999"}), "names class 'n09999999'"),
         (lambda f: f.update({"train/n01000001/images/x.JPEG": b"broken"}), r"images/x\.JPEG cannot be read"),
@@ -294,11 +294,11 @@ def test_medmnist_sets_that_do_not_fit_say_why() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("cifar", r"no data set 'cifar' \(did you mean 'cifar10'\?\); there are digits, cifar10, tinyimagenet"),
+        ("cifar", r"unknown dataset 'cifar' \(did you mean 'cifar10'\?\); available are digits, cifar10, tinyimagenet"),
         ("CIFAR10", "did you mean 'cifar10'"),
         ("bloodmist", "did you mean 'bloodmnist'"),
-        ("zebras", "there are digits, .*pathmnist, .*folder:PATH, parquet:PATH, npz:PATH"),
-        ("digits:here", "no data set 'digits:here'"),
+        ("zebras", "available are digits, .*pathmnist, .*folder:PATH, parquet:PATH, npz:PATH"),
+        ("digits:here", "unknown dataset 'digits:here'"),
         ("folder", "names no path; write folder:PATH"),
         ("parquet:", "names no path; write parquet:PATH"),
     ],
@@ -312,7 +312,7 @@ def test_unknown_sources_are_refused_with_the_list(source: str, message: str) ->
 def test_a_root_that_is_a_file_is_told_from_its_folder(source: str, tmp_path: Path) -> None:
     archive = tmp_path / "images.zip"
     archive.write_bytes(b"x")
-    with pytest.raises(DataError, match=rf"images.zip is a file; give the folder .*root='{tmp_path}'"):
+    with pytest.raises(DataError, match=rf"images.zip is a file; give its parent folder: root='{tmp_path}'"):
         load_images(source, root=archive)
 
 

@@ -92,11 +92,11 @@ def test_a_hostile_pickle_is_never_run(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_archive_and_one_cut_short(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises(DataError, match=r"text\.npz is no readable npz archive"):
+    with pytest.raises(DataError, match=r"text\.npz is not a readable npz archive"):
         load_images(f"npz:{tmp_path / 'text.npz'}")
     save(tmp_path / "cut.npz", **medmnist_arrays())
     (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"cut\.npz is no readable npz archive"):
+    with pytest.raises(DataError, match=r"cut\.npz is not a readable npz archive"):
         load_images(f"npz:{tmp_path / 'cut.npz'}")
 
 
@@ -105,7 +105,7 @@ def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "toy.npz").read_bytes())
     data[5000] ^= 1  # among the pixels of the first member
     (tmp_path / "toy.npz").write_bytes(bytes(data))
-    with pytest.raises(DataError, match=r"train_images.* damaged"):
+    with pytest.raises(DataError, match=r"train_images.* corrupted"):
         load_images(f"npz:{tmp_path / 'toy.npz'}")
 
 
@@ -128,12 +128,12 @@ def test_decompression_bombs_are_refused(tmp_path: Path) -> None:
 
 def test_a_header_that_promises_more_than_there_is(tmp_path: Path) -> None:
     write_member(tmp_path / "toy.npz", (20, 100_000, 100_000), os.urandom(1000))
-    with pytest.raises(DataError, match=r"cut short|pixels"):
+    with pytest.raises(DataError, match=r"truncated|pixels"):
         load_images(f"npz:{tmp_path / 'toy.npz'}")
 
 
 def test_a_folder_and_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no file .*missing\.npz"):
+    with pytest.raises(DataError, match=r"missing\.npz does not exist"):
         load_images(f"npz:{tmp_path / 'missing.npz'}")
     save(tmp_path / "toy.npz", **medmnist_arrays())
     with pytest.raises(DataError, match=r"it is a folder, name one of its files: toy\.npz"):

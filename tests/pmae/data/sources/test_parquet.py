@@ -151,7 +151,7 @@ def test_a_class_name_without_images_is_said(tmp_path: Path) -> None:
 def test_a_file_cut_short_is_refused(tmp_path: Path, size: int) -> None:
     path = write_parquet(tmp_path / "x.parquet", LABELS)
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(DataError, match=r"x\.parquet is no readable Parquet file"):
+    with pytest.raises(DataError, match=r"x\.parquet is not a readable Parquet file"):
         load_images(f"parquet:{path}")
 
 

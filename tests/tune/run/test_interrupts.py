@@ -1,0 +1,73 @@
+"""Ctrl-C while a study starts is never lost, and a reader that stops reading ends a program quietly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tune.masking_ratio_study import main
+from tune.run import interrupts
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPT = ROOT / "tune" / "masking_ratio_study.py"
+
+
+class Discarding:
+    """Python discards what its finalizer raises, as it does in the callbacks that imports run."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):  # let the handler run here
+            pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_discards_is_raised_at_the_next_check():
+    with interrupts.noticed():
+        Discarding()
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+        interrupts.check()  # once
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_study_that_starts_does_not_lose_it(monkeypatch, tmp_path, capsys):
+    from tune.run import runner
+
+    plan_study = runner.plan_study
+
+    def plan(*given: object, **named: object) -> object:
+        Discarding()
+        return plan_study(*given, **named)
+
+    monkeypatch.setattr(runner, "plan_study", plan)
+    assert main(["--dry-run", "--storage", str(tmp_path / "runs")]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [str(SCRIPT), "--help"],
+        [str(SCRIPT), "--dry-run", "--limit", "100"],
+        ["-m", "pmae", "--help"],
+        ["-m", "pmae", "probe", "--help"],
+        ["-m", "studies", "--help"],
+        ["-m", "studies", "show", "docs/evidence"],
+        ["-m", "studies", "export", "docs/evidence/digits", "--csv", "-"],
+    ],
+)
+def test_a_reader_that_stops_reading_ends_a_program_quietly(command):
+    read, write = os.pipe()
+    os.close(read)  # as `| head -0` does: every write fails
+    run = subprocess.run(
+        [sys.executable, *command], stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=120, check=False
+    )
+    os.close(write)
+    assert run.returncode == 0 and run.stderr == ""

@@ -1,0 +1,231 @@
+"""Everything that can be refused before images are decoded.
+
+:func:`check_options` looks at the options alone, :func:`check_for_size` at what they mean for images of a known size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pmae.cli.options import given
+from pmae.config import DEFAULT_RATIO, METHODS, check_choice, check_ratio, has_effect
+from pmae.data.load import MAX_IMAGE_SIZE
+from pmae.errors import ConfigError
+from pmae.files import user_path
+from studies.errors import StudyError
+from studies.statistics.margin import Margin
+from studies.storage.object_store import is_uri
+from tune.options import SearchOptions, StudyOptions
+from tune.planning.placement import MOST_SECONDS, check_machine
+from tune.storage.folder import study_name
+
+MOST_TRIALS = 10_000  # of the exploration, seeds of the confirm phase, and combinations of settings
+MOST_LOOKS = 10
+MOST = 10**9  # of any other whole number
+MOST_SEED = 2**63 - 1
+MOST_VALUES = 200  # of one option
+MOST_CHARACTERS = 4096
+MOST_LEARNING_RATE = 100.0
+SIZES = {"digits": 8, "cifar10": 32, "tinyimagenet": 64}  # of the images of these datasets, in pixels
+
+
+def check_options(options: StudyOptions) -> None:
+    """Refuse options that no images could make valid.
+
+    Raises:
+        ConfigError: With the option, its value and what is allowed.
+    """
+    for group in dataclasses.fields(options):
+        values = getattr(options, group.name)
+        if not dataclasses.is_dataclass(values):
+            _check_value(f"--{group.name}", values)
+            continue
+        for field in dataclasses.fields(values):
+            _check_value(f"--{field.name.replace('_', '-')}", getattr(values, field.name))
+    _check_data(options)
+    _check_search(options)
+    _check_confirm(options)
+    _check_training(options)
+    check_machine(options.machine)
+    if options.storage.name is not None:
+        study_name(options.storage.name)
+
+
+def _check_value(option: str, value: Any) -> None:
+    """Refuse what no option may be: NaN, infinity, huge numbers, control characters, thousands of values."""
+    if isinstance(value, (tuple, list)):
+        if len(value) > MOST_VALUES:
+            raise ConfigError(f"{option} has {len(value)} values; give at most {MOST_VALUES}")
+        for each in value:
+            _check_value(option, each)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{option} is {value}; it must be a finite number")
+    elif isinstance(value, int) and not isinstance(value, bool):
+        most = MOST_SEED if option in ("--seed", "--data-seed") else MOST
+        if abs(value) > most:
+            raise ConfigError(f"{option} is {_short(value)}; it must be at most {most:,}")
+    elif isinstance(value, str):
+        if len(value) > MOST_CHARACTERS:
+            raise ConfigError(f"{option} has {len(value)} characters; give at most {MOST_CHARACTERS:,}")
+        if option != "--name" and any(not c.isprintable() for c in value):  # names have a stricter rule
+            raise ConfigError(f"{option} is {value!r}; control characters are not allowed in it")
+
+
+def _short(value: int) -> str:
+    digits = value.bit_length() * 0.301
+    return str(value) if digits < 40 else f"a number of about {digits:.0f} digits"
+
+
+def _check_data(options: StudyOptions) -> None:
+    data = options.data
+    if data.dataset is None:  # what 'None' on the command line is
+        raise ConfigError("--dataset is missing; give the name of a dataset or folder:PATH")
+    if data.image_size is not None and not 4 <= data.image_size <= MAX_IMAGE_SIZE:
+        raise ConfigError(
+            f"--image-size is {data.image_size}; it must be from 4 to {MAX_IMAGE_SIZE:,} pixels, for example 32 or 64"
+        )
+    if data.limit is not None and data.limit < 1:
+        raise ConfigError(f"--limit is {data.limit}; it must be a whole number of at least 1")
+    if data.data_seed is not None and data.data_seed < 0:
+        raise ConfigError(f"--data-seed is {data.data_seed}; it must be 0 or above")
+    if data.data_root is not None:
+        user_path(data.data_root, "--data-root")
+    kind, colon, path = data.dataset.partition(":")
+    if colon and path:
+        user_path(path, f"--dataset {kind}:")
+    if not is_uri(options.storage.storage):
+        user_path(options.storage.storage.removeprefix("file://"), "--storage")
+
+
+def _check_search(options: StudyOptions) -> None:
+    search = options.search
+    if not search.methods:
+        raise ConfigError(f"--methods is empty; allowed are {', '.join(METHODS)}")
+    for method in search.methods:
+        check_choice("--methods", method, METHODS)
+    for option, values in (("--strategies", search.strategies), ("--basis", search.basis)):
+        if values is not None and not values:
+            raise ConfigError(f"{option} is empty; give at least one value or leave it out")
+    for option, sizes in (
+        ("--patch-sizes", search.patch_sizes),
+        ("--patch-strides", search.patch_strides),
+        ("--mask-units", search.mask_units),
+    ):
+        if sizes is not None and not sizes:
+            raise ConfigError(f"{option} is empty; give at least one number of pixels")
+        for size in sizes or ():
+            if size < 1:
+                raise ConfigError(f"{option} is {size}; it must be a number of pixels of at least 1")
+    if search.trials is not None:
+        _check_count("--trials", search.trials, 1)
+        if search.search == "none":
+            raise ConfigError("--trials has no effect with --search none, which explores nothing; leave it out")
+        if search.search == "grid":
+            raise ConfigError(
+                "--trials has no effect with --search grid, which runs every combination once; leave it out"
+            )
+    if "mae" not in search.methods and (search.mae_ratios is not None or search.mask_units is not None):
+        raise ConfigError("--mae-ratios and --mask-units have no effect without mae among --methods; leave them out")
+    if "pmae" not in search.methods and (tuple(search.basis) != ("pca",) or options.confirm.ladder):
+        raise ConfigError("--basis and --ladder have no effect without pmae among --methods; leave them out")
+    if "mae" not in search.methods and options.confirm.mae_ladder:
+        raise ConfigError("--mae-ladder has no effect without mae among --methods; leave it out")
+    for name in given(options.training):
+        if not any(has_effect(name, method) for method in search.methods):
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} has no effect with --methods {' '.join(search.methods)}; leave it out")
+    _check_combinations(search)
+
+
+def _check_combinations(search: SearchOptions) -> None:
+    combinations = len(search.methods)
+    for values in (
+        search.ratios, search.patch_sizes, search.patch_strides, search.mask_units, search.strategies, search.basis,
+    ):  # fmt: skip
+        combinations *= max(1, len(values or ()))
+    if combinations > MOST_TRIALS:
+        raise ConfigError(
+            f"--ratios, --patch-sizes, --patch-strides, --mask-units, --strategies and --basis have {combinations:,} "
+            f"combinations; give fewer values, at most {MOST_TRIALS:,} combinations"
+        )
+
+
+def _check_confirm(options: StudyOptions) -> None:
+    confirm = options.confirm
+    check_margin(confirm.margin)
+    check_ratio(confirm.default_ratio, "--default-ratio")
+    if not 1 <= confirm.look <= MOST_LOOKS:
+        raise ConfigError(
+            f"--look is {confirm.look}; it must be a whole number from 1 to {MOST_LOOKS}: each halves the level"
+        )
+    if confirm.confirm_seeds is not None:
+        _check_count("--confirm-seeds", confirm.confirm_seeds, 2)
+    if confirm.time_budget is not None:
+        if parse_duration(confirm.time_budget) > MOST_SECONDS:
+            raise ConfigError(f"--time-budget is {confirm.time_budget!r}; give at most ten years, for example 2h")
+        if confirm.confirm_seeds is not None:
+            raise ConfigError("--confirm-seeds and --time-budget both set the number of seeds; leave one of them out")
+    _check_ladder("--ladder", confirm.ladder, confirm.default_ratio)
+    _check_ladder("--mae-ladder", confirm.mae_ladder, DEFAULT_RATIO["mae"])
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``90s``, ``20m``, ``2h`` or ``1.5h``; a number alone is minutes.
+
+    Raises:
+        ConfigError: It is none of these, or not above 0.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(text).strip())
+    seconds = float(found[1][:300]) * {"s": 1, "m": 60, "": 60, "h": 3600}[found[2]] if found else 0.0
+    if seconds <= 0:
+        raise ConfigError(f"--time-budget is {text!r}; give a time such as 90s, 20m or 2h")
+    return seconds
+
+
+def _check_count(option: str, value: int, least: int) -> None:
+    if not least <= value <= MOST_TRIALS:
+        raise ConfigError(f"{option} is {value}; it must be a whole number from {least} to {MOST_TRIALS:,}")
+
+
+def check_margin(margin: float | str) -> None:
+    """Refuse what is not a margin."""
+    try:
+        Margin.parse(margin)
+    except StudyError as problem:
+        raise ConfigError(f"--{problem}") from None
+
+
+def _check_ladder(option: str, ladder: Sequence[float] | None, default: float) -> None:
+    if ladder is None:
+        return
+    for ratio in ladder:
+        check_ratio(ratio, option)
+    if len(set(ladder)) < 2:
+        raise ConfigError(f"{option} has {len(set(ladder))} ratio; a ladder needs at least 2 to compare")
+    if not any(abs(ratio - default) < 1e-9 for ratio in ladder):
+        listed = " ".join(f"{ratio:g}" for ratio in sorted({*ladder, default}))
+        raise ConfigError(
+            f"{option} lacks the default {default:g}, which every ratio is compared with; use {option} {listed}"
+        )
+
+
+def _check_training(options: StudyOptions) -> None:
+    training = options.training
+    if training.steps is not None and training.epochs is not None:
+        raise ConfigError("--steps and --epochs are both given; leave one of them out")
+    if training.seed < 0:
+        raise ConfigError(f"--seed is {training.seed}; it must be 0 or above")
+    rate = training.learning_rate
+    if rate is not None and not 0 < rate <= MOST_LEARNING_RATE:
+        raise ConfigError(
+            f"--learning-rate is {rate:g}; it must be above 0 and at most {MOST_LEARNING_RATE:g}, for example 0.016"
+        )
+
+
+def known_image_size(options: StudyOptions) -> int | None:
+    """The images' side in pixels where it is known before they are decoded."""
+    return options.data.image_size or SIZES.get(options.data.dataset)
