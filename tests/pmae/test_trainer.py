@@ -156,7 +156,7 @@ def test_predicting_the_mean_costs_one(digits, tiny, values):
     training = Training(tiny.with_values({"optim.epochs": 1, **values}), digits, seed=0, device=CPU)
     with torch.no_grad():
         training.model.decoder_pred.weight.zero_()
-    training._step, step = lambda pixels, mask, rate: step(pixels, mask, 0.0), training._step
+    training._step, step = lambda pixels, draw, rate: step(pixels, draw, 0.0), training._step
     record = next(training.epochs())
     assert record["train_loss"] == pytest.approx(1, abs=1e-5)
 
