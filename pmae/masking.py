@@ -268,7 +268,8 @@ def _block_table(rows: int, columns: int, device: torch.device) -> tuple[Tensor,
     """Block shapes of every number of masked patches, on the device: copying one list per step would wait for it.
 
     Returns:
-        heights and widths (N - 1, S, 2), zeros where a number of patches has fewer than S shapes, and how many each has.
+        Heights and widths (N - 1, S, 2), zeros where a number of patches has fewer than S shapes, and how many shapes
+        each number has.
     """
     shapes = [_block_shapes(rows, columns, masked) for masked in range(1, rows * columns)]
     counts = tuple(len(s) for s in shapes)

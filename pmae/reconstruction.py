@@ -64,10 +64,10 @@ def reconstruct(
     x = (original - mean) / std
     generators = (torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed))
     source = MaskSampler(config, None if model.projection is None else model.projection.spectrum)
-    mask, _, visible_tokens = source.draw(len(x), *generators)
+    mask = source.draw(len(x), *generators).mask
     training = model.training
     try:
-        output = model.eval()(x, mask, visible_tokens)
+        output = model.eval()(x, mask)
     finally:
         model.train(training)
     prediction, target = masked_parts(model, x, output.prediction, mask)
