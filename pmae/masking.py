@@ -225,7 +225,7 @@ def _checked_spectrum(variances: Tensor) -> Tensor:
         raise ConfigError(
             f"explained_variance_ratio has shape {tuple(variances.shape)}; it must be one row of at least 2 components"
         )
-    if variances.device.type == "cpu":
+    if variances.device.type == "cpu" and not torch.compiler.is_compiling():
         if not bool(torch.isfinite(variances).all()) or bool((variances < 0).any()):
             raise ConfigError("explained_variance_ratio holds negative or non-finite entries; fit the components anew")
         if not bool(variances.sum() > 0):
