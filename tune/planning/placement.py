@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pmae.config import ENCODER_PRESETS, PretrainConfig
+from pmae.cost import forward_flops
 from pmae.errors import ConfigError
 from tune.options import MachineOptions
 
@@ -234,20 +235,3 @@ def trial_seconds(config: PretrainConfig, train_images: int, placement: Placemen
     blocks = depth + config.model.decoder_depth
     overhead = TRIAL_OVERHEAD + (GROUP_OVERHEAD if placement.workers > 1 else 0)
     return overhead + steps * STEP_OVERHEAD * blocks / 5 + flops / speed
-
-
-def forward_flops(config: PretrainConfig) -> float:
-    """Multiply-adds times two of one image forward through encoder and decoder, and the projections."""
-    model = config.model
-    assert model.image_size is not None and model.channels is not None and config.masking.ratio is not None
-    tokens = model.tokens
-    visible = tokens * (1 - config.masking.ratio) if config.masking.method == "mae" else tokens
-    dimensions = model.image_size**2 * model.channels
-    blocks = sum(
-        d * (24 * n * w * w + 4 * n * n * w)
-        for n, w, d in (
-            (visible + 1, *(model.shape or ENCODER_PRESETS["vit_tiny"])[:2]),
-            (tokens + 1, model.decoder_width, model.decoder_depth),
-        )
-    )
-    return blocks + (2 * 3 * dimensions**2 if config.masking.method == "pmae" else 0)
