@@ -311,6 +311,7 @@ def save_model(result: PretrainResult, folder: str | os.PathLike[str], *, images
         "sha256": {MODEL_WEIGHTS: checksum},
         "history": result.history,
         "precision": result.precision,
+        "threads": result.threads,
     }
     write_json(folder / MODEL_DESCRIPTION, description)
     return folder
@@ -346,4 +347,5 @@ def load_model(folder: str | os.PathLike[str]) -> PretrainResult:
         components,
         description["seed"],
         description.get("precision", "fp32"),
+        description.get("threads"),
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pmae.config import OptimConfig, PretrainConfig
-from pmae.devices import autocast_dtype, synchronise
+from pmae.devices import autocast_dtype, cpu_threads, synchronise
 from pmae.errors import ConfigError, DataError, DivergedError
 from pmae.masking import MaskDraw, MaskSampler
 from pmae.model.autoencoder import MaskedAutoencoder, MaskedOutput
@@ -44,6 +44,8 @@ class PretrainResult:
         components: The components that were masked; None for MAE.
         seed: The seed.
         precision: ``fp32`` or ``bf16`` (autocast): what ``optim.precision`` resolved to on this machine.
+        threads: CPU threads that torch trained with; None where it is not known. Another number can change the last
+            digits of a result.
     """
 
     model: MaskedAutoencoder
@@ -53,6 +55,7 @@ class PretrainResult:
     components: PrincipalComponents | None
     seed: int
     precision: str = "fp32"
+    threads: int | None = None
 
     @property
     def training_problem(self) -> str | None:
@@ -102,6 +105,7 @@ class Training:
         device: Where to train.
         rank, world_size: This worker and how many share each batch.
         wrap: What to do to the model before it is trained, for example DistributedDataParallel.
+        threads: CPU threads of an epoch; None leaves torch's number. Between epochs torch's own number holds.
     """
 
     def __init__(
@@ -115,11 +119,12 @@ class Training:
         rank: int = 0,
         world_size: int = 1,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
+        threads: int | None = None,
     ) -> None:
         images = as_images(images)
         size, channels = int(images.images.shape[1]), int(images.images.shape[3])
         self.config = config.resolve(size, channels, len(images.indices("train")))
-        self.seed, self.device, self.world_size = seed, device, world_size
+        self.seed, self.device, self.world_size, self.threads = seed, device, world_size, threads
         self.components, self.statistics = _components_and_statistics(self.config, images, components)
         optim, masking = self.config.optim, self.config.masking
         self.batches = Batches(
@@ -146,7 +151,8 @@ class Training:
     def epochs(self):  # type: ignore[no-untyped-def]
         """Train the epochs that are left; yields the history entry of each."""
         while self.epoch < self.last_epoch:
-            record = self._train_epoch()
+            with cpu_threads(self.threads):
+                record = self._train_epoch()
             self.history.append(record)
             self.epoch += 1
             yield record
@@ -263,8 +269,9 @@ class Training:
         """Model and history as they are now."""
         precision = "fp32" if self.autocast is None else "bf16"
         return PretrainResult(
-            self.model, self.history, self.config, self.statistics, self.components, self.seed, precision
-        )
+            self.model, self.history, self.config, self.statistics, self.components, self.seed, precision,
+            self.threads,
+        )  # fmt: skip
 
 
 def learning_rate(config: OptimConfig, epoch: float, step: float, batch_size: int | None = None) -> float:
