@@ -78,9 +78,9 @@ def flops_per_image(training: Training) -> float:
     """Multiply-adds (counted as 2) of one plain fp32 step, forward and backward, for each image; leaves gradients."""
     pixels = next(iter(training.batches.epoch(0)))
     masks = torch.Generator(device=training.device).manual_seed(0)
-    mask, _ = training.masks.draw(len(pixels), masks, torch.Generator().manual_seed(0))
+    draw = training.masks.draw(len(pixels), masks, torch.Generator().manual_seed(0))
     with FlopCounterMode(display=False) as counter:
-        training.model(pixels, mask).loss.backward()
+        training.model(pixels, draw.mask, draw.visible_tokens).loss.backward()
     return counter.get_total_flops() / len(pixels)
 
 

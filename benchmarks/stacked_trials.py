@@ -33,17 +33,17 @@ def contenders(method: str, patch_size: int, options: argparse.Namespace) -> dic
     config = preset("quick", "digits", method).with_values({"model.patch_size": patch_size})
     device = torch.device(options.device)
     trials = [Training(config, images, components, seed=seed, device=device) for seed in range(options.models)]
-    batches, masks = [], []
+    batches, draws = [], []
     for seed, trial in enumerate(trials):
         generators = (torch.Generator(d).manual_seed(seed) for d in (device, "cpu"))
         batches.append(next(iter(trial.batches.epoch(0))))
-        masks.append(trial.masks.draw(len(batches[-1]), *generators)[0])
-    visible = int((~masks[0][0]).sum()) if method == "mae" else None
+        draws.append(trial.masks.draw(len(batches[-1]), *generators))
+    visible = draws[0].visible_tokens
     model = trials[0].model
     weights, buffers = stack_module_state([trial.model for trial in trials])
     weights = {name: value.detach().requires_grad_() for name, value in weights.items()}
     optimizer = torch.optim.AdamW(weights.values(), lr=1e-3, fused=True)
-    pixels, mask = torch.stack(batches), torch.stack(masks)
+    pixels, mask = torch.stack(batches), torch.stack([draw.mask for draw in draws])
 
     def loss(state: dict[str, Tensor], buffer: dict[str, Tensor], x: Tensor, m: Tensor) -> Tensor:
         return functional_call(model, (state, buffer), (x, m, visible)).loss
@@ -54,8 +54,8 @@ def contenders(method: str, patch_size: int, options: argparse.Namespace) -> dic
         optimizer.zero_grad()
 
     def one_by_one() -> None:
-        for trial, x, m in zip(trials, batches, masks, strict=True):
-            trial._step(x, m, 1e-3)
+        for trial, x, draw in zip(trials, batches, draws, strict=True):
+            trial._step(x, draw, 1e-3)
 
     return {"one by one": one_by_one, "stacked": stacked}
 

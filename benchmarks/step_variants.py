@@ -116,8 +116,8 @@ def _rate(training: Training, steps: int) -> float:
     for step, pixels in enumerate(training.batches.epoch(0)):
         if step == 1:
             start = now(training.device)
-        mask, _ = training.masks.draw(len(pixels), masks, ratios, training.batches.shard)
-        training._step(pixels, mask, rate)
+        draw = training.masks.draw(len(pixels), masks, ratios, training.batches.shard)
+        training._step(pixels, draw, rate)
     return steps * training.batches.batch_size / (now(training.device) - start)
 
 

@@ -36,6 +36,10 @@ POOLS: tuple[str, ...] = get_args(Pool)
 DEFAULT_RATIO = {"pmae": 0.20, "mae": 0.75}
 SAMPLED_RANGE = (0.1, 0.9)
 DEFAULT_EPOCHS = 100
+# Largest matrix that is held and decomposed: of pixel values, or of images where those are fewer. Of larger images the
+# leading components are kept.
+MAX_FULL_SIZE = 12_288
+LOW_RANK = 1024
 MIN_TOKENS = 4
 
 ENCODER_PRESETS: dict[str, tuple[int, int, int]] = {  # width, depth, heads

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
+
 import torch
 
 from pmae.config import ModelConfig
@@ -9,6 +13,10 @@ from pmae.errors import ConfigError
 
 # On the CPU, casting costs more than bf16 products save in narrow models (benchmarks/README.md).
 BF16_CPU_WIDTH = 128
+# Steps with less arithmetic run on one thread: their many small operators wait for a second one more than it saves,
+# on a busy machine many times over (benchmarks/README.md).
+ONE_THREAD_FLOPS = 5e9
+_THREADS_AT_IMPORT = torch.get_num_threads()
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -60,3 +68,33 @@ def synchronise(device: torch.device) -> None:
     """Wait until the device has done all that was asked of it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def pick_threads(step_flops: float, device: torch.device) -> int:
+    """CPU threads for a training: one where a step has less than ``ONE_THREAD_FLOPS``, otherwise torch's number.
+
+    A number that the user chose is kept: OMP_NUM_THREADS or MKL_NUM_THREADS is set, or torch's number has changed
+    since this module was imported, or it is neither all of the cores nor half of them, between which torch chooses.
+    """
+    threads = torch.get_num_threads()
+    cores = {os.cpu_count() or 1}
+    if hasattr(os, "sched_getaffinity"):
+        cores.add(len(os.sched_getaffinity(0)))
+    untouched = threads == _THREADS_AT_IMPORT and threads in cores | {max(1, c // 2) for c in cores}
+    chosen = any(os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+    small = device.type == "cpu" and step_flops < ONE_THREAD_FLOPS
+    return 1 if small and untouched and not chosen else threads
+
+
+@contextlib.contextmanager
+def cpu_threads(threads: int | None) -> Iterator[None]:
+    """Run torch with ``threads`` CPU threads and restore its number afterwards; None changes nothing."""
+    before = torch.get_num_threads()
+    if threads is None or threads == before:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -313,6 +313,7 @@ def save_model(result: PretrainResult, folder: str | os.PathLike[str], *, images
         "sha256": {MODEL_WEIGHTS: checksum},
         "history": result.history,
         "precision": result.precision,
+        "threads": result.threads,
     }
     write_json(folder / MODEL_DESCRIPTION, description)
     return folder
@@ -348,4 +349,5 @@ def load_model(folder: str | os.PathLike[str]) -> PretrainResult:
         components,
         description["seed"],
         description.get("precision", "fp32"),
+        description.get("threads"),
     )

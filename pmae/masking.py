@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -224,7 +225,7 @@ def _checked_spectrum(variances: Tensor) -> Tensor:
         raise ConfigError(
             f"explained_variance_ratio has shape {tuple(variances.shape)}; it must be one row of at least 2 components"
         )
-    if variances.device.type == "cpu":
+    if variances.device.type == "cpu" and not torch.compiler.is_compiling():
         if not bool(torch.isfinite(variances).all()) or bool((variances < 0).any()):
             raise ConfigError("explained_variance_ratio holds negative or non-finite entries; fit the components again")
         if not bool(variances.sum() > 0):
@@ -250,9 +251,10 @@ def _mask_smallest(keys: Tensor, masked: int) -> Tensor:
 
 
 def _block_mask(rows: int, columns: int, masked: int, batch_size: int, generator: torch.Generator) -> Tensor:
-    shapes = _block_shapes(rows, columns, masked, generator.device)
+    table, counts = _block_table(rows, columns, generator.device)
+    shapes = counts[masked - 1]
     uniform = torch.rand(4, batch_size, 1, device=generator.device, generator=generator)
-    height, width = shapes[(uniform[0] * len(shapes)).long().clamp_max(len(shapes) - 1)].unbind(-1)
+    height, width = table[masked - 1, (uniform[0] * shapes).long().clamp_max(shapes - 1)].unbind(-1)
     top, left = (uniform[1] * (rows - height + 1)).long(), (uniform[2] * (columns - width + 1)).long()
     cell = torch.arange(rows * columns, device=generator.device)
     row, column = cell // columns - top, cell % columns - left
@@ -261,13 +263,25 @@ def _block_mask(rows: int, columns: int, masked: int, batch_size: int, generator
     return inside & (row * width + column < masked)
 
 
-@functools.lru_cache(maxsize=64)
-def _block_shapes(rows: int, columns: int, masked: int, device: torch.device) -> Tensor:
-    """(S, 2) heights and widths of the rectangles that ``masked`` patches fill but for a part of one row."""
+@functools.lru_cache(maxsize=16)
+def _block_table(rows: int, columns: int, device: torch.device) -> tuple[Tensor, tuple[int, ...]]:
+    """Block shapes of every number of masked patches, on the device: copying one list per step would wait for it.
+
+    Returns:
+        Heights and widths (N - 1, S, 2), zeros where a number of patches has fewer than S shapes, and how many shapes
+        each number has.
+    """
+    shapes = [_block_shapes(rows, columns, masked) for masked in range(1, rows * columns)]
+    counts = tuple(len(s) for s in shapes)
+    most = max(counts)
+    return torch.tensor([s + [(0, 0)] * (most - len(s)) for s in shapes], device=device), counts
+
+
+def _block_shapes(rows: int, columns: int, masked: int) -> list[tuple[int, int]]:
+    """Heights and widths of the rectangles that ``masked`` patches fill except for a part of one row."""
     shapes = [(height, -(-masked // height)) for height in range(1, rows + 1)]
     shapes = [(h, w) for h, w in shapes if w <= columns and -(-masked // w) == h]
-    compact = [(h, w) for h, w in shapes if min(h, w) >= BLOCK_ASPECT * max(h, w)]
-    return torch.tensor(compact or shapes, device=device)
+    return [(h, w) for h, w in shapes if min(h, w) >= BLOCK_ASPECT * max(h, w)] or shapes
 
 
 def _grid_mask(rows: int, columns: int, masked: int, batch_size: int, generator: torch.Generator) -> Tensor:
@@ -291,21 +305,38 @@ def _dither_order(side: int, device: torch.device) -> Tensor:
 _PLACED: dict[str, Callable[[int, int, int, int, torch.Generator], Tensor]] = {"block": _block_mask, "grid": _grid_mask}
 
 
+class MaskDraw(NamedTuple):
+    """The masks of one step.
+
+    Attributes:
+        mask: (b, E) or (b, N) bool, True = masked: this worker's part.
+        achieved: (batch,) or (1,) float64, the masked share of the variance or of the pixels of each mask drawn.
+        visible_tokens: Visible patches per mask, known on the CPU; None for components.
+    """
+
+    mask: Tensor
+    achieved: Tensor
+    visible_tokens: int | None
+
+
 class MaskSampler:
-    """Draws the mask of each step as ``config.masking`` says.
+    """Draws the masks of each step as ``config.masking`` specifies. No draw waits for the device.
 
     Args:
         config: Resolved settings.
         spectrum: Explained-variance ratio (E,) of the entries that are masked, on the training device; None for MAE.
+        device: Where patch masks will be drawn: lookup tables are copied there now, not in the first step.
     """
 
-    def __init__(self, config: PretrainConfig, spectrum: Tensor | None) -> None:
+    def __init__(self, config: PretrainConfig, spectrum: Tensor | None, device: torch.device | None = None) -> None:
         self.config, self.masking, self.model = config, config.masking.resolve(), config.model
         self.spectrum = spectrum
+        if spectrum is None and device is not None:
+            self._copy_tables(device)
 
     def draw(
         self, batch: int, generator: torch.Generator, ratio_generator: torch.Generator, shard: slice = slice(None)
-    ) -> tuple[Tensor, Tensor]:
+    ) -> MaskDraw:
         """Masks of one step.
 
         Args:
@@ -313,43 +344,58 @@ class MaskSampler:
                 the masks do not depend on the number of workers.
             generator: On the training device.
             ratio_generator: On the CPU, for a patch ratio drawn per batch (its size must be known without a wait).
-
-        Returns:
-            mask (b, E) or (b, N) bool, and the achieved ratio of each mask drawn, (batch,) or (1,) float64: the masked
-            share of the variance, or of the pixels.
         """
         draws = 1 if self.masking.per == "batch" else batch
         if self.spectrum is not None:
+            visible = None
             mask, achieved = self._components(self.spectrum, draws, generator)
         else:
-            mask, achieved = self._patches(draws, generator, ratio_generator)
+            ratio = self._patch_ratio(ratio_generator)
+            visible = self.visible_tokens(ratio)
+            mask, achieved = self._patches(ratio, draws, generator)
         if draws == 1 and batch > 1:
             mask = mask.expand(batch, -1)
-        return mask[shard], achieved
+        return MaskDraw(mask[shard], achieved, visible)
+
+    def visible_tokens(self, ratio: float) -> int:
+        """Patches that a masking ratio leaves visible in each image, from the settings alone (MAE)."""
+        units = self._units**2
+        return (units - masked_count(units, ratio)) * (self.model.grid // self._units) ** 2
 
     def _components(self, spectrum: Tensor, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         assert self.masking.strategy is not None and self.masking.ratio is not None
         ratio = self.masking.ratio_range or self.masking.ratio
         return draw_component_mask(spectrum, ratio, draws, generator, self.masking.strategy)
 
-    def _patches(
-        self, draws: int, generator: torch.Generator, ratio_generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        assert self.masking.strategy is not None and self.masking.ratio is not None
-        assert self.model.image_size is not None
-        ratio = self.masking.ratio
-        if self.masking.ratio_range is not None:
-            low, high = self.masking.ratio_range
-            ratio = low + (high - low) * float(torch.rand((), generator=ratio_generator))
-        side = self.model.grid
-        unit = self.masking.mask_unit or self.model.patch_size
-        if unit != self.model.patch_size:
-            units = self.model.image_size // unit
-            mask = draw_patch_mask((units, units), ratio, draws, generator, self.masking.strategy)
+    def _patch_ratio(self, ratio_generator: torch.Generator) -> float:
+        assert self.masking.ratio is not None
+        if self.masking.ratio_range is None:
+            return self.masking.ratio
+        low, high = self.masking.ratio_range
+        return low + (high - low) * float(torch.rand((), generator=ratio_generator))
+
+    def _patches(self, ratio: float, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        assert self.masking.strategy is not None and self.model.image_size is not None
+        side, units = self.model.grid, self._units
+        mask = draw_patch_mask((units, units), ratio, draws, generator, self.masking.strategy)
+        if units != side:
             mask = expand_mask_units(mask, units, side)
-        else:
-            mask = draw_patch_mask((side, side), ratio, draws, generator, self.masking.strategy)
         if self.model.stride == self.model.patch_size:
             return mask, mask.double().mean(1)
         hidden = pixel_coverage(mask, side, self.model.patch_size, self.model.stride, self.model.image_size)
         return mask, hidden.flatten(1).double().mean(1)
+
+    @property
+    def _units(self) -> int:
+        """Mask units per side: patches, or squares of them."""
+        unit = self.masking.mask_unit or self.model.patch_size
+        if unit == self.model.patch_size:
+            return self.model.grid
+        assert self.model.image_size is not None
+        return self.model.image_size // unit
+
+    def _copy_tables(self, device: torch.device) -> None:
+        if self.masking.strategy == "block":
+            _block_table(self._units, self._units, device)
+        elif self.masking.strategy == "grid":
+            _dither_order(self._units, device)

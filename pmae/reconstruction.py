@@ -64,7 +64,7 @@ def reconstruct(
     x = (original - mean) / std
     generators = (torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed))
     source = MaskSampler(config, None if model.projection is None else model.projection.spectrum)
-    mask, _ = source.draw(len(x), *generators)
+    mask = source.draw(len(x), *generators).mask
     training = model.training
     try:
         output = model.eval()(x, mask)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pmae.config import PretrainConfig
-from pmae.devices import pick_device
+from pmae.cost import step_flops
+from pmae.devices import pick_device, pick_threads
+from pmae.errors import ConfigError
 from pmae.training.checkpoint import load_checkpoint, save_checkpoint
 from pmae.training.loader import Images
 from pmae.training.loop import OnEpoch, PretrainResult, Training
@@ -31,6 +33,7 @@ def pretrain(
     resume_from: str | os.PathLike[str] | None = None,
     device: str = "auto",
     checkpoint_every: int = 1,
+    threads: int | None = None,
 ) -> PretrainResult:
     """Pre-train one model in this process. A pure function of its arguments: one seed fixes every random number.
 
@@ -45,13 +48,20 @@ def pretrain(
         resume_from: Folder of checkpoints or one file to go on from; the result equals an undisturbed run's.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         checkpoint_every: Epochs between checkpoints; the last epoch always has one.
+        threads: CPU threads of the training; None takes one where a step is small and neither ``OMP_NUM_THREADS`` nor
+            ``torch.set_num_threads`` chose a number, see :func:`pmae.devices.pick_threads`. The result reports it;
+            torch's number is restored after every epoch.
 
     Raises:
         ConfigError: Settings contradict the images, the components, the machine or the checkpoint.
         DataError: The images cannot be trained on, or there is no whole checkpoint to resume from.
         DivergedError: The loss became infinite or NaN; it names the step.
     """
-    training = Training(config, images, components, seed=seed, device=pick_device(device))
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads is {threads}; it must be at least 1, or None for the default")
+    where = pick_device(device)
+    training = Training(config, images, components, seed=seed, device=where)
+    training.threads = pick_threads(step_flops(training.config), where) if threads is None else threads
     if resume_from is not None:
         training.restore(load_checkpoint(resume_from, training.config.hash(), seed))
     for record in training.epochs():

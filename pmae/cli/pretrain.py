@@ -66,6 +66,7 @@ def run(options: PretrainOptions) -> None:
             "history": result.history,
             "training_problem": result.training_problem,
             "precision": result.precision,
+            "threads": result.threads,
         },
         [
             ("final training loss", f"{last['train_loss']:.4f}"),

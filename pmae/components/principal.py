@@ -21,14 +21,12 @@ import torch
 from pmae.components.eigen import Eigen, gram_eigen, leading_eigen, symmetric_eigen
 from pmae.components.io import read_arrays, write_arrays
 from pmae.components.moments import Device, MeanAndStd, PixelMoments, Shape, TrainingImages, channels_first
+from pmae.config import LOW_RANK, MAX_FULL_SIZE
 from pmae.data.progress import progress_bar
 from pmae.errors import ConfigError, DataError
 
 _ARRAYS = ("mean", "std", "components", "explained_variance_ratio")
 
-# Largest matrix that is held and decomposed: of pixel values, or of images where those are fewer.
-MAX_FULL_SIZE = 12_288
-LOW_RANK = 1024
 STRIPE_BYTES = 2**28
 LONG_EIGEN = 2048  # rows of a matrix whose eigenvectors take more than a moment
 # Rounding leaves this much of a total of 1 when all variance is captured; it is not a residual.

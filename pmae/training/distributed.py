@@ -146,7 +146,10 @@ class PMAETrainer:
         assert result.checkpoint is not None
         with result.checkpoint.as_directory() as folder:
             state = load_checkpoint(folder, self.config.hash(), self.seed)
-        training = Training(self.config, self.images, self.components, seed=self.seed, device=torch.device("cpu"))
+        training = Training(
+            self.config, self.images, self.components, seed=self.seed, device=torch.device("cpu"),
+            threads=None if self.use_gpu else self.cpus_per_worker,
+        )  # fmt: skip
         training.restore(state)
         return training.result()
 

@@ -122,7 +122,10 @@ class Batches:
         if self.resident is not None:
             return self.resident[positions]
         rows = self.images[self.indices[positions.cpu().numpy()]]
-        return torch.from_numpy(np.ascontiguousarray(rows)).to(self.device, non_blocking=True)
+        batch = torch.from_numpy(np.ascontiguousarray(rows))
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()  # only a copy from pinned memory lets the CPU run ahead of the GPU
+        return batch.to(self.device, non_blocking=True)
 
 
 class EpochBatches:
@@ -137,7 +140,8 @@ class EpochBatches:
     def __iter__(self):  # type: ignore[no-untyped-def]
         b = self.batches
         where = b.device if b.resident is not None else torch.device("cpu")
-        order = torch.randperm(len(b.indices), generator=stream("cpu", b.seed, self.epoch, "order")).to(where)
+        order = torch.randperm(len(b.indices), generator=stream("cpu", b.seed, self.epoch, "order"))
+        order = order.to(where, non_blocking=True)
         generator = stream(b.device, b.seed, self.epoch, "augmentation")
         for step in range(b.steps):
             whole = order[step * b.batch_size : (step + 1) * b.batch_size]

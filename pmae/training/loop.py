@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from pmae.config import OptimConfig, PretrainConfig
-from pmae.devices import autocast_dtype, synchronise
+from pmae.devices import autocast_dtype, cpu_threads, synchronise
 from pmae.errors import ConfigError, DataError, DivergedError
-from pmae.masking import MaskSampler
+from pmae.masking import MaskDraw, MaskSampler
 from pmae.model.autoencoder import MaskedAutoencoder, MaskedOutput
 from pmae.model.encoder import Encoder
 from pmae.training.loader import Batches, Images, PixelStatistics, pixel_statistics, stream
@@ -44,6 +44,8 @@ class PretrainResult:
         components: The components that were masked; None for MAE.
         seed: The seed.
         precision: ``fp32`` or ``bf16`` (autocast): what ``optim.precision`` resolved to on this machine.
+        threads: CPU threads that torch trained with; None where it is not known. Another number can change the last
+            digits of a result.
     """
 
     model: MaskedAutoencoder
@@ -53,6 +55,7 @@ class PretrainResult:
     components: PrincipalComponents | None
     seed: int
     precision: str = "fp32"
+    threads: int | None = None
 
     @property
     def training_problem(self) -> str | None:
@@ -64,6 +67,23 @@ class PretrainResult:
         """The encoder with its standardization, ready for probes and export (it shares the model's weights)."""
         device = next(self.model.parameters()).device
         return Encoder(self.model.encoder, *self.statistics, pool=self.config.model.pool).to(device).eval()
+
+
+@dataclass(frozen=True)
+class _EpochTotals:
+    """What the steps of an epoch leave on the device.
+
+    Attributes:
+        losses: (steps,) objective of each step, this worker's share.
+        sums: (2,) float64: squared error and squared target.
+        achieved: Achieved ratio of every mask drawn.
+        rate: Learning rate of the last step.
+    """
+
+    losses: Tensor
+    sums: Tensor
+    achieved: Tensor
+    rate: float
 
 
 class Training:
@@ -85,6 +105,7 @@ class Training:
         device: Where to train.
         rank, world_size: This worker and how many share each batch.
         wrap: What to do to the model before it is trained, for example DistributedDataParallel.
+        threads: CPU threads of an epoch; None leaves torch's number. Between epochs torch's own number holds.
     """
 
     def __init__(
@@ -98,11 +119,12 @@ class Training:
         rank: int = 0,
         world_size: int = 1,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
+        threads: int | None = None,
     ) -> None:
         images = as_images(images)
         size, channels = int(images.images.shape[1]), int(images.images.shape[3])
         self.config = config.resolve(size, channels, len(images.indices("train")))
-        self.seed, self.device, self.world_size = seed, device, world_size
+        self.seed, self.device, self.world_size, self.threads = seed, device, world_size, threads
         self.components, self.statistics = _components_and_statistics(self.config, images, components)
         optim, masking = self.config.optim, self.config.masking
         self.batches = Batches(
@@ -113,14 +135,15 @@ class Training:
             self.model = MaskedAutoencoder(
                 self.config.model, self.components, loss=masking.loss, normalize_target=masking.normalize_target
             ).on(device)
-        self.masks = MaskSampler(self.config, None if self.model.projection is None else self.model.projection.spectrum)
+        spectrum = None if self.model.projection is None else self.model.projection.spectrum
+        self.masks = MaskSampler(self.config, spectrum, device)
         self.forward: Callable[..., MaskedOutput] = self.model if wrap is None else wrap(self.model)
         assert optim.epochs is not None
         self.last_epoch = optim.epochs
         self.compiled = compiles(optim, device, self.batches.steps)
         if self.compiled:
             self.forward = torch.compile(self.forward, mode=None if optim.compile in ("auto", "on") else optim.compile)
-        self.optimizer = build_optimizer(self.model, optim)
+        self.optimizer = build_optimizer(self.model, optim, device)
         self.autocast = autocast_dtype(optim.precision, device, self.config.model)
         self.epoch = 0
         self.history: list[EpochRecord] = []
@@ -128,12 +151,20 @@ class Training:
     def epochs(self):  # type: ignore[no-untyped-def]
         """Train the epochs that are left; yields the history entry of each."""
         while self.epoch < self.last_epoch:
-            record = self._train_epoch()
+            with cpu_threads(self.threads):
+                record = self._train_epoch()
             self.history.append(record)
             self.epoch += 1
             yield record
 
     def _train_epoch(self) -> EpochRecord:
+        start = time.perf_counter()
+        totals = self._run_steps()
+        synchronise(self.device)  # the only wait of an epoch
+        return self._record(totals, time.perf_counter() - start)
+
+    def _run_steps(self) -> _EpochTotals:
+        """All steps of an epoch. On a GPU nothing here waits for the device: no value is read from it."""
         self.model.train()
         steps, batch = self.batches.steps, self.batches.batch_size
         masks = stream(self.device, self.seed, self.epoch, "masks")
@@ -141,45 +172,48 @@ class Training:
         losses = torch.zeros(steps, device=self.device)
         sums = torch.zeros(2, device=self.device, dtype=torch.float64)
         shares: list[Tensor] = []
-        start, rate = time.perf_counter(), 0.0
+        rate = 0.0
         for step, pixels in enumerate(self.batches.epoch(self.epoch)):
             rate = learning_rate(self.config.optim, self.epoch + step / steps, 1 / steps, batch)
-            mask, achieved = self.masks.draw(batch, masks, ratios, self.batches.shard)
-            shares.append(achieved)
-            losses[step], error, target = self._step(pixels, mask, rate)
+            draw = self.masks.draw(batch, masks, ratios, self.batches.shard)
+            shares.append(draw.achieved)
+            losses[step], error, target = self._step(pixels, draw, rate)
             sums += torch.stack([error, target])
-        synchronise(self.device)
-        seconds = time.perf_counter() - start
-        losses = self._sum_over_workers(losses) / self.world_size
-        self._check_finite(losses, steps)
-        error, target = self._sum_over_workers(sums)
-        achieved = torch.cat(shares)
+        return _EpochTotals(losses, sums, torch.cat(shares), rate)
+
+    def _record(self, totals: _EpochTotals, seconds: float) -> EpochRecord:
+        """The history entry of an epoch; reads its sums from the device."""
+        losses = self._sum_over_workers(totals.losses) / self.world_size
+        self._check_finite(losses)
+        error, target = self._sum_over_workers(totals.sums)
         return {
             "epoch": self.epoch,
             # Overlapping patches can leave no pixel hidden: then there is nothing to explain.
             "train_loss": float(error / target) if target > 0 else 0.0,
             "objective": float(losses.mean()),
-            "learning_rate": rate,
-            "achieved_ratio": float(achieved.mean()),
-            "achieved_sd": float(achieved.std(correction=0)),
-            "images_per_second": steps * batch / seconds,
+            "learning_rate": totals.rate,
+            "achieved_ratio": float(totals.achieved.mean()),
+            "achieved_sd": float(totals.achieved.std(correction=0)),
+            "images_per_second": len(losses) * self.batches.batch_size / seconds,
         }
 
-    def _step(self, pixels: Tensor, mask: Tensor, rate: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(self, pixels: Tensor, draw: MaskDraw, rate: float) -> tuple[Tensor, Tensor, Tensor]:
         """One optimizer step; the worker's shares of the batch's loss, error and target, still on the device."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, rate)
         if self.compiled:
             torch.compiler.cudagraph_mark_step_begin()  # what CUDA graphs gave in the last step is done with
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            output = self.forward(pixels, mask, self._visible_tokens(mask))
+            output = self.forward(pixels, draw.mask, draw.visible_tokens)
         loss = self._objective(output, len(pixels))
+        self._update(loss)
+        return loss.detach(), output.squared_error.detach(), output.squared_target
+
+    def _update(self, loss: Tensor) -> None:
         loss.backward()
         if self.config.optim.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach(), output.squared_error.detach(), output.squared_target
 
     def _objective(self, output: MaskedOutput, images: int) -> Tensor:
         """What this worker minimizes; its average over workers is the objective of the whole batch."""
@@ -191,26 +225,16 @@ class Training:
             torch.distributed.all_reduce(values)
         return output.squared_error * self.world_size / values
 
-    def _visible_tokens(self, mask: Tensor) -> int | None:
-        if self.model.projection is not None or (self.device.type == "cpu" and not self.compiled):
-            return None
-        return int((~mask[0]).sum()) if self.config.masking.ratio_range else self._fixed_visible_tokens(mask)
-
-    def _fixed_visible_tokens(self, mask: Tensor) -> int:
-        if not hasattr(self, "_visible"):
-            self._visible = int((~mask[0]).sum())  # waits for the device once; a fixed ratio never changes it
-        return self._visible
-
     def _sum_over_workers(self, values: Tensor) -> Tensor:
         if self.world_size > 1:
             torch.distributed.all_reduce(values)
         return values.cpu()
 
-    def _check_finite(self, losses: Tensor, steps: int) -> None:
+    def _check_finite(self, losses: Tensor) -> None:
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
             first = int(bad[0])
-            raise DivergedError(self.epoch, self.epoch * steps + first, float(losses[first]))
+            raise DivergedError(self.epoch, self.epoch * len(losses) + first, float(losses[first]))
 
     def checkpoint_is_due(self, every: int) -> bool:
         """Whether the epoch that has just ended is to be saved."""
@@ -218,6 +242,9 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """All that :meth:`restore` needs. Random streams are derived from seed and epoch, so none is stored."""
+        optimizer = self.optimizer.state_dict()
+        for group in optimizer["param_groups"]:
+            group["lr"] = float(group["lr"])  # a tensor on a GPU, see build_optimizer
         return {
             "config": self.config.to_dict(),
             "config_hash": self.config.hash(),
@@ -225,21 +252,26 @@ class Training:
             "epoch": self.epoch,
             "history": self.history,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on after the epoch at which ``state`` was taken."""
         self.model.load_state_dict(state["model"])
+        # A checkpoint may come from another device: what build_optimizer chose for this one stays.
+        kept = [{name: group[name] for name in ("lr", "capturable")} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, kept, strict=True):
+            group.update(own)
         self.epoch, self.history = state["epoch"], list(state["history"])
 
     def result(self) -> PretrainResult:
         """Model and history as they are now."""
         precision = "fp32" if self.autocast is None else "bf16"
         return PretrainResult(
-            self.model, self.history, self.config, self.statistics, self.components, self.seed, precision
-        )
+            self.model, self.history, self.config, self.statistics, self.components, self.seed, precision,
+            self.threads,
+        )  # fmt: skip
 
 
 def learning_rate(config: OptimConfig, epoch: float, step: float, batch_size: int | None = None) -> float:
@@ -285,13 +317,35 @@ def compiles(config: OptimConfig, device: torch.device, steps: int) -> bool:
     return config.compile != "off"
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices only: biases, norms, tokens and position embeddings are left alone."""
+def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device | None = None) -> torch.optim.AdamW:
+    """AdamW that decays matrices only: biases, norms, tokens and position embeddings are left alone.
+
+    On a GPU it is capturable and its learning rate is a tensor there, so that a CUDA graph of the step reads the
+    rate of the moment; elsewhere the rate is a number.
+    """
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     plain = [p for n, p in trained if p.ndim < 2 or n.endswith(("pos_embed", "cls_token", "mask_token"))]
     decayed = [p for n, p in trained if not (p.ndim < 2 or n.endswith(("pos_embed", "cls_token", "mask_token")))]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    capturable = device is not None and device.type == "cuda"
+    optimizer = torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=config.betas, fused=True, capturable=capturable
+    )
+    if capturable:
+        rate = torch.full((), config.learning_rate, device=device)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+    return optimizer
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of all groups; a tensor, which the groups share, is overwritten in place without a wait."""
+    shared = optimizer.param_groups[0]["lr"]
+    if isinstance(shared, Tensor):
+        shared.fill_(rate)
+        return
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pmae.config import DataConfig, OptimConfig
 from pmae.errors import ConfigError, DataError, DivergedError
 from pmae.trainer import Training, pretrain
 from pmae.training.loader import Batches, pixel_statistics, stream
-from pmae.training.loop import compiles, learning_rate, training_problem
+from pmae.training.loop import compiles, learning_rate, set_learning_rate, training_problem
 
 CPU = torch.device("cpu")
 
@@ -131,6 +131,23 @@ def test_the_learning_rate_warms_up_linearly_and_falls_as_a_cosine():
     assert learning_rate(config, 99.99, 0.01) == pytest.approx(0, abs=1e-7)
 
 
+def test_a_learning_rate_tensor_is_filled_in_place_and_survives_a_checkpoint_of_another_device(digits, tiny):
+    training, other = (Training(tiny, digits, seed=0, device=CPU) for _ in range(2))
+    rate = torch.zeros(())  # what build_optimizer gives all groups on a GPU
+    for group in training.optimizer.param_groups:
+        group["lr"] = rate
+    set_learning_rate(training.optimizer, 0.25)
+    assert {id(g["lr"]) for g in training.optimizer.param_groups} == {id(rate)} and rate == 0.25
+    saved = training.state()
+    assert [type(g["lr"]) for g in saved["optimizer"]["param_groups"]] == [float, float]
+    next(other.epochs())
+    training.restore(other.state())
+    set_learning_rate(training.optimizer, 0.5)
+    assert {id(g["lr"]) for g in training.optimizer.param_groups} == {id(rate)} and rate == 0.5
+    other.restore(saved)
+    assert [type(g["lr"]) for g in other.optimizer.param_groups] == [float, float]
+
+
 def test_pixel_statistics_are_exact(digits):
     images = digits.copy()
     images[:, 0, 0] = 7
@@ -156,7 +173,7 @@ def test_predicting_the_mean_costs_one(digits, tiny, values):
     training = Training(tiny.with_values({"optim.epochs": 1, **values}), digits, seed=0, device=CPU)
     with torch.no_grad():
         training.model.decoder_pred.weight.zero_()
-    training._step, step = lambda pixels, mask, rate: step(pixels, mask, 0.0), training._step
+    training._step, step = lambda pixels, draw, rate: step(pixels, draw, 0.0), training._step
     record = next(training.epochs())
     assert record["train_loss"] == pytest.approx(1, abs=1e-5)
 

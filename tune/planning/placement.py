@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pmae.config import ENCODER_PRESETS, PretrainConfig
+from pmae.cost import components_kept, forward_flops
 from pmae.errors import ConfigError
 from tune.options import MachineOptions
 
@@ -27,8 +28,6 @@ STEP_OVERHEAD = 0.012  # seconds per step and block pair that no arithmetic expl
 TRIAL_OVERHEAD = 1.5  # seconds: start, probes, record
 MOST_SECONDS = 10 * 365 * 24 * 3600.0  # of --trial-timeout and --time-budget
 GROUP_OVERHEAD = 10.0  # seconds more when several workers are started for every trial
-# As in pmae.components.principal, which imports torch.
-MAX_FULL_SIZE, LOW_RANK = 12_288, 1024
 # Of NVIDIA, of Windows' Linux subsystem and of AMD.
 GPU_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
@@ -249,7 +248,7 @@ def trial_memory(config: PretrainConfig, image_bytes: int) -> float:
     )
     assert model.image_size is not None and model.channels is not None
     dimensions = model.image_size**2 * model.channels
-    components = 2 * 4 * dimensions * _rank(dimensions) if config.masking.method == "pmae" else 0
+    components = 2 * 4 * dimensions * components_kept(dimensions) if config.masking.method == "pmae" else 0
     return PROCESS_MEMORY + image_bytes + 16 * weights + 4 * activations / 2 + components
 
 
@@ -263,25 +262,3 @@ def trial_seconds(config: PretrainConfig, train_images: int, placement: Placemen
     blocks = depth + config.model.decoder_depth
     overhead = TRIAL_OVERHEAD + (GROUP_OVERHEAD if placement.workers > 1 else 0)
     return overhead + steps * STEP_OVERHEAD * blocks / 5 + flops / speed
-
-
-def forward_flops(config: PretrainConfig) -> float:
-    """Multiply-adds times two of one image forward through encoder and decoder, and the projections."""
-    model = config.model
-    assert model.image_size is not None and model.channels is not None and config.masking.ratio is not None
-    tokens = model.tokens
-    visible = tokens * (1 - config.masking.ratio) if config.masking.method == "mae" else tokens
-    dimensions = model.image_size**2 * model.channels
-    blocks = sum(
-        d * (24 * n * w * w + 4 * n * n * w)
-        for n, w, d in (
-            (visible + 1, *(model.shape or ENCODER_PRESETS["vit_tiny"])[:2]),
-            (tokens + 1, model.decoder_width, model.decoder_depth),
-        )
-    )
-    return blocks + (2 * 3 * dimensions * _rank(dimensions) if config.masking.method == "pmae" else 0)
-
-
-def _rank(dimensions: int) -> int:
-    """Principal components that are kept: as many as dimensions, unless the images are large."""
-    return dimensions if dimensions <= MAX_FULL_SIZE else LOW_RANK

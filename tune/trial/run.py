@@ -149,6 +149,7 @@ def _train(
         "on_epoch": lambda record, model: on_epoch(record),
         "checkpoint_dir": folder,
         "checkpoint_every": every,
+        "threads": job.threads,
     }
     if any(folder.glob("epoch-*.ckpt")):
         try:
