@@ -12,14 +12,13 @@ import json
 import os
 import secrets
 import socket
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from studies.errors import StudyError, StudyLockedError
 from studies.storage.object_store import Store
+from tune.storage.clock import CLOCK, Clock, Repeated
 
 OWNER = ".owner.json"
 KNOWN = ".owners"  # in the working folder: owners that wrote to the store from it
@@ -35,15 +34,20 @@ class StudyLease:
         store: The study's own part of the store.
         folder: Its folder on this machine.
         on_lost: Called from a thread when another driver has taken it over.
+        clock: When it is renewed.
     """
 
     def __init__(
-        self, store: Store, folder: Path, on_lost: Callable[[StudyError], None] = lambda problem: None
+        self,
+        store: Store,
+        folder: Path,
+        on_lost: Callable[[StudyError], None] = lambda problem: None,
+        clock: Clock = CLOCK,
     ) -> None:
         self.store, self.folder, self._on_lost = store, folder, on_lost
         self.id = secrets.token_hex(8)
-        self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._clock = clock
+        self._renewals: Repeated | None = None  # while it is held
 
     def check(self) -> None:
         """Raise StudyLockedError if another driver owns the study."""
@@ -53,7 +57,7 @@ class StudyLease:
             return
         age = now - (self.store.modified(OWNER) or 0)
         if age < STALE:
-            free = datetime.datetime.now() + datetime.timedelta(seconds=STALE - age)
+            free = datetime.datetime.fromtimestamp(self._clock.time() + STALE - age)
             raise StudyLockedError(
                 f"{self.store.uri} is in use by {owner['holder']}, last heartbeat {max(age, 0):.0f} s ago; wait for "
                 f"it, stop it (the lease of a killed process expires at {free:%H:%M:%S}), or use another --storage or "
@@ -75,30 +79,29 @@ class StudyLease:
         with open(self.folder / KNOWN, "a") as known:
             known.write(f"{self.id}\n")
         self._write(released=False)
-        time.sleep(SETTLE)
+        self._clock.sleep(SETTLE)
         self._check_mine()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
-        self._thread.start()
+        self._renewals = self._clock.repeat("lease", RENEW, self._renew)
 
     def release(self) -> None:
         """Release the lease; the id stays, so that the next owner knows whether its working copy is current."""
-        self._ended.set()
-        if self._thread is not None:
-            self._thread.join()
+        if self._renewals is not None:
+            self._renewals.stop()
+            self._renewals = None
             with contextlib.suppress(StudyError):
                 self._check_mine()
                 self._write(released=True)
 
-    def _renew(self) -> None:
-        while not self._ended.wait(RENEW):
-            try:
-                self._check_mine()
-                self._write(released=False)
-            except StudyLockedError as problem:
-                self._on_lost(problem)
-                return
-            except StudyError:  # no answer; the mirror warns the user
-                continue
+    def _renew(self) -> float | None:
+        try:
+            self._check_mine()
+            self._write(released=False)
+        except StudyLockedError as problem:
+            self._on_lost(problem)
+            return None
+        except StudyError:  # no answer; the mirror warns the user
+            pass
+        return RENEW
 
     def _check_mine(self) -> None:
         owner = self._owner()
@@ -106,9 +109,15 @@ class StudyLease:
             raise StudyLockedError(f"{self.store.uri} was taken over by {owner['holder']}; this driver stops")
 
     def _write(self, released: bool) -> None:
-        since = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        now = datetime.datetime.fromtimestamp(self._clock.time(), datetime.timezone.utc)
         holder = f"process {os.getpid()} on {socket.gethostname()}"
-        owner = {"id": self.id, "holder": holder, "renewed": since, "released": released, **_process(os.getpid())}
+        owner = {
+            "id": self.id,
+            "holder": holder,
+            "renewed": now.isoformat(timespec="seconds"),
+            "released": released,
+            **_process(os.getpid()),
+        }
         self.store.write(OWNER, json.dumps(owner).encode())
 
     def _owner(self) -> dict[str, Any] | None:
@@ -129,7 +138,7 @@ class StudyLease:
         self.store.write(name, b"what time is it?")
         now = self.store.modified(name)
         self.store.delete(name)
-        return time.time() if now is None else now
+        return self._clock.time() if now is None else now
 
 
 def _process(pid: int) -> dict[str, Any]:
