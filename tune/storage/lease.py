@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.errors import StudyError, StudyLockedError
-from studies.storage.atomic import sync_folder
+from studies.storage.atomic import write_file
 from studies.storage.object_store import Store
 from tune.storage.clock import CLOCK, Clock, Repeated
 
@@ -77,11 +77,8 @@ class StudyLease:
             StudyLockedError: Another driver is the owner.
         """
         self.check()
-        with open(self.folder / KNOWN, "a") as known:
-            known.write(f"{self.id}\n")
-            known.flush()
-            os.fsync(known.fileno())  # if it were lost, the next driver here would replace newer rows by the store's
-        sync_folder(self.folder)
+        # If it were lost or torn, the next driver here would replace newer rows by the store's.
+        write_file(self.folder / KNOWN, "".join(f"{owner}\n" for owner in (*self._known(), self.id)))
         self._write(released=False)
         self._clock.sleep(SETTLE)
         self._check_mine()
