@@ -26,6 +26,7 @@ class Process:
     def __init__(self, scheduler: Scheduler, name: str, pid: int = 0) -> None:
         self.scheduler, self.name, self.pid = scheduler, name, pid
         self.dead = False
+        self.requests = 0  # to the store, whose answers are waited for
         self.tasks: list[Task] = []
 
     def kill(self) -> None:

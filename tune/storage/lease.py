@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from studies.errors import StudyError, StudyLockedError
+from studies.errors import StudyError, StudyLockedError, StudyWriteError
 from studies.storage.atomic import write_file
 from studies.storage.object_store import Store
 from tune.storage.clock import CLOCK, Clock, Repeated
@@ -25,6 +25,7 @@ OWNER = ".owner.json"
 KNOWN = ".owners"  # in the working folder: owners that wrote to the store from it
 RENEW = 20.0  # seconds
 STALE = 90.0  # seconds
+UNSURE = 45.0  # seconds after a heartbeat in which the store is written to without asking it again
 SETTLE = 0.5  # seconds after which the winner of two simultaneous attempts is known
 
 
@@ -48,6 +49,7 @@ class StudyLease:
         self.store, self.folder, self._on_lost = store, folder, on_lost
         self.id = secrets.token_hex(8)
         self._clock = clock
+        self._confirmed = (0.0, 0.0)  # monotonic and wall time before the last heartbeat
         self._renewals: Repeated | None = None  # while it is held
 
     def check(self) -> None:
@@ -79,6 +81,7 @@ class StudyLease:
         self.check()
         # If it were lost or torn, the next driver here would replace newer rows by the store's.
         write_file(self.folder / KNOWN, "".join(f"{owner}\n" for owner in (*self._known(), self.id)))
+        self._confirmed = (self._clock.monotonic(), self._clock.time())
         self._write(released=False)
         self._clock.sleep(SETTLE)
         self._check_mine()
@@ -93,10 +96,32 @@ class StudyLease:
                 self._check_mine()
                 self._write(released=True)
 
+    def confirm(self) -> None:
+        """Ask the store who the owner is if the last heartbeat is old: this process or machine may have been suspended.
+
+        Raises:
+            StudyLockedError: Another driver is.
+            StudyWriteError: The store does not answer.
+        """
+        # A suspended machine stops the monotonic clock, and the wall clock may be set.
+        now = (self._clock.monotonic(), self._clock.time())
+        if max(n - c for n, c in zip(now, self._confirmed, strict=True)) > UNSURE:
+            try:
+                self._heartbeat()
+            except StudyLockedError:
+                raise
+            except StudyError as problem:
+                raise StudyWriteError(str(problem)) from None
+
+    def _heartbeat(self) -> None:
+        now = (self._clock.monotonic(), self._clock.time())
+        self._check_mine()
+        self._write(released=False)
+        self._confirmed = now
+
     def _renew(self) -> float | None:
         try:
-            self._check_mine()
-            self._write(released=False)
+            self._heartbeat()
         except StudyLockedError as problem:
             self._on_lost(problem)
             return None

@@ -144,16 +144,17 @@ class Storage:
             if self.store is None:
                 yield None
                 return
-            mirror = Mirror(folder, self.store.below(folder.name), say, shared, self.clock)
+            store = self.store.below(folder.name)
 
             def on_lost(problem: StudyError) -> None:
                 mirror.lose(problem)
                 report(problem)
 
-            lease = StudyLease(mirror.store, folder, on_lost, self.clock)
+            lease = StudyLease(store, folder, on_lost, self.clock)
+            mirror = Mirror(folder, store, say, shared, self.clock, lease.confirm)
             lease.check()
             if lease.fetch_is_due():  # another driver has run it since it was planned here
-                download_study(mirror.store, folder)
+                download_study(store, folder)
             lease.acquire()
             try:
                 yield mirror

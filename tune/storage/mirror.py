@@ -34,13 +34,21 @@ class Mirror:
         say: Shows a line to the user.
         shared: Whether the workers of a cluster write checkpoints to the store themselves; those are not mirrored.
         clock: When copies are made.
+        confirm: Called before each change of the store; raises StudyLockedError if the study is another driver's, and
+            StudyWriteError if that cannot be known.
     """
 
     def __init__(
-        self, folder: Path, store: Store, say: Callable[[str], None], shared: bool = False, clock: Clock = CLOCK
+        self,
+        folder: Path,
+        store: Store,
+        say: Callable[[str], None],
+        shared: bool = False,
+        clock: Clock = CLOCK,
+        confirm: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder, self.store, self.say, self.shared = folder, store, say, shared
-        self._clock = clock
+        self._clock, self._confirm = clock, confirm
         self._lost: StudyError | None = None  # why nothing may be written any more
         self._copied: dict[str, tuple[int, int, int]] = {}
         self._there: set[str] = set()
@@ -119,8 +127,7 @@ class Mirror:
         changed = {name for name in files if self._copied.get(name) != files[name]}
         tables = self._read_tables() if changed & set(TABLES) else {}
         for name in sorted(changed | tables.keys(), key=_order):
-            if self._lost is not None:
-                raise self._lost
+            self._check_owned()
             try:
                 self.store.send(tables.get(name, self.folder / name), name)
             except FileNotFoundError:  # deleted in the meantime
@@ -128,6 +135,11 @@ class Mirror:
             self._copied[name] = files.get(name, (0, 0, 0))
             self._there.add(name)
         self._remove(self._there - files.keys())
+
+    def _check_owned(self) -> None:
+        if self._lost is not None:
+            raise self._lost
+        self._confirm()
 
     def _read_tables(self) -> dict[str, bytes]:
         """A snapshot of all tables, since one may have changed after ``_files``."""
@@ -147,6 +159,7 @@ class Mirror:
 
     def _remove(self, gone: set[str]) -> None:
         for name in sorted(gone):
+            self._check_owned()
             parent = Path(name).parent.as_posix()
             if parent != "." and not (self.folder / parent).is_dir():
                 self.store.delete_folder(parent)
