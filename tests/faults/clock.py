@@ -1,7 +1,7 @@
 """Simulated time: tasks of simulated processes, of which exactly one runs at any moment.
 
-Each task is a thread, but a thread runs only while it has the turn. It passes the turn on in :meth:`Scheduler.pause`, to a
-task drawn from the seed among those whose waiting time is over. A history is therefore a pure function of its seed.
+Each task is a thread, but a thread runs only while it has the turn. It passes the turn on in :meth:`Scheduler.pause`,
+to a task drawn from the seed among those whose waiting time is over. A history is a pure function of its seed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A disk that loses what was not synced, gets full, and stops in the middle of a write.
 
-Files are real ones, on a RAM disk where there is one. ``os.fsync``, ``os.replace`` and ``os.unlink`` are intercepted: they are
-the moments at which a process may be killed, and an fsync is what makes content (of a file) and names (of a folder)
-survive a loss of power. Until then any of the names of a folder may be the old or the new one, and any file may end
-early or in zeros.
+Files are real ones, on a RAM disk where there is one. ``os.fsync``, ``os.replace`` and ``os.unlink`` are intercepted:
+they are the moments at which a process may be killed, and an fsync is what makes content (of a file) and names (of a
+folder) survive a loss of power. Until then each name in a folder may be the old or the new one, and a file may end in
+zeros or too early.
 """
 
 from __future__ import annotations

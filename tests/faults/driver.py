@@ -6,6 +6,7 @@ import json
 import queue
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,14 +67,23 @@ class SimulatedDriver(StudyDriver):
         self.process.on_interrupt = None
 
 
+@dataclass(frozen=True)
+class Running:
+    """A trial that runs."""
+
+    spec: TrialSpec
+    ends: float
+    ignores_stop: bool
+
+
 class SimulatedRay:
     """Ray Tune: trials take simulated time, lose their processes, and report late or twice."""
 
     def __init__(self, driver: SimulatedDriver, search: StudySearch) -> None:
         self.driver, self.search, self.process = driver, search, driver.process
         self._numbers = 0
-        self._running: dict[str, tuple[TrialSpec, float, float]] = {}  # started and ends, by Ray's trial id
-        self._again: list[tuple[TrialSpec, str]] = []  # results that are reported a second time
+        self._running: dict[str, Running] = {}  # by Ray's trial id
+        self._again: list[tuple[float, TrialSpec, str]] = []  # when which result arrives a second time
 
     def fit(self) -> None:
         """Run trials until the study has ended."""
@@ -97,26 +107,27 @@ class SimulatedRay:
             self._numbers += 1
             spec = self.search.spec(ray_id)
             assert spec is not None
-            self.process.on_start(spec)
-            now = self.driver.clock.monotonic()
-            self._running[ray_id] = (spec, now, now + self.process.duration(spec))
+            self.process.on_start(spec, self.driver.job.checkpoints(spec.trial_id))
+            ends = self.driver.clock.monotonic() + self.process.duration(spec)
+            self._running[ray_id] = Running(spec, ends, self.process.ignores_stop())
         return False
 
     def _end_some(self) -> None:
         now, stopping = self.driver.clock.monotonic(), self.driver.job.stop_file.exists()
-        for spec, text in self._again:
-            self.driver._end(spec, text)
-        self._again.clear()
-        for ray_id, (spec, _, ends) in sorted(self._running.items(), key=lambda item: item[1][2]):
-            if now < ends and not stopping:
+        for again in [each for each in self._again if each[0] <= now]:
+            self._again.remove(again)
+            self.driver._end(*again[1:])
+        for ray_id, trial in sorted(self._running.items(), key=lambda item: item[1].ends):
+            if now < trial.ends and (not stopping or trial.ignores_stop):
                 continue
-            text = self.process.world.expected.result(spec)
-            if now < ends:
+            text = self.process.world.expected.result(trial.spec)
+            if now < trial.ends:
                 text = _interrupted(text)
             del self._running[ray_id]
             self.search.on_trial_complete(ray_id, {"row": text})
-            if self.process.reports_twice():
-                self._again.append((spec, text))
+            delay = self.process.reports_again()
+            if delay is not None:
+                self._again.append((now + delay, trial.spec, text))
 
 
 def _interrupted(text: str) -> str:

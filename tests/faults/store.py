@@ -17,8 +17,8 @@ class SimulatedStore(Store):
     Args:
         objects: Content and time of writing by full name; shared by all.
         root: Prefix of this part.
-        on_call: Called before (``name``, False) and after (``name``, True) each request. It may raise Kill, or OSError: the
-            request, or only its answer, is lost.
+        on_call: Called with (what, False) before each request and with (what, True) after a write. It may raise
+            Kill, or OSError: the request, or only its answer, is lost.
         clock: The store's time.
         on_change: Called after an object was written or deleted, with its name below ``root``.
     """

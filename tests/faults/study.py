@@ -1,4 +1,4 @@
-"""The studies that are disturbed: small plans, an objective that is a pure function, and what an undisturbed run finds."""
+"""The studies that are disturbed: small plans, an objective that is a pure function, and what is found undisturbed."""
 
 from __future__ import annotations
 

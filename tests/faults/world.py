@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ import pyarrow as pa
 from pmae.errors import ConfigError
 from studies.errors import StudyError, StudyLockedError
 from studies.records import StudyWriter, read_study
-from studies.storage import journal
+from studies.storage import arrow_file, journal
 from tests.faults.clock import Kill, Process, Scheduler, SimulatedClock, Task
 from tests.faults.disk import Disk, full, intercepted
 from tests.faults.driver import final_rows, lose_ray, run_study
@@ -69,6 +69,7 @@ class Faults:
     rivals: float
     duplicates: float
     lost_processes: float
+    stubborn: float
     runs: int
 
     @classmethod
@@ -83,8 +84,8 @@ class Faults:
 
         return cls(
             kills=rng.random() < 0.8, power=maybe(), lost_machines=stored and maybe(), full_disk=maybe(),
-            outages=stored and maybe(), lost_answers=some(0.1), slow=some(0.1), jumps=maybe(), stops=maybe(),
-            interrupts=maybe(), lost_ray=maybe(), rivals=some(0.8), duplicates=some(0.5), lost_processes=some(0.5),
+            outages=stored and maybe(), lost_answers=some(0.1), slow=some(0.3), jumps=maybe(), stops=maybe(),
+            interrupts=maybe(), lost_ray=maybe(), rivals=some(0.8), duplicates=some(0.5), lost_processes=some(0.5), stubborn=some(0.5),
             runs=rng.randint(1, 4),
         )  # fmt: skip
 
@@ -123,7 +124,7 @@ class Driver(Process):
             self.outcome = "complete" if complete else "interrupted"
         except (StudyError, ConfigError, OSError, RayLostError) as error:
             self.outcome = f"{type(error).__name__}: {error}"
-            if "corrupted" in str(error) or self.world.calm and not isinstance(error, StudyLockedError):
+            if "corrupted" in str(error) or (self.world.calm and not isinstance(error, StudyLockedError)):
                 self.world.fail(f"{self.name} ended with {traceback.format_exc()}")
         except Exception:
             self.world.fail(f"{self.name} ended with {traceback.format_exc()}")
@@ -163,10 +164,13 @@ class Driver(Process):
         self.machine.acknowledged = facts(list(rows.values()))
         self.world.log(f"{self.name} has {len(rows)} rows")
 
-    def on_start(self, spec: TrialSpec) -> None:
-        """A trial starts."""
+    def on_start(self, spec: TrialSpec, checkpoints: Path) -> None:
+        """A trial starts, and sometimes writes a checkpoint."""
         if spec.trial_id in self._recorded:
             self.world.fail(f"{self.name} trains {spec.trial_id} again")
+        if not self.world.calm and self.world.rng.random() < 0.2:
+            checkpoints.mkdir(parents=True, exist_ok=True)
+            (checkpoints / "epoch-000001.ckpt").write_bytes(b"weights")
 
     def on_record(self, row: dict[str, Any]) -> None:
         """A row is on disk."""
@@ -187,9 +191,15 @@ class Driver(Process):
             attempts += 1
         return sum(rng.uniform(1.0, 10.0) for _ in range(attempts))
 
-    def reports_twice(self) -> bool:
-        """Whether a result arrives a second time."""
-        return not self.world.calm and self.world.rng.random() < self.world.faults.duplicates
+    def ignores_stop(self) -> bool:
+        """Whether a trial that starts does not end early when it is asked to."""
+        return not self.world.calm and self.world.rng.random() < self.world.faults.stubborn
+
+    def reports_again(self) -> float | None:
+        """Seconds after which a result arrives a second time; None if it does not."""
+        if self.world.calm or self.world.rng.random() >= self.world.faults.duplicates:
+            return None
+        return self.world.rng.uniform(0.0, 20.0)
 
 
 class World:
@@ -225,6 +235,7 @@ class World:
 
     def log(self, text: str) -> None:
         """Remember an event."""
+        text = text.replace(str(self._root), "")  # a replay has another folder
         self.events.append(f"{self.scheduler.now:9.2f} s  {text}")
 
     def fail(self, text: str) -> None:
@@ -464,19 +475,21 @@ def run_history(seed: int) -> History:
         world = World(setting, seed, folder)
         rng = random.Random(seed)
         with ExitStack() as stack:
-            if rng.random() < 0.5:  # a journal that lives longer than one row
+            if rng.random() < 0.7:  # a journal that lives longer than one row
                 stack.enter_context(mock.patch.object(journal, "SMALL_ROWS", 0))
                 stack.enter_context(mock.patch.object(journal, "GROWTH", rng.choice((0, 1, 2))))
+            if rng.random() < 0.8:  # the checksums of tables take a quarter of the time
+                stack.enter_context(mock.patch.object(arrow_file, "checksum", lambda table: table.num_rows))
             # Real seconds; what other threads report is there already.
             stack.enter_context(mock.patch("tune.run.driver.LOST_AFTER", 0.0))
             stack.enter_context(mock.patch.object(lease, "_process", lambda pid: _identity(world, pid)))
+            ids = iter(f"{number:016x}" for number in range(10**8))
+            stack.enter_context(mock.patch.object(lease.secrets, "token_hex", lambda size: next(ids)))
             names = iter(f"{number:08d}" for number in range(10**8))
             stack.enter_context(mock.patch.object(tempfile, "_name_sequence", names))
             stack.enter_context(intercepted(world.disk))
-            try:
+            with suppress(Violation):
                 world.scheduler.run(world.run)
-            except Violation:
-                pass
         return History(seed, world.violation, world.events, world.scheduler.steps)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
