@@ -85,8 +85,8 @@ class Faults:
         return cls(
             kills=rng.random() < 0.8, power=maybe(), lost_machines=stored and maybe(), full_disk=maybe(),
             outages=stored and maybe(), lost_answers=some(0.1), slow=some(0.3), jumps=maybe(), stops=maybe(),
-            interrupts=maybe(), lost_ray=maybe(), rivals=some(0.8), duplicates=some(0.5), lost_processes=some(0.5), stubborn=some(0.5),
-            runs=rng.randint(1, 4),
+            interrupts=maybe(), lost_ray=maybe(), rivals=some(0.8), duplicates=some(0.5), lost_processes=some(0.5),
+            stubborn=some(0.5), runs=rng.randint(1, 4),
         )  # fmt: skip
 
 
@@ -484,7 +484,7 @@ def run_history(seed: int) -> History:
             stack.enter_context(mock.patch("tune.run.driver.LOST_AFTER", 0.0))
             stack.enter_context(mock.patch.object(lease, "_process", lambda pid: _identity(world, pid)))
             ids = iter(f"{number:016x}" for number in range(10**8))
-            stack.enter_context(mock.patch.object(lease.secrets, "token_hex", lambda size: next(ids)))
+            stack.enter_context(mock.patch.object(lease.secrets, "token_hex", side_effect=ids))
             names = iter(f"{number:08d}" for number in range(10**8))
             stack.enter_context(mock.patch.object(tempfile, "_name_sequence", names))
             stack.enter_context(intercepted(world.disk))
