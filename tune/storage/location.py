@@ -152,10 +152,9 @@ class Storage:
 
             lease = StudyLease(store, folder, on_lost, self.clock)
             mirror = Mirror(folder, store, say, shared, self.clock, lease.confirm)
-            lease.check()
-            if lease.fetch_is_due():  # another driver has run it since it was planned here
-                download_study(store, folder)
-            lease.acquire()
+            lease.acquire(
+                lambda: download_study(store, folder)
+            )  # if another driver has run it since it was planned here
             try:
                 yield mirror
             finally:
