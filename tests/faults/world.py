@@ -83,7 +83,7 @@ class Faults:
             return rng.random() < 0.5
 
         return cls(
-            kills=rng.random() < 0.8, power=maybe(), lost_machines=stored and maybe(), full_disk=maybe(),
+            kills=rng.random() < 0.8, power=rng.random() < 0.7, lost_machines=stored and maybe(), full_disk=maybe(),
             outages=stored and maybe(), lost_answers=some(0.1), slow=some(0.3), jumps=maybe(), stops=maybe(),
             interrupts=maybe(), lost_ray=maybe(), rivals=some(0.8), duplicates=some(0.5), lost_processes=some(0.5),
             stubborn=some(0.5), runs=rng.randint(1, 4),
@@ -385,7 +385,7 @@ class World:
             task.join()
         for machine in self.machines:
             mine = [d for d in running if d.machine is machine and d.outcome == "killed"]
-            if mine and faults.power and rng.random() < 0.6:
+            if mine and faults.power and rng.random() < 0.8:
                 self.log(f"{machine.name} loses power")
                 machine.disk.lose_power()
             elif mine and faults.lost_machines and rng.random() < 0.3:
@@ -399,7 +399,7 @@ class World:
     def _start(self, machine: Machine) -> Driver:
         driver = Driver(self, machine, len(self.drivers) + 1)
         if not self.calm and self.faults.kills and self.rng.random() < 0.8:
-            driver.fuse = int(10 ** self.rng.uniform(0.0, 3.0))
+            driver.fuse = int(10 ** self.rng.uniform(0.7, 3.0))
         self.drivers.append(driver)
         self.log(f"{driver.name} starts")
         return driver
