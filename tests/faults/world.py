@@ -477,6 +477,7 @@ def run_history(seed: int) -> History:
         with ExitStack() as stack:
             if rng.random() < 0.7:  # a journal that lives longer than one row
                 stack.enter_context(mock.patch.object(journal, "SMALL_ROWS", 0))
+                stack.enter_context(mock.patch.object(journal, "SMALL_BYTES", 0))
                 stack.enter_context(mock.patch.object(journal, "GROWTH", rng.choice((0, 1, 2))))
             if rng.random() < 0.8:  # the checksums of tables take a quarter of the time
                 stack.enter_context(mock.patch.object(arrow_file, "checksum", lambda table: table.num_rows))
