@@ -1,7 +1,8 @@
-"""Atomic writes: a crash or a full disk leaves the previous file intact."""
+"""Atomic writes: a crash, a loss of power or a full disk leaves the previous file intact."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from studies.errors import StudyError, StudyWriteError
+
+# Errors of file systems that cannot sync a folder.
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
 
 
 def write_file(path: Path | str, content: bytes | str | Callable[[BinaryIO], object]) -> None:
@@ -32,6 +36,7 @@ def write_file(path: Path | str, content: bytes | str | Callable[[BinaryIO], obj
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except OSError as error:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
@@ -40,6 +45,21 @@ def write_file(path: Path | str, content: bytes | str | Callable[[BinaryIO], obj
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
         raise
+
+
+def sync_folder(folder: Path | str) -> None:
+    """Make the names of the files in ``folder`` safe from a loss of power; an fsync of a file only covers its content.
+
+    Does nothing where the file system cannot do it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_error(path: Path, error: OSError) -> StudyWriteError:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from studies.storage.arrow_file import corrupted, read_arrow, write_arrow
-from studies.storage.atomic import write_error
+from studies.storage.atomic import sync_folder, write_error
 
 SMALL_ROWS = 1_000  # tables up to here are rewritten for every row
 SMALL_BYTES = 2**19
@@ -95,6 +95,7 @@ class JournalledTable:
             if self._journal is None:
                 self._journal = open(self._journal_path, "ab", buffering=0)  # noqa: SIM115 - lives as long as self
                 self._truncate(self._journal_bytes)  # a line truncated by a crash
+                sync_folder(self.path.parent)
             written = 0
             while written < len(lines):
                 written += self._journal.write(lines[written:])

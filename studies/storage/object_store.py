@@ -25,6 +25,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from studies.errors import StudyError, StudyWriteError
+from studies.storage.atomic import sync_folder
 
 SCHEMES = "s3://BUCKET/PATH, gs://BUCKET/PATH, abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH"
 S3_OPTIONS = ("region", "scheme", "endpoint_override")
@@ -109,10 +110,13 @@ class Store:
                 return False
             with stream, open(temporary, "wb") as file:
                 shutil.copyfileobj(stream, file, BLOCK)
+                file.flush()
+                os.fsync(file.fileno())
         written = self.modified(name)
         if written is not None:
             os.utime(temporary, (written, written))
         temporary.replace(path)
+        sync_folder(path.parent)
         return True
 
     def write(self, name: str, content: bytes) -> None:

@@ -11,7 +11,6 @@ import queue
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -27,6 +26,7 @@ from tune.run.display import Display
 from tune.run.ray_session import OUTER_RESOURCES, RayLostError, keep_credentials_out_of_logs
 from tune.search.sampler import FINAL
 from tune.search.state import StudyState
+from tune.storage.clock import CLOCK, Clock
 from tune.trial.result import TrialResult, blank_result, split_result
 from tune.trial.spec import TrialJob, TrialSpec
 
@@ -54,6 +54,7 @@ class StudyDriver:
         display: What the user sees.
         problems: Errors of other threads that end the study; the only way by which they reach it.
         mirror: Copies the study's folder to an object store.
+        clock: For the time that running trials have to end.
     """
 
     def __init__(
@@ -65,10 +66,11 @@ class StudyDriver:
         display: Display,
         problems: Problems,
         mirror: Mirror | None = None,
+        clock: Clock = CLOCK,
     ) -> None:
         self.plan, self.job, self.placement = plan, job, placement
         self.writer, self.folder, self.display = writer, writer.folder, display
-        self.problems, self.mirror = problems, mirror
+        self.problems, self.mirror, self.clock = problems, mirror, clock
         self.state = StudyState(plan, writer.trials.to_pylist(), placement.lag)
         self._rounds_shown = 0
         self._gauges: StudyGauges | None = None
@@ -76,12 +78,12 @@ class StudyDriver:
 
     def run(self) -> bool:
         """Run every trial that is not on record; False when the user interrupted it. Raises what ended the study."""
-        from tune.search.searcher import StudySearch
-        from tune.trial.metrics import StudyGauges
+        if self.job.gauges:
+            from tune.trial.metrics import StudyGauges
 
-        self._gauges = StudyGauges(self.plan.name) if self.job.gauges else None
+            self._gauges = StudyGauges(self.plan.name)
         self._remove_leftovers()
-        search = StudySearch(self.state, self._end, self.plan.space, self.folder / "optuna.db", self.plan.name)
+        search = self._search()
         total = self.plan.trials + confirmations(self.plan)
         self.display.start(total, self.state.ended, self.placement.concurrent)
         try:
@@ -108,6 +110,11 @@ class StudyDriver:
             row = self.state.records.get(checkpoints.name)
             if row is not None and row["status"] in FINAL:
                 shutil.rmtree(checkpoints, ignore_errors=True)
+
+    def _search(self) -> StudySearch:
+        from tune.search.searcher import StudySearch
+
+        return StudySearch(self.state, self._end, self.plan.space, self.folder / "optuna.db", self.plan.name)
 
     def _tuner(self, search: StudySearch) -> Any:
         from ray import tune
@@ -141,7 +148,7 @@ class StudyDriver:
                 name="tune",
                 storage_path=str(self.folder / "ray"),
                 failure_config=FailureConfig(max_failures=RETRIES),
-                stop=StopWhen(lambda: self.state.overdue(time.monotonic())),
+                stop=StopWhen(lambda: self.state.overdue(self.clock.monotonic())),
                 callbacks=[Watch(self._step, on_lost)],
                 verbose=0,
             ),
@@ -197,8 +204,8 @@ class StudyDriver:
             self._rounds_shown += 1
         running = self.state.running
         self.display.running([spec.name for spec in running])
-        if self._gauges is not None and time.monotonic() - self._gauges_at > GAUGES_EVERY:
-            self._gauges_at = time.monotonic()
+        if self._gauges is not None and self.clock.monotonic() - self._gauges_at > GAUGES_EVERY:
+            self._gauges_at = self.clock.monotonic()
             self._gauges.show(self.state.records, len(running), self.plan.options.confirm.default_ratio)
 
     def _take_problems(self, wait: float = 0.0) -> None:
@@ -209,7 +216,7 @@ class StudyDriver:
 
     def _fail(self, problem: Exception) -> None:
         grace = 0.0 if isinstance(problem, RayLostError) else GRACE  # without Ray no trial ends
-        self.state.fail(problem, time.monotonic() + grace)
+        self.state.fail(problem, self.clock.monotonic() + grace)
         self._signal_stop()
 
     def _signal_stop(self) -> None:
@@ -220,22 +227,22 @@ class StudyDriver:
     def _on_interrupt(self) -> Iterator[None]:
         """First Ctrl-C (or SIGTERM): stop in good order. Second: at once."""
 
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self.state.interrupted:
-                raise KeyboardInterrupt
-            self.state.interrupt(time.monotonic() + GRACE)
-            self.display.always("stopping: running trials end their epoch; Ctrl-C again stops at once")
-            self._signal_stop()
-
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+        before = {n: signal.signal(n, self._interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.state.interrupted:
+            raise KeyboardInterrupt
+        self.state.interrupt(self.clock.monotonic() + GRACE)
+        self.display.always("stopping: running trials end their epoch; Ctrl-C again stops at once")
+        self._signal_stop()
 
 
 def _resources(placement: Placement) -> Any:

@@ -2,6 +2,10 @@
 
 The lease object holds the owner's id and a heartbeat. It expires after ``STALE`` seconds without one, or at once if the
 owner's process is known to be dead on this machine. Ages are measured by the store's clock.
+
+Who wants to become the owner first writes a claim, and stops if there is another one: of two drivers at least the one
+that wrote later sees the other's, however slow the store is. A single request is assumed to take less than half of
+``STALE``.
 """
 
 from __future__ import annotations
@@ -12,20 +16,25 @@ import json
 import os
 import secrets
 import socket
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from studies.errors import StudyError, StudyLockedError
+from studies.errors import StudyError, StudyLockedError, StudyWriteError
+from studies.storage.atomic import write_file
 from studies.storage.object_store import Store
+from tune.storage.clock import CLOCK, Clock, Repeated
 
 OWNER = ".owner.json"
+CLAIM = ".claim-"
 KNOWN = ".owners"  # in the working folder: owners that wrote to the store from it
 RENEW = 20.0  # seconds
 STALE = 90.0  # seconds
-SETTLE = 0.5  # seconds after which the winner of two simultaneous attempts is known
+UNSURE = 45.0  # seconds after a heartbeat in which the store is written to without asking it again
+
+
+class StudyClaimedError(StudyLockedError):
+    """Another driver is about to become the owner."""
 
 
 class StudyLease:
@@ -35,15 +44,21 @@ class StudyLease:
         store: The study's own part of the store.
         folder: Its folder on this machine.
         on_lost: Called from a thread when another driver has taken it over.
+        clock: When it is renewed.
     """
 
     def __init__(
-        self, store: Store, folder: Path, on_lost: Callable[[StudyError], None] = lambda problem: None
+        self,
+        store: Store,
+        folder: Path,
+        on_lost: Callable[[StudyError], None] = lambda problem: None,
+        clock: Clock = CLOCK,
     ) -> None:
         self.store, self.folder, self._on_lost = store, folder, on_lost
         self.id = secrets.token_hex(8)
-        self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._clock = clock
+        self._confirmed = self._claimed = (0.0, 0.0)  # see _now(); before the last heartbeat, and before the claim
+        self._renewals: Repeated | None = None  # while it is held
 
     def check(self) -> None:
         """Raise StudyLockedError if another driver owns the study."""
@@ -53,7 +68,7 @@ class StudyLease:
             return
         age = now - (self.store.modified(OWNER) or 0)
         if age < STALE:
-            free = datetime.datetime.now() + datetime.timedelta(seconds=STALE - age)
+            free = datetime.datetime.fromtimestamp(self._clock.time() + STALE - age)
             raise StudyLockedError(
                 f"{self.store.uri} is in use by {owner['holder']}, last heartbeat {max(age, 0):.0f} s ago; wait for "
                 f"it, stop it (the lease of a killed process expires at {free:%H:%M:%S}), or use another --storage or "
@@ -65,40 +80,121 @@ class StudyLease:
         owner = self._owner()
         return owner is not None and owner["id"] not in self._known()
 
-    def acquire(self) -> None:
+    def acquire(self, download: Callable[[], None] = lambda: None) -> None:
         """Become the owner until :meth:`release`.
 
+        Args:
+            download: Replaces the working folder by the store's content; called if that is newer.
+
         Raises:
-            StudyLockedError: Another driver is the owner.
+            StudyLockedError: Another driver is the owner, or is about to be.
         """
-        self.check()
-        with open(self.folder / KNOWN, "a") as known:
-            known.write(f"{self.id}\n")
-        self._write(released=False)
-        time.sleep(SETTLE)
-        self._check_mine()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
-        self._thread.start()
+        downloaded = None
+        while True:
+            with self._claim():
+                self.check()
+                owner = self._owner()
+                if owner is None or owner == downloaded or owner["id"] in self._known():
+                    self._become_owner()
+                    break
+            download()  # may take longer than a claim lasts, so that the owner may be another one by then
+            downloaded = owner
+        self._renewals = self._clock.repeat("lease", RENEW, self._renew)
+
+    def _become_owner(self) -> None:
+        # If it were lost or torn, the next driver here would replace newer rows by the store's.
+        write_file(self.folder / KNOWN, "".join(f"{owner}\n" for owner in (*self._known(), self.id)))
+        self._write_in_time()
 
     def release(self) -> None:
         """Release the lease; the id stays, so that the next owner knows whether its working copy is current."""
-        self._ended.set()
-        if self._thread is not None:
-            self._thread.join()
+        if self._renewals is not None:
+            self._renewals.stop()
+            self._renewals = None
             with contextlib.suppress(StudyError):
-                self._check_mine()
-                self._write(released=True)
+                self._heartbeat(released=True)
 
-    def _renew(self) -> None:
-        while not self._ended.wait(RENEW):
+    def confirm(self) -> None:
+        """Ask the store who the owner is if the last heartbeat is old: this process or machine may have been suspended.
+
+        Raises:
+            StudyLockedError: Another driver is.
+            StudyWriteError: The store does not answer.
+        """
+        if self._since(self._confirmed) > UNSURE:
             try:
+                self._heartbeat()
+            except StudyError as problem:
+                if isinstance(problem, StudyLockedError) and not isinstance(problem, StudyClaimedError):
+                    raise
+                raise StudyWriteError(str(problem)) from None
+
+    def _now(self) -> tuple[float, float]:
+        """Monotonic and wall time: a suspended machine stops the one, and the other may be set."""
+        return self._clock.monotonic(), self._clock.time()
+
+    def _since(self, moment: tuple[float, float]) -> float:
+        return max(now - then for now, then in zip(self._now(), moment, strict=True))
+
+    def _heartbeat(self, released: bool = False) -> None:
+        if self._since(self._confirmed) > UNSURE:  # another driver may take over at the same time
+            with self._claim():
                 self._check_mine()
-                self._write(released=False)
-            except StudyLockedError as problem:
+                self._write_in_time(released)
+        else:
+            now = self._now()
+            self._check_mine()
+            self._write(released)
+            self._confirmed = now
+
+    @contextlib.contextmanager
+    def _claim(self) -> Iterator[None]:
+        """Let no other driver become the owner meanwhile.
+
+        Raises:
+            StudyClaimedError: Another driver has a claim.
+        """
+        name = CLAIM + self.id
+        self._claimed = self._now()
+        self.store.write(name, self._identity(released=False))
+        try:
+            now = self.store.modified(name) or 0.0
+            for other in self.store.files():
+                if other.startswith(CLAIM) and other != name:
+                    self._check_claim(other, now)
+            yield
+        finally:
+            with contextlib.suppress(StudyError):
+                self.store.delete(name)
+
+    def _check_claim(self, name: str, now: float) -> None:
+        written, owner = self.store.modified(name), self._owner(name)
+        if written is None or owner is None:  # withdrawn
+            return
+        if now - written > STALE or _is_gone(owner):
+            self.store.delete(name)
+            return
+        raise StudyClaimedError(
+            f"{self.store.uri} is being opened by {owner['holder']}; try again in a moment (the claim of a killed "
+            f"process expires after {STALE:.0f} s), or use another --storage or --name"
+        )
+
+    def _write_in_time(self, released: bool = False) -> None:
+        """Become or stay the owner while the claim is valid."""
+        if self._since(self._claimed) > UNSURE:
+            raise StudyWriteError(f"{self.store.uri} answers too slowly for a lease of {STALE:.0f} s; try again")
+        self._write(released)
+        self._confirmed = self._claimed
+
+    def _renew(self) -> float | None:
+        try:
+            self._heartbeat()
+        except StudyError as problem:
+            if isinstance(problem, StudyLockedError) and not isinstance(problem, StudyClaimedError):
                 self._on_lost(problem)
-                return
-            except StudyError:  # no answer; the mirror warns the user
-                continue
+                return None
+            # No answer, or a claim that will be withdrawn; the mirror warns the user.
+        return RENEW
 
     def _check_mine(self) -> None:
         owner = self._owner()
@@ -106,13 +202,22 @@ class StudyLease:
             raise StudyLockedError(f"{self.store.uri} was taken over by {owner['holder']}; this driver stops")
 
     def _write(self, released: bool) -> None:
-        since = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        holder = f"process {os.getpid()} on {socket.gethostname()}"
-        owner = {"id": self.id, "holder": holder, "renewed": since, "released": released, **_process(os.getpid())}
-        self.store.write(OWNER, json.dumps(owner).encode())
+        self.store.write(OWNER, self._identity(released))
 
-    def _owner(self) -> dict[str, Any] | None:
-        text = self.store.read(OWNER)
+    def _identity(self, released: bool) -> bytes:
+        now = datetime.datetime.fromtimestamp(self._clock.time(), datetime.timezone.utc)
+        holder = f"process {os.getpid()} on {socket.gethostname()}"
+        owner = {
+            "id": self.id,
+            "holder": holder,
+            "renewed": now.isoformat(timespec="seconds"),
+            "released": released,
+            **_process(os.getpid()),
+        }
+        return json.dumps(owner).encode()
+
+    def _owner(self, name: str = OWNER) -> dict[str, Any] | None:
+        text = self.store.read(name)
         try:
             return None if text is None else dict(json.loads(text))
         except ValueError:
@@ -129,7 +234,7 @@ class StudyLease:
         self.store.write(name, b"what time is it?")
         now = self.store.modified(name)
         self.store.delete(name)
-        return time.time() if now is None else now
+        return self._clock.time() if now is None else now
 
 
 def _process(pid: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from studies.errors import StudyError
 from studies.storage.lock import StudyLock
 from studies.storage.object_store import Store, is_uri
 from studies.storage.rows import StudyRecord
+from tune.storage.clock import CLOCK, Clock
 from tune.storage.folder import existing_folder, is_study, new_folder, storage_path, study_name
 from tune.storage.lease import StudyLease
 from tune.storage.mirror import Mirror, download_study
@@ -32,10 +33,12 @@ class Storage:
     Attributes:
         root: Folder of the studies on this machine.
         store: The object store; None for a folder.
+        clock: What the lease and the mirror go by.
     """
 
     root: Path
     store: Store | None = None
+    clock: Clock = CLOCK
 
     @classmethod
     def open(cls, text: str, create: bool = True) -> Storage:
@@ -100,7 +103,7 @@ class Storage:
         if name is not None and study_name(name) in there:
             folder = self.root / name
             with StudyLock(folder):
-                lease = StudyLease(self.store.below(name), folder)
+                lease = StudyLease(self.store.below(name), folder, clock=self.clock)
                 lease.check()
                 self._download(lease)
         return existing_folder(self.root, name, self.store.uri)
@@ -143,17 +146,17 @@ class Storage:
             if self.store is None:
                 yield None
                 return
-            mirror = Mirror(folder, self.store.below(folder.name), say, shared)
+            store = self.store.below(folder.name)
 
             def on_lost(problem: StudyError) -> None:
                 mirror.lose(problem)
                 report(problem)
 
-            lease = StudyLease(mirror.store, folder, on_lost)
-            lease.check()
-            if lease.fetch_is_due():  # another driver has run it since it was planned here
-                download_study(mirror.store, folder)
-            lease.acquire()
+            lease = StudyLease(store, folder, on_lost, self.clock)
+            mirror = Mirror(folder, store, say, shared, self.clock, lease.confirm)
+            lease.acquire(
+                lambda: download_study(store, folder)
+            )  # if another driver has run it since it was planned here
             try:
                 yield mirror
             finally:

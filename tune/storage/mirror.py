@@ -8,14 +8,13 @@ everything must be in it.
 from __future__ import annotations
 
 import shutil
-import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from studies.errors import StudyError, StudyWriteError
 from studies.storage.object_store import Store
+from tune.storage.clock import CLOCK, Clock, Repeated
 
 COPY_EVERY = 2.0  # seconds
 LONGEST_WAIT = 30.0  # seconds between attempts while the store does not answer
@@ -34,15 +33,27 @@ class Mirror:
         folder, store: The study's folder and its part of the store.
         say: Shows a line to the user.
         shared: Whether the workers of a cluster write checkpoints to the store themselves; those are not mirrored.
+        clock: When copies are made.
+        confirm: Called before each change of the store; raises StudyLockedError if the study is another driver's, and
+            StudyWriteError if that cannot be known.
     """
 
-    def __init__(self, folder: Path, store: Store, say: Callable[[str], None], shared: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        store: Store,
+        say: Callable[[str], None],
+        shared: bool = False,
+        clock: Clock = CLOCK,
+        confirm: Callable[[], None] = lambda: None,
+    ) -> None:
         self.folder, self.store, self.say, self.shared = folder, store, say, shared
+        self._clock, self._confirm = clock, confirm
         self._lost: StudyError | None = None  # why nothing may be written any more
         self._copied: dict[str, tuple[int, int, int]] = {}
         self._there: set[str] = set()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
+        self._copies: Repeated | None = None  # while it runs
+        self._wait, self._warned = COPY_EVERY, False
 
     def start(self) -> None:
         """Copy the plan, which must succeed, then the rest in a thread.
@@ -52,7 +63,7 @@ class Mirror:
         """
         self._there = {n for n in self.store.files() if not _is_hidden(n) and not self._is_foreign(n)}
         self.store.send(self.folder / FIRST[0], FIRST[0])
-        self._thread.start()
+        self._copies = self._clock.repeat("mirror", COPY_EVERY, self._try)
 
     def lose(self, problem: StudyError) -> None:
         """Write nothing any more: the study belongs to another driver."""
@@ -72,11 +83,11 @@ class Mirror:
             except StudyWriteError:
                 if attempt == ATTEMPTS:
                     raise
-                time.sleep(attempt)
+                self._clock.sleep(attempt)
 
     def abandon(self) -> None:
         """End after one attempt to copy what is left; does nothing before :meth:`start` or after :meth:`finish`."""
-        if self._thread.ident is not None and not self._ended.is_set():
+        if self._copies is not None:
             self._stop()
             try:
                 self.copy()
@@ -84,26 +95,26 @@ class Mirror:
                 self.say(f"{problem}; what is missing there is in {self.folder}")
 
     def _stop(self) -> None:
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        copies, self._copies = self._copies, None
+        if copies is not None:
+            copies.stop()
 
-    def _run(self) -> None:
-        wait, warned = COPY_EVERY, False
-        while not self._ended.wait(wait):
-            try:
-                self.copy()
-            except StudyWriteError as problem:
-                wait = min(2 * wait, LONGEST_WAIT)
-                if not warned:
-                    warned = True
-                    self.say(f"{problem}; the study continues in {self.folder} and tries again")
-            except StudyError:
-                return
-            else:
-                if warned:
-                    self.say(f"{self.store.uri} can be written to again")
-                wait, warned = COPY_EVERY, False
+    def _try(self) -> float | None:
+        """Copy; returns the seconds until the next attempt, None when there is none."""
+        try:
+            self.copy()
+        except StudyWriteError as problem:
+            self._wait = min(2 * self._wait, LONGEST_WAIT)
+            if not self._warned:
+                self._warned = True
+                self.say(f"{problem}; the study continues in {self.folder} and tries again")
+        except StudyError:
+            return None
+        else:
+            if self._warned:
+                self.say(f"{self.store.uri} can be written to again")
+            self._wait, self._warned = COPY_EVERY, False
+        return self._wait
 
     def copy(self) -> None:
         """Copy what has changed, delete what is gone.
@@ -116,8 +127,7 @@ class Mirror:
         changed = {name for name in files if self._copied.get(name) != files[name]}
         tables = self._read_tables() if changed & set(TABLES) else {}
         for name in sorted(changed | tables.keys(), key=_order):
-            if self._lost is not None:
-                raise self._lost
+            self._check_owned()
             try:
                 self.store.send(tables.get(name, self.folder / name), name)
             except FileNotFoundError:  # deleted in the meantime
@@ -125,6 +135,11 @@ class Mirror:
             self._copied[name] = files.get(name, (0, 0, 0))
             self._there.add(name)
         self._remove(self._there - files.keys())
+
+    def _check_owned(self) -> None:
+        if self._lost is not None:
+            raise self._lost
+        self._confirm()
 
     def _read_tables(self) -> dict[str, bytes]:
         """A snapshot of all tables, since one may have changed after ``_files``."""
@@ -144,6 +159,7 @@ class Mirror:
 
     def _remove(self, gone: set[str]) -> None:
         for name in sorted(gone):
+            self._check_owned()
             parent = Path(name).parent.as_posix()
             if parent != "." and not (self.folder / parent).is_dir():
                 self.store.delete_folder(parent)

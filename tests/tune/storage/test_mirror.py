@@ -208,7 +208,6 @@ def test_an_owner_that_was_not_heard_of_for_long_is_no_owner(store, folders, tmp
 
 def test_who_was_taken_over_is_told(store, folders, monkeypatch):
     monkeypatch.setattr(lease, "RENEW", 0.02)
-    monkeypatch.setattr(lease, "SETTLE", 0.0)
     problems: list[StudyError] = []
     told = threading.Event()
 

@@ -1,0 +1,53 @@
+"""The time and the background work of a study, in one place so that tests can simulate both."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Repeated(Protocol):
+    """Background work that is repeated."""
+
+    def stop(self) -> None:
+        """Return once the work has ended; a step that runs is finished first."""
+
+
+class Clock:
+    """The machine's clock. Steps of :meth:`repeat` run in a thread."""
+
+    def time(self) -> float:
+        """Seconds since 1970; may jump."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never jumps."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+    def repeat(self, name: str, wait: float, step: Callable[[], float | None]) -> Repeated:
+        """Call ``step`` after ``wait`` seconds, and then after as many as it returns; None ends it."""
+        return _Thread(name, wait, step)
+
+
+class _Thread:
+    def __init__(self, name: str, wait: float, step: Callable[[], float | None]) -> None:
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(wait, step), name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self, wait: float | None, step: Callable[[], float | None]) -> None:
+        while wait is not None and not self._ended.wait(wait):
+            wait = step()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+CLOCK = Clock()
