@@ -129,6 +129,34 @@ def stacked_trials(result: Result) -> str:
     )
 
 
+def threads(result: Result) -> str:
+    """One thread against torch's default."""
+    loads = [run["load"] for run in result["runs"]]
+    rows = [
+        (f"{run['gflop_per_step']:.1f}", f"{run['method'].upper()}, {run['model']}", *(
+            f"{run['milliseconds'][t]['median']:,.0f}" for t in ("1", str(result["compared"]))
+        ), "{median:.1f} ({lowest:.1f} to {highest:.1f})".format(**run["one_thread_speed"]))
+        for run in result["runs"]
+    ]  # fmt: skip
+    head = ("GFLOP a step", "model", "ms, 1 thread", f"ms, {result['compared']} threads", "1 thread, times as fast")
+    return (
+        f"Steps of batches of 32 on {result['cores']} cores that other processes used too (load average "
+        f"{min(loads):.0f} to {max(loads):.0f}):\n\n{table(head, rows)}"
+    )
+
+
+def kernels(result: Result) -> str:
+    """Operators per step."""
+    rows = [
+        (f"{run['method'].upper()}, {run['recipe']}", f"{run['operators_per_step']:,}", *(
+            f"{n:,}" for n in run["operators"].values()
+        ), f"{run['peak_tensor_bytes'] / 2**30:.2f}", f"{run['gflop_per_step']:,.1f}")
+        for run in result["runs"]
+    ]  # fmt: skip
+    head = ("recipe", "operators", *result["runs"][0]["operators"], "tensors at the peak, GiB", "GFLOP")
+    return f"Operators of one training step, counted on the meta device:\n\n{table(head, rows)}"
+
+
 def noise(result: Result) -> str:
     """Components of the variance, paired differences under several ways to score, and the power that they buy."""
     return "\n\n".join(_noise_of(found) for found in result["data_sets"].values())
@@ -273,6 +301,8 @@ TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "study": (study, "study-cpu.json"),
     "step-variants": (step_variants, "step-variants-pmae-cpu.json"),
     "stacked-trials": (stacked_trials, "stacked-trials-cpu.json"),
+    "threads": (threads, "threads-cpu.json"),
+    "kernels": (kernels, "kernels.json"),
     "noise": (noise, "noise.json"),
     "noise-short": (noise_short, "noise.json"),
     "recipes": (recipes, "recipes.json"),
