@@ -12,14 +12,14 @@ from tests.faults.world import History, run_history
 HISTORIES = 1_000
 BATCHES = 10
 
-# Seeds that failed once, and what they found.
+# Seeds that fail without a repair that fault histories led to, and what they found.
 REGRESSIONS = {
-    2: "a rename was not safe from a loss of power, the truncation of the journal after it was",
-    6: "the name of a new journal was not safe from a loss of power",
-    15: "a driver that was suspended for longer than the lease wrote to the store of its successor",
-    20: "the same after two suspensions",
-    48: "the known owners were not safe from a loss of power, and the store's older rows replaced newer ones",
-    1089: "a full disk left part of an id among the known owners, with the same consequence",
+    54: "a rename was not safe from a loss of power, but the truncation of the journal after it was",
+    195: "the name of a new journal was not safe from a loss of power",
+    43: "the known owners were not safe from a loss of power, so that the store's older rows replaced newer ones",
+    187: "what was downloaded from the store was not safe from a loss of power",
+    94: "a driver that was suspended for longer than the lease wrote to the store of its successor",
+    107: "two drivers became owners at the same time because the store was slow",
 }
 
 
@@ -38,7 +38,7 @@ def test_a_disturbed_study_finds_what_an_undisturbed_one_finds(batch):
         check(run_history(seed))
 
 
-@pytest.mark.parametrize("seed", [7, 20, 1089])
+@pytest.mark.parametrize("seed", [7, 20, 94])
 def test_a_seed_determines_the_history(seed):
     first, second = run_history(seed), run_history(seed)
     assert (first.events, first.steps) == (second.events, second.steps)
