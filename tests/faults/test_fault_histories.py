@@ -17,8 +17,8 @@ REGRESSIONS = {
     54: "a rename was not safe from a loss of power, but the truncation of the journal after it was",
     195: "the name of a new journal was not safe from a loss of power",
     43: "the known owners were not safe from a loss of power, so that the store's older rows replaced newer ones",
-    187: "what was downloaded from the store was not safe from a loss of power",
-    94: "a driver that was suspended for longer than the lease wrote to the store of its successor",
+    1099: "what was downloaded from the store was not safe from a loss of power",
+    2828: "a driver that was suspended for longer than the lease wrote to the store of its successor",
     107: "two drivers became owners at the same time because the store was slow",
 }
 
@@ -38,7 +38,7 @@ def test_a_disturbed_study_finds_what_an_undisturbed_one_finds(batch):
         check(run_history(seed))
 
 
-@pytest.mark.parametrize("seed", [7, 20, 94])
+@pytest.mark.parametrize("seed", [7, 20, 107])
 def test_a_seed_determines_the_history(seed):
     first, second = run_history(seed), run_history(seed)
     assert (first.events, first.steps) == (second.events, second.steps)

@@ -176,7 +176,8 @@ class Driver(Process):
         """A row is on disk."""
         if row["status"] in FINAL:
             self._recorded.add(row["trial_id"])
-            self.machine.acknowledged[row["trial_id"]] = tuple(row.get(column) for column in COLUMNS)
+            if self.world.owns(self):  # what a driver records after it was taken over, unknowingly, is trained again
+                self.machine.acknowledged[row["trial_id"]] = tuple(row.get(column) for column in COLUMNS)
 
     def on_mirrored(self, folder: Path) -> None:
         """All of the study is in the store."""
@@ -304,9 +305,8 @@ class World:
                     machine.acknowledged.clear()
         if name not in TABLES:
             return
-        owner = json.loads(self._object(lease.OWNER) or b"{}")
-        if owner.get("pid") != process.pid:
-            self.fail(f"{process.name} writes {name} to the store of driver {owner.get('pid')}")
+        if not self.owns(process):
+            self.fail(f"{process.name} writes {name} to the store of another driver")
         if name.startswith("trials"):
             rows = {row["trial_id"]: row for row in self.stored_rows()}
             self.check_kept(self.kept, facts(list(rows.values())), "the store")
@@ -314,6 +314,10 @@ class World:
             self.kept = {t: row for t, row in facts(list(rows.values())).items() if t in process._recorded}
             if self.rng.random() < 0.3:  # takes long
                 self.check_history(self._stored("history"), rows, "the store")
+
+    def owns(self, driver: Driver) -> bool:
+        """Whether the store names ``driver`` as its owner; without a store a folder's driver always owns it."""
+        return self.objects is None or json.loads(self._object(lease.OWNER) or b"{}").get("pid") == driver.pid
 
     def _object(self, name: str) -> bytes | None:
         assert self.objects is not None
