@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import math
 import time
 import zlib
@@ -175,18 +176,29 @@ def main() -> None:
     """Simulate every truth in every mode, write the rates and print them."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=400, help="studies for each line (default 400)")
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--truth", help="measure this truth only and replace its lines in the results")
+    options = parser.parse_args()
+    repeats, path = options.repeats, RESULTS / "verdict_power.json"
     if repeats < 1:
         parser.error("--repeats must be at least 1")
     start = time.perf_counter()
-    rows = [rates(truth, mode, repeats) for truth in TRUTHS for mode in MODES]
+    chosen = [truth for truth in TRUTHS if options.truth in (None, truth.name)]
+    rows = [rates(truth, mode, repeats) for truth in chosen for mode in MODES]
+    if options.truth is not None:
+        measured = {(row["truth"], row["regret"], row["sd"], row["mode"]): row for row in rows}
+        stored = json.loads(path.read_text())
+        for i, row in enumerate(stored["rows"]):
+            stored["rows"][i] = measured.get((row["truth"], row["regret"], row["sd"], row["mode"]), row)
+        print(markdown(rows))
+        write_result(stored, path)
+        return
     result = describe_machine("cpu", ("numpy", "scipy", "optuna"), __file__) | {
         "unit": "points of accuracy", "margin": 1.0, "default_ratio": DEFAULT, "ladder": LADDER, "repeats": repeats,
         "standard_error_of_5_percent": math.sqrt(0.05 * 0.95 / repeats), "seconds": time.perf_counter() - start,
         "rows": rows,
     }  # fmt: skip
     print(markdown(rows))
-    write_result(result, RESULTS / "verdict_power.json")
+    write_result(result, path)
 
 
 if __name__ == "__main__":
