@@ -16,6 +16,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import tempfile
 import traceback
@@ -236,7 +237,8 @@ class World:
 
     def log(self, text: str) -> None:
         """Remember an event."""
-        text = text.replace(str(self._root), "")  # a replay has another folder
+        text = text.replace(str(self._root), "")  # a replay has another folder ...
+        text = re.sub(r"by process \d+ on \S+ since \S+;", "by another process;", text)  # ... and another time
         self.events.append(f"{self.scheduler.now:9.2f} s  {text}")
 
     def fail(self, text: str) -> None:

@@ -171,7 +171,7 @@ def test_descriptions_that_do_not_fit_are_refused(tmp_path):
         with pytest.raises(DataError, match=message):
             load_encoder(tmp_path)
     file.write_text("{")
-    with pytest.raises(DataError, match="no JSON"):
+    with pytest.raises(DataError, match="is not JSON"):
         load_encoder(tmp_path)
     with pytest.raises(DataError, match=r"there is no encoder\.json in"):
         load_encoder(tmp_path / "elsewhere")

@@ -236,7 +236,7 @@ def test_masks_are_the_same_in_another_process():
         ([0.5, 0.5], float("nan"), "fixed", "ratio is nan"),
         ([0.5, 0.5], (0.1, 0.9), "fixed", "takes one fraction"),
         ([0.5, 0.5], 0.2, "sampled", "takes a pair"),
-        ([0.5, 0.5], (0.9, 0.1), "sampled", "low end must not lie above"),
+        ([0.5, 0.5], (0.9, 0.1), "sampled", "low end must not be above"),
         ([0.5, 0.5], (0.0, 0.5), "sampled", "low end is 0.0"),
         ([0.5, 0.5], 0.2, "fixd", "did you mean 'fixed'"),
         ([1.0], 0.2, "fixed", "at least 2 components"),
@@ -298,8 +298,8 @@ def test_grid_at_a_half_is_a_checkerboard():
     [
         (16, 1.5, "random", "ratio is 1.5"),
         (16, 0.75, "spiral", "allowed are random, block, grid"),
-        (15, 0.75, "block", "no square"),
-        (15, 0.75, "grid", "no square"),
+        (15, 0.75, "block", "not a square"),
+        (15, 0.75, "grid", "not a square"),
         (1, 0.75, "random", "at least 2 patches"),
     ],
 )

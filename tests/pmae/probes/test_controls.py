@@ -43,7 +43,7 @@ def test_the_untrained_encoder_depends_on_the_seed_and_not_on_the_masking(digits
 
 def test_components_that_are_given_are_not_fitted_again(digits, tiny, monkeypatch):
     components = fit_basis("pca", digits.images)
-    monkeypatch.setattr("pmae.training.loop._fit", None)
+    monkeypatch.setattr("pmae.training.loop.fit_components", None)
     assert untrained_encoder(tiny, digits, components, seed=0).width == 16
 
 
