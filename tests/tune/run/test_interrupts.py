@@ -17,6 +17,14 @@ ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "tune" / "masking_ratio_study.py"
 
 
+@pytest.fixture
+def interruptible():
+    """A background job of a shell starts with Ctrl-C ignored, and so would the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Discarding:
     """Python discards what its finalizer raises, as it does in the callbacks that imports run."""
 
@@ -26,6 +34,7 @@ class Discarding:
             pass
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_python_discards_is_raised_at_the_next_check():
     with interrupts.noticed():
@@ -36,6 +45,7 @@ def test_an_interrupt_that_python_discards_is_raised_at_the_next_check():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_study_that_starts_does_not_lose_it(monkeypatch, tmp_path, capsys):
     from tune.run import runner
