@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import optuna
 from measuring import RESULTS, describe_machine, write_result
-from verdict_power import DEFAULT, LADDER, MARGIN, Simulated, Truth, flat, levelling_off, peak
+from tables import verdict_cost
+from verdict_power import DEFAULT, LADDER, MARGIN, Truth, flat, judge_studies, levelling_off, peak
 
-from tune.options import ConfirmOptions, SearchOptions, StudyOptions
-from tune.simulation import simulate
+from tune.options import ConfirmOptions
 
 TRUTHS = (
     Truth("flat", flat, 0, 0.6),
@@ -47,17 +47,9 @@ MODES = {
 SEARCHED = 70  # trials of Optuna alone
 
 
-def judge_studies(truth: Truth, confirm: ConfirmOptions, repeats: int) -> tuple[Counter[str], list[int]]:
+def judge(truth: Truth, confirm: ConfirmOptions, repeats: int) -> tuple[Counter[str], list[int]]:
     """Verdicts and numbers of trials of ``repeats`` simulated studies."""
-    options = StudyOptions(search=SearchOptions(methods=("pmae",), search="none"), confirm=confirm)
-    stream = zlib.crc32(f"cost {truth.name} {truth.regret} {truth.sd} {confirm}".encode())
-    found: Counter[str] = Counter()
-    trials = []
-    for number in range(repeats):
-        objective = Simulated(truth, np.random.default_rng([stream, number]))
-        found[simulate(options, objective, seed=number).overall["verdict"]] += 1
-        trials.append(objective.trials)
-    return found, trials
+    return judge_studies(truth, confirm, f"cost {truth.name} {truth.regret} {truth.sd} {confirm}", repeats)
 
 
 def search_alone(truth: Truth, repeats: int) -> Counter[str]:
@@ -81,7 +73,7 @@ def search_alone(truth: Truth, repeats: int) -> Counter[str]:
 def fewest_seeds(truth: Truth, share: float, repeats: int) -> int:
     """Seeds with which a grid that is judged once settles in at least ``share`` of the studies; at most 20."""
     for seeds in range(2, 20):
-        found, _ = judge_studies(truth, ConfirmOptions(ladder=LADDER, confirm_seeds=seeds), repeats)
+        found, _ = judge(truth, ConfirmOptions(ladder=LADDER, confirm_seeds=seeds), repeats)
         if (found["holds"] + found["fails"]) / repeats >= share:
             return seeds
     return 20
@@ -101,27 +93,14 @@ def measure(truth: Truth, repeats: int, seconds: float) -> list[dict[str, Any]]:
         )  # fmt: skip
 
     for mode, confirm in MODES.items():
-        found, trials = judge_studies(truth, confirm, repeats)
+        found, trials = judge(truth, confirm, repeats)
         add(mode, found, float(np.mean(trials)))
     race = rows[list(MODES).index("race")]
     seeds = fewest_seeds(truth, race["holds"] + race["fails"], repeats)
-    found, trials = judge_studies(truth, ConfirmOptions(ladder=LADDER, confirm_seeds=seeds), repeats)
+    found, trials = judge(truth, ConfirmOptions(ladder=LADDER, confirm_seeds=seeds), repeats)
     add(f"grid, {seeds} seeds (as settled as the race)", found, float(np.mean(trials)))
     add("Optuna alone", search_alone(truth, repeats), SEARCHED)
     return rows
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """One line for each truth and mode."""
-    head = ("truth", "regret", "sd", "way", "holds, %", "fails, %", "trials", "trial-seconds on digits")
-    cells = [
-        (
-            row["truth"], f"{row['regret']:g}", f"{row['sd']:g}", row["mode"], f"{100 * row['holds']:.0f}",
-            f"{100 * row['fails']:.0f}", f"{row['trials']:.0f}", f"{row['trial_seconds']:.0f}",
-        )
-        for row in rows
-    ]  # fmt: skip
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *cells))
 
 
 def main() -> None:
@@ -138,7 +117,7 @@ def main() -> None:
         "unit": "points of accuracy", "margin": 1.0, "repeats": repeats, "seconds_per_trial": seconds,
         "seconds": time.perf_counter() - start, "rows": rows,
     }  # fmt: skip
-    print(markdown(rows))
+    print(verdict_cost(result))
     write_result(result, RESULTS / "verdict_cost.json")
 
 

@@ -142,16 +142,23 @@ class Simulated:
         return {"val_linear": float(values[0]), "test_linear": float(values[1])}
 
 
-def rates(truth: Truth, mode: str, repeats: int) -> dict[str, Any]:
-    """Share of ``repeats`` studies that reach each verdict, and how many trials they take."""
-    options = StudyOptions(search=SearchOptions(methods=("pmae",), search="none"), confirm=MODES[mode])
-    stream = zlib.crc32(f"{truth.name} {truth.regret} {truth.sd} {mode}".encode())
+def judge_studies(truth: Truth, confirm: ConfirmOptions, name: str, repeats: int) -> tuple[Counter[str], list[int]]:
+    """Verdicts and numbers of trials of ``repeats`` simulated studies; ``name`` decides their random numbers."""
+    options = StudyOptions(search=SearchOptions(methods=("pmae",), search="none"), confirm=confirm)
+    stream = zlib.crc32(name.encode())
     found: Counter[str] = Counter()
     trials = []
     for number in range(repeats):
         objective = Simulated(truth, np.random.default_rng([stream, number]))
         found[simulate(options, objective, seed=number).overall["verdict"]] += 1
         trials.append(objective.trials)
+    return found, trials
+
+
+def rates(truth: Truth, mode: str, repeats: int) -> dict[str, Any]:
+    """Share of ``repeats`` studies that reach each verdict, and how many trials they take."""
+    name = f"{truth.name} {truth.regret} {truth.sd} {mode}"
+    found, trials = judge_studies(truth, MODES[mode], name, repeats)
     assert set(found) <= set(VERDICTS)
     return {
         "truth": truth.name, "regret": truth.regret, "sd": truth.sd, "gain": truth.gain, "mode": mode,
