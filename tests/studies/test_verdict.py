@@ -18,7 +18,7 @@ from studies.formatting import at_most, percent
 from studies.statistics.regret import dunnett_critical_value
 from studies.statistics.sequential import level_for_look
 from studies.verdict import Looks, Verdict, judge
-from studies.views.wording import verdict_word
+from studies.views.wording import best_set_sentence, judged_rows, verdict_word
 from tests.studies.tables import DEFAULT, LADDER, Rows, as_table, change, control_rows, draw, study_rows, trial_rows
 
 LOST = {"val_linear": None, "test_linear": None}
@@ -199,6 +199,13 @@ def test_raw_pixels_are_recorded_but_do_not_stand_in_for_the_untrained_encoder()
 def test_a_loss_that_is_not_below_predicting_the_mean_is_uninformative(loss: float, outcome: str) -> None:
     rows = [r if r["phase"] == "control" else r | {"train_loss": loss, "evaluation": "folds"} for r in FLAT]
     assert judged(rows)["verdict"] == outcome
+
+
+def test_nothing_is_said_about_the_best_ratio_of_an_uninformative_study() -> None:
+    """Rungs may differ by chance or by harm; a set of candidates would contradict the verdict."""
+    row = judge(as_table(study_rows(better_at(0.55, 0.05), untrained=0.9))).to_dict()
+    (shown,) = judged_rows(row)
+    assert shown["verdict"] == "uninformative" and "cannot be told" in best_set_sentence(shown)
 
 
 def test_a_rung_that_did_not_learn_withholds_holds() -> None:
