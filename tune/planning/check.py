@@ -1,7 +1,4 @@
-"""Everything that can be refused before images are decoded.
-
-:func:`check_options` looks at the options alone, :func:`check_for_size` at what they mean for images of a known size.
-"""
+"""Everything that the options alone allow to refuse, before images are decoded."""
 
 from __future__ import annotations
 

@@ -239,8 +239,6 @@ def _check_for_size(options: StudyOptions, size: int | None) -> None:
 def _space(options: StudyOptions, size: int) -> Space:
     search = options.search
     methods: tuple[str, ...] = tuple(dict.fromkeys(search.methods))
-    if search.patch_sizes is not None and not search.patch_sizes:
-        raise ConfigError("--patch-sizes is empty; give at least one patch side in pixels")
     sizes = search.patch_sizes or _preset_patch_sizes(options.training.preset, size)
     patches = {
         m: patch_settings(size, sizes, search.patch_strides, search.mask_units if m == "mae" else None) for m in methods
