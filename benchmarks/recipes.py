@@ -40,7 +40,7 @@ SETS: dict[str, tuple[str, str | None, int | None, int | None, int, int]] = {
     "mnist": ("npz:DATA/grey/mnist.npz", None, None, None, 7, 3),
     "pneumoniamnist": ("npz:DATA/medmnist/pneumoniamnist.npz", None, None, None, 7, 3),
     "cifar10": ("parquet:DATA/cifar10", None, 32, 4000, 4, 3),
-    "tinyimagenet-20": ("tinyimagenet", "DATA", 32, None, 4, 3),
+    "tinyimagenet-20": ("tinyimagenet", "DATA", 32, 4000, 4, 3),
 }
 
 
