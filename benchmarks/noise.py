@@ -52,9 +52,10 @@ SOURCES = {
 }
 DEFAULT_RATIO = 0.20
 RATIOS = (0.10, 0.20, 0.35, 0.55)
+POOLS = ("cls", "mean", "concat")
 MARGIN, RUNGS, ALPHA = 0.01, 7, 0.05
-DIGITS_RECIPE = {"model.patch_size": 2, "model.pool": "mean", "optim.epochs": 25, "optim.learning_rate": 4e-3}
-CIFAR10_RECIPE = {"model.patch_size": 8, "model.pool": "mean", "optim.epochs": 15, "optim.learning_rate": 1e-3}
+DIGITS_RECIPE = {"model.patch_size": 2}
+CIFAR10_RECIPE = {"model.patch_size": 4, "model.pool": "mean"}
 
 Scores = dict[str, np.ndarray]  # way to score -> share of correct predictions (n,) of every scored image
 
@@ -142,7 +143,7 @@ def run_trial(
             task.config.with_values({"masking.ratio": ratio}), task.images, task.components, seed=seed,
             on_epoch=averaged, device="cpu",
         )  # fmt: skip
-    pools = extract_pools(result, task.images, device="cpu")
+    pools = extract_pools(result, task.images, pools=POOLS, device="cpu")
     labels = np.concatenate([task.images.labels[task.images.indices(split)] for split in SPLITS])
 
     def folds(features: Mapping[str, np.ndarray], fold_seed: int, repeat: int = 0) -> np.ndarray:
@@ -150,8 +151,8 @@ def run_trial(
         y = torch.from_numpy(labels)
         return (predict_out_of_fold(x, y, assign_folds(labels, 5, fold_seed, repeat)).predicted == y).double().numpy()
 
-    own = pools[task.config.model.pool]
-    other = pools["cls" if task.config.model.pool == "mean" else "mean"]
+    pool = task.config.model.pool
+    own = pools[pool]
     scores = {"split": _split(own, task.images)}
     for fold_seed in fold_seeds[1:]:
         scores[f"folds, seed {fold_seed}"] = folds(own, fold_seed)
@@ -159,12 +160,15 @@ def run_trial(
     scores["folds"] = folds(own, first)
     if thorough:
         scores["folds, 3 repeats"] = np.mean([scores["folds"], *(folds(own, first, r) for r in (1, 2))], axis=0)
-        scores["folds, mean of cls and mean probe"] = (scores["folds"] + folds(other, first)) / 2
-        both = {split: np.concatenate([own[split], other[split]], 1) for split in SPLITS}
-        scores["folds, cls and mean concatenated"] = folds(both, first)
-        features = extract_pools(averaged.encoder(result.encoder), task.images, device="cpu")
-        scores["folds, averaged weights"] = folds(features[task.config.model.pool], first)
-        scores["split, averaged weights"] = _split(features[task.config.model.pool], task.images)
+        if pool == "mean":
+            by_token = folds(pools["cls"], first)
+            scores["folds, mean of cls and mean probe"] = (scores["folds"] + by_token) / 2
+            scores["folds, cls and mean concatenated"] = folds(pools["concat"], first)
+        else:
+            scores |= {f"folds, {other} alone": folds(pools[other], first) for other in ("cls", "mean")}
+        features = extract_pools(averaged.encoder(result.encoder), task.images, pools=(pool,), device="cpu")
+        scores["folds, averaged weights"] = folds(features[pool], first)
+        scores["split, averaged weights"] = _split(features[pool], task.images)
     return scores, result.history[-1]["train_loss"]
 
 
