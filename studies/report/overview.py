@@ -13,6 +13,7 @@ from studies.figures.overview import overview_figure
 from studies.figures.svg import as_bytes
 from studies.formatting import accuracy, at_most, duration, in_points, interval, percent, ratio_list
 from studies.records import Study, read_studies
+from studies.report.sections import published_rows
 from studies.statistics.rows import VerdictRow
 from studies.storage.atomic import write_file
 from studies.verdict import VERDICTS, current_verdict
@@ -54,6 +55,7 @@ def overview_page(studies: Sequence[Study], judged: Judged, figure: str) -> str:
     blocks = ["# What the studies say", f"![Difference to the default over the achieved ratio]({figure})"]
     for method in methods:
         blocks += _verdicts(method, [(study, row) for study, row in judged if row["method"] == method])
+    blocks += _published({row["dataset"] for _, row in judged})
     blocks += _methods(studies)
     blocks += _noise(studies)
     blocks += _costs(studies)
@@ -90,6 +92,20 @@ def _verdicts(method: str, judged: Judged) -> list[str]:
                    [[percent(r), in_points(m.value, True), _interval(m), str(m.count)] for r, m in means.items()]),
         ]  # fmt: skip
     return blocks
+
+
+def _published(datasets: set[str | None]) -> list[str]:
+    rows = [row for row in published_rows() if row[0] in datasets]
+    if not rows:
+        return []
+    head = ["data set", "method", "default", "best", "regret, points", "noise that explains it, points"]
+    return [
+        "## What the papers' curves allow",
+        "They have one run per point, so that no interval and no verdict can be had from them. The best of several "
+        "noisy accuracies lies above the default's even where all ratios are equal; the last column is the standard "
+        "deviation of a run at which equal ratios would show this regret on average.",
+        _table(head, rows),
+    ]
 
 
 def _methods(studies: Sequence[Study]) -> list[str]:

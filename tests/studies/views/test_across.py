@@ -102,7 +102,7 @@ def test_page_names_every_study_verdict_and_cost(folders: list[Path], tmp_path: 
     for name in SETS:
         row = next(r for r in judge(read_study(folders[SETS.index(name)])).rows if r["method"] == "pmae")
         assert re.search(rf"\| {name} \| 2 \|[^\n]*\| {row['verdict']} \|", page)
-    for heading in ("PMAE: is 20 %", "MAE: is 75 %", "PMAE against MAE", "Noise", "Costs"):
+    for heading in ("PMAE: is 20 %", "MAE: is 75 %", "What the papers", "PMAE against MAE", "Noise", "Costs"):
         assert f"## {heading}" in page
     assert "](page.svg)" in page and "<svg" in (tmp_path / "page.svg").read_text()
 
