@@ -277,7 +277,8 @@ class Training:
 def learning_rate(config: OptimConfig, epoch: float, step: float, batch_size: int | None = None) -> float:
     """Rate of the step that begins at ``epoch`` (fractional, from 0) and takes ``step`` epochs.
 
-    Linear warm-up that reaches the peak at the end of ``warmup_epochs``, then a cosine to 0.
+    ``cosine``: a linear warm-up that reaches the peak at the end of ``warmup_epochs`` W, then a cosine to 0.
+    ``released``: in epoch e, peak 10^(e - W) for e < W, then peak (1 + cos(pi (e - W) / epochs)) / 2.
 
     Args:
         config: Its ``epochs`` are known: it was resolved, or they were given.
@@ -287,6 +288,9 @@ def learning_rate(config: OptimConfig, epoch: float, step: float, batch_size: in
     assert config.epochs is not None
     peak = config.learning_rate * (config.batch_size if batch_size is None else batch_size) / 256
     warmup = config.warmup_epochs or 0.0
+    if config.schedule == "released":
+        late = math.floor(epoch) - warmup
+        return peak * (10**late if late < 0 else 0.5 * (1 + math.cos(math.pi * late / config.epochs)))
     if epoch < warmup:
         return peak * min(1.0, (epoch + step) / warmup)
     progress = (epoch - warmup) / max(config.epochs - warmup, step)
@@ -318,14 +322,17 @@ def compiles(config: OptimConfig, device: torch.device, steps: int) -> bool:
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device | None = None) -> torch.optim.AdamW:
-    """AdamW that decays matrices only: biases, norms, tokens and position embeddings are left alone.
+    """AdamW that decays all parameters, or matrices only: not biases, norms, tokens and position embeddings.
 
     On a GPU it is capturable and its learning rate is a tensor there, so that a CUDA graph of the step reads the
     rate of the moment; elsewhere the rate is a number.
     """
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    plain = [p for n, p in trained if p.ndim < 2 or n.endswith(("pos_embed", "cls_token", "mask_token"))]
-    decayed = [p for n, p in trained if not (p.ndim < 2 or n.endswith(("pos_embed", "cls_token", "mask_token")))]
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, p in model.named_parameters():
+        is_matrix = p.ndim >= 2 and not name.endswith(("pos_embed", "cls_token", "mask_token"))
+        if p.requires_grad:
+            (decayed if is_matrix or config.weight_decay_on == "all" else plain).append(p)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     capturable = device is not None and device.type == "cuda"
     optimizer = torch.optim.AdamW(
