@@ -33,6 +33,7 @@ COMPONENT_STRATEGIES: tuple[str, ...] = get_args(ComponentStrategy)
 PATCH_STRATEGIES: tuple[str, ...] = get_args(PatchStrategy)
 BASES: tuple[str, ...] = get_args(Basis)
 POOLS: tuple[str, ...] = get_args(Pool)
+OWN = "own:"  # begins the name of a basis or a strategy that is given to pretrain() as an object
 DEFAULT_RATIO = {"pmae": 0.20, "mae": 0.75}
 SAMPLED_RANGE = (0.1, 0.9)
 DEFAULT_EPOCHS = 100
@@ -129,12 +130,13 @@ class MaskingConfig:
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, METHODS)
-        if self.strategy is not None:
+        if self.strategy is not None and not is_own(self.strategy):
             check_choice(f"strategy (for method {self.method!r})", self.strategy, strategies_of_method(self.method))
         check_choice("per", self.per, ("image", "batch"))
         check_choice("loss", self.loss, ("components", "pixels"))
         check_choice("reduction", self.reduction, ("image", "batch"))
-        check_choice("basis", self.basis, BASES)
+        if not is_own(self.basis):
+            check_choice("basis", self.basis, BASES)
         _check_int("mask_unit", self.mask_unit, 1, optional=True)
         _check_bool("normalize_target", self.normalize_target)
         if self.ratio is not None:
@@ -558,6 +560,11 @@ def preset(name: str, source: str = "digits", method: str = "pmae") -> PretrainC
 def strategies_of_method(method: str) -> tuple[str, ...]:
     """How masks of a method can be drawn, its default first."""
     return COMPONENT_STRATEGIES if method == "pmae" else PATCH_STRATEGIES
+
+
+def is_own(name: Any) -> bool:
+    """Whether a basis or a strategy is the user's own (``own:NAME``)."""
+    return isinstance(name, str) and name.startswith(OWN)
 
 
 def has_effect(setting: str, method: str) -> bool:

@@ -11,6 +11,7 @@ from pmae.config import PretrainConfig
 from pmae.cost import step_flops
 from pmae.devices import pick_device, pick_threads
 from pmae.errors import ConfigError
+from pmae.masking import DrawMask
 from pmae.training.checkpoint import load_checkpoint, save_checkpoint
 from pmae.training.loader import Images
 from pmae.training.loop import OnEpoch, PretrainResult, Training
@@ -34,6 +35,7 @@ def pretrain(
     device: str = "auto",
     checkpoint_every: int = 1,
     threads: int | None = None,
+    draw_mask: DrawMask | None = None,
 ) -> PretrainResult:
     """Pre-train one model in this process. A pure function of its arguments: one seed fixes every random number.
 
@@ -51,6 +53,8 @@ def pretrain(
         threads: CPU threads of the training; None takes one where a step is small and neither ``OMP_NUM_THREADS`` nor
             ``torch.set_num_threads`` chose a number, see :func:`pmae.devices.pick_threads`. The result reports it;
             torch's number is restored after every epoch.
+        draw_mask: A mask strategy of your own, see :class:`pmae.masking.DrawMask`; ``masking.strategy`` then names it
+            ``own:NAME``. It is not stored with checkpoints: give it again to resume.
 
     Raises:
         ConfigError: Settings contradict the images, the components, the machine or the checkpoint.
@@ -60,7 +64,7 @@ def pretrain(
     if threads is not None and threads < 1:
         raise ConfigError(f"threads is {threads}; it must be at least 1, or None for the default")
     where = pick_device(device)
-    training = Training(config, images, components, seed=seed, device=where)
+    training = Training(config, images, components, seed=seed, device=where, draw_mask=draw_mask)
     training.threads = pick_threads(step_flops(training.config), where) if threads is None else threads
     if resume_from is not None:
         training.restore(load_checkpoint(resume_from, training.config.hash(), seed))

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pmae.config import OptimConfig, PretrainConfig
+from pmae.config import OptimConfig, PretrainConfig, is_own
 from pmae.devices import autocast_dtype, cpu_threads, synchronise
 from pmae.errors import ConfigError, DataError, DivergedError
-from pmae.masking import MaskDraw, MaskSampler
+from pmae.masking import DrawMask, MaskDraw, MaskSampler
 from pmae.model.autoencoder import MaskedAutoencoder, MaskedOutput
 from pmae.model.encoder import Encoder
 from pmae.training.loader import Batches, Images, PixelStatistics, pixel_statistics, stream
@@ -101,7 +101,7 @@ class Training:
     * ``images_per_second``.
 
     Args:
-        config, images, components, seed: As for :func:`pmae.trainer.pretrain`.
+        config, images, components, seed, draw_mask: As for :func:`pmae.trainer.pretrain`.
         device: Where to train.
         rank, world_size: This worker and how many share each batch.
         wrap: What to do to the model before it is trained, for example DistributedDataParallel.
@@ -120,6 +120,7 @@ class Training:
         world_size: int = 1,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
         threads: int | None = None,
+        draw_mask: DrawMask | None = None,
     ) -> None:
         images = as_images(images)
         size, channels = int(images.images.shape[1]), int(images.images.shape[3])
@@ -136,7 +137,7 @@ class Training:
                 self.config.model, self.components, loss=masking.loss, normalize_target=masking.normalize_target
             ).on(device)
         spectrum = None if self.model.projection is None else self.model.projection.spectrum
-        self.masks = MaskSampler(self.config, spectrum, device)
+        self.masks = MaskSampler(self.config, spectrum, device, draw_mask)
         self.forward: Callable[..., MaskedOutput] = self.model if wrap is None else wrap(self.model)
         assert optim.epochs is not None
         self.last_epoch = optim.epochs
@@ -401,6 +402,8 @@ def fit_components(basis: str, images: Images) -> PrincipalComponents:
     from pmae.components import cached_components
     from pmae.components.bases import fit_basis
 
+    if is_own(basis):
+        raise ConfigError(f"basis is {basis!r}; give its components, as fit_basis(function, images) fits them")
     if hasattr(images, "fingerprint"):
         return cached_components(images, basis)[0]
     return fit_basis(basis, images)
