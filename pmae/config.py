@@ -411,7 +411,7 @@ REPLACES: dict[str, tuple[str, ...]] = {
     "optim.steps": ("optim.epochs", "optim.min_epochs"),
 }
 # At their defaults these stay out of the hash, so that trainings and studies from before they were settings resume.
-LATER_SETTINGS = ("optim.schedule", "optim.weight_decay_on")
+LATER_SETTINGS = {"schedule": "cosine", "weight_decay_on": "matrices"}
 ONLY = {"pmae": ("loss", "basis"), "mae": ("mask_unit", "normalize_target")}
 
 
@@ -539,10 +539,8 @@ class PretrainConfig:
         A default counts the same whether it is left out or restated. Sizes and steps stay unknown before
         :meth:`resolve`, so hashes are compared between configurations that are both resolved or both not.
         """
-        values = self._filled().to_dict()
-        for section, _, name in (dotted.partition(".") for dotted in LATER_SETTINGS):
-            if values[section][name] == DEFAULTS[f"{section}.{name}"]:
-                del values[section][name]
+        sections, later = self._filled().to_dict(), LATER_SETTINGS.items()
+        values = {s: {n: v for n, v in each.items() if (n, v) not in later} for s, each in sections.items()}
         numbers = json.loads(json.dumps(values), parse_int=float)  # 1 and 1.0 are the same setting
         text = json.dumps(numbers, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

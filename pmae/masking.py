@@ -323,9 +323,8 @@ class DrawMask(Protocol):
         generator: On the training device; draw from nothing else, else a seed no longer fixes the training.
 
     Returns:
-        mask (B, E) or (B, rows * columns), bool, True = masked. PMAE: some but not all of each row. MAE:
-        ``masked_count(rows * columns, ratio)`` of each row, since images of a batch are encoded with equally many
-        visible patches.
+        mask (B, E) or (B, rows * columns), bool, True = masked: some but not all of each row (PMAE), or
+        ``masked_count(rows * columns, ratio)`` of each row, as all images of a batch show equally many patches (MAE).
     """
 
     def __call__(self, entries: Any, ratio: float, batch_size: int, generator: torch.Generator, /) -> Tensor: ...

@@ -1,9 +1,9 @@
-"""Pre-training in one process (:func:`pretrain`) or on several workers under Ray Train (:class:`PMAETrainer`)."""
+"""Pre-training in one process; on several workers see :class:`pmae.training.distributed.PMAETrainer`."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,9 +18,8 @@ from pmae.training.loop import OnEpoch, PretrainResult, Training
 
 if TYPE_CHECKING:
     from pmae.components import PrincipalComponents
-    from pmae.training.distributed import PMAETrainer
 
-__all__ = ["PMAETrainer", "PretrainResult", "Training", "pretrain"]
+__all__ = ["PretrainResult", "Training", "pretrain"]
 
 
 def pretrain(
@@ -74,11 +73,3 @@ def pretrain(
         if on_epoch is not None:
             on_epoch(record, training.model)
     return training.result()
-
-
-def __getattr__(name: str) -> Any:
-    if name == "PMAETrainer":  # Ray is imported only where it is used
-        from pmae.training.distributed import PMAETrainer
-
-        return PMAETrainer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""One training run, an epoch at a time. :mod:`pmae.trainer` offers it in one process and under Ray Train."""
+"""One training run, an epoch at a time; ``trainer`` offers it in one process, ``distributed`` under Ray Train."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -69,21 +69,13 @@ class PretrainResult:
         return Encoder(self.model.encoder, *self.statistics, pool=self.config.model.pool).to(device).eval()
 
 
-@dataclass(frozen=True)
-class _EpochTotals:
-    """What the steps of an epoch leave on the device.
+class _EpochTotals(NamedTuple):
+    """What the steps of an epoch leave on the device."""
 
-    Attributes:
-        losses: (steps,) objective of each step, this worker's share.
-        sums: (2,) float64: squared error and squared target.
-        achieved: Achieved ratio of every mask drawn.
-        rate: Learning rate of the last step.
-    """
-
-    losses: Tensor
-    sums: Tensor
-    achieved: Tensor
-    rate: float
+    losses: Tensor  # (steps,) objective of each step, this worker's share
+    sums: Tensor  # (2,) float64: squared error and squared target
+    achieved: Tensor  # achieved ratio of every mask drawn
+    rate: float  # learning rate of the last step
 
 
 class Training:

@@ -98,7 +98,7 @@ def test_settings_that_came_later_leave_the_hashes_of_trainings_before_them(name
     config = preset(name, "cifar10" if size == 32 else "digits", method).resolve(size, channels, 1295)
     assert config.hash() == expected
     for later in LATER_SETTINGS:
-        assert config.with_values({later: {"optim.schedule": "released"}.get(later, "all")}).hash() != expected
+        assert config.with_values({later: {"schedule": "released"}.get(later, "all")}).hash() != expected
 
 
 def test_hashes_tell_settings_apart_and_not_how_a_number_is_written():

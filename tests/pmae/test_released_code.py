@@ -153,7 +153,7 @@ def test_an_online_classifier_on_detached_features_leaves_the_encoder_as_it_is()
     update = with_classifier._update
 
     def add_loss(loss: torch.Tensor) -> None:
-        cls = with_classifier.model.features(torch.ones(4, 1, 8, 8))["cls"]
+        cls = with_classifier.model.encoder(torch.ones(4, 1, 8, 8))
         update(loss + nn.functional.cross_entropy(classifier(cls.detach()), torch.arange(4)))
 
     with_classifier._update = add_loss

@@ -374,15 +374,14 @@ def distinct_ladder(plan: StudyPlan) -> dict[str, list[float]]:
 def versions() -> dict[str, str]:
     """Versions of what computes the results."""
     packages = ("pmae", "torch", "timm", "numpy", "ray", "optuna", "pyarrow")
-    return {"python": platform.python_version(), **{p: metadata.version(p) for p in packages if _installed(p)}}
+    return {"python": platform.python_version(), **{p: v for p in packages if (v := _version(p)) is not None}}
 
 
-def _installed(package: str) -> bool:
+def _version(package: str) -> str | None:
     try:
-        metadata.version(package)
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def code_version() -> str:
@@ -397,7 +396,7 @@ def code_version() -> str:
         run = None
     if run is not None and run.returncode == 0 and (root / ".git").exists():
         return run.stdout.strip()
-    return metadata.version("pmae") if _installed("pmae") else "unknown"
+    return _version("pmae") or "unknown"
 
 
 def splits_present(images: ImageSet) -> None:
