@@ -11,6 +11,7 @@ from pmae.config import masked_count, preset
 from pmae.errors import ConfigError
 from pmae.masking import draw_component_mask, draw_patch_mask
 from pmae.trainer import pretrain
+from pmae.training.distributed import PMAETrainer
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 1), dtype=np.uint8)
 SHORT = {"epochs": 2, "depth": 1, "batch_size": 20, "patch_size": 2, "precision": "fp32"}
@@ -79,3 +80,8 @@ def test_what_a_strategy_must_not_draw_is_refused(method, function, message):
 def test_a_function_without_its_name_in_the_settings_is_refused():
     with pytest.raises(ConfigError, match="needs a name"):
         train("mae", draw_mask=draw_patch_mask)
+
+
+def test_workers_do_not_take_a_strategy_of_ones_own():
+    with pytest.raises(ConfigError, match=r"strategy 'own:mine' does not reach workers; use pretrain\(\)"):
+        PMAETrainer(preset("quick").with_values({"strategy": "own:mine"}), IMAGES)
