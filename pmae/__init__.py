@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from pmae.probes import knn_probe as knn_probe
     from pmae.probes import linear_probe as linear_probe
     from pmae.probes import mlp_probe as mlp_probe
-    from pmae.trainer import PMAETrainer as PMAETrainer
     from pmae.trainer import PretrainResult as PretrainResult
     from pmae.trainer import pretrain as pretrain
+    from pmae.training.distributed import PMAETrainer as PMAETrainer
 
     __version__: str
 
@@ -48,7 +48,8 @@ _NAMES = {
         "ProbeResult", "corruption_probe", "crossval_knn_probe", "crossval_linear_probe", "finetune", "knn_probe",
         "linear_probe", "mlp_probe",
     ),
-    "pmae.trainer": ("PMAETrainer", "PretrainResult", "pretrain"),
+    "pmae.trainer": ("PretrainResult", "pretrain"),
+    "pmae.training.distributed": ("PMAETrainer",),
 }  # fmt: skip
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = ["__version__", *sorted(_MODULES)]

@@ -26,13 +26,14 @@ Basis = Literal["pca", "dct", "wavelet", "rotation", "pixel"]
 Precision = Literal["auto", "fp32", "bf16"]
 Pool = Literal["cls", "mean", "concat"]
 Compile = Literal["auto", "on", "off", "reduce-overhead", "max-autotune"]
-Preset = Literal["quick", "paper"]
+Preset = Literal["quick", "paper", "released-code"]
 
 METHODS: tuple[str, ...] = get_args(Method)
 COMPONENT_STRATEGIES: tuple[str, ...] = get_args(ComponentStrategy)
 PATCH_STRATEGIES: tuple[str, ...] = get_args(PatchStrategy)
 BASES: tuple[str, ...] = get_args(Basis)
 POOLS: tuple[str, ...] = get_args(Pool)
+OWN = "own:"  # begins the name of a basis or a strategy that is given to pretrain() as an object
 DEFAULT_RATIO = {"pmae": 0.20, "mae": 0.75}
 SAMPLED_RANGE = (0.1, 0.9)
 DEFAULT_EPOCHS = 100
@@ -129,12 +130,13 @@ class MaskingConfig:
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, METHODS)
-        if self.strategy is not None:
+        if self.strategy is not None and not is_own(self.strategy):
             check_choice(f"strategy (for method {self.method!r})", self.strategy, strategies_of_method(self.method))
         check_choice("per", self.per, ("image", "batch"))
         check_choice("loss", self.loss, ("components", "pixels"))
         check_choice("reduction", self.reduction, ("image", "batch"))
-        check_choice("basis", self.basis, BASES)
+        if not is_own(self.basis):
+            check_choice("basis", self.basis, BASES)
         _check_int("mask_unit", self.mask_unit, 1, optional=True)
         _check_bool("normalize_target", self.normalize_target)
         if self.ratio is not None:
@@ -302,7 +304,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW, linear warm-up, cosine to 0 (PMAE paper's recipe; it trains 800 epochs)."""
+    """AdamW with a warm-up and a cosine schedule. Defaults are the PMAE paper's recipe; it trains 800 epochs."""
 
     epochs: int | None = None
     """Passes over the training images. By default 100, or what --steps asks for."""
@@ -316,9 +318,14 @@ class OptimConfig:
     learning_rate: float = 1.5e-4
     """Base learning rate, at batch 256: the peak rate is this times the images in a batch / 256."""
     warmup_epochs: float | None = None
-    """Epochs of linear warm-up. By default a twentieth of the epochs."""
+    """Epochs of warm-up. By default a twentieth of the epochs."""
+    schedule: Literal["cosine", "released"] = "cosine"
+    """cosine: a linear warm-up, then a cosine to 0. released, as in the paper's code: one rate per epoch, which grows
+    tenfold with each epoch of the warm-up, then a cosine that would reach 0 that many epochs after the end."""
     weight_decay: float = 0.05
-    """AdamW's decay of the weight matrices (biases, norms and embeddings are not decayed)."""
+    """AdamW's weight decay."""
+    weight_decay_on: Literal["matrices", "all"] = "matrices"
+    """Decayed parameters: weight matrices only, or all (biases, norms, tokens and learned positions too)."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's moment decays."""
     clip_grad_norm: float | None = None
@@ -348,6 +355,8 @@ class OptimConfig:
                 )
         _check_number("learning_rate", self.learning_rate, 0, open_end=True)
         _check_number("weight_decay", self.weight_decay, 0)
+        check_choice("schedule", self.schedule, ("cosine", "released"))
+        check_choice("weight_decay_on", self.weight_decay_on, ("matrices", "all"))
         if any(not 0 <= b < 1 for b in _check_pair("betas", self.betas)):
             raise ConfigError(f"betas are {self.betas}; both must be in [0, 1)")
         if self.clip_grad_norm is not None:
@@ -401,6 +410,8 @@ REPLACES: dict[str, tuple[str, ...]] = {
     "optim.epochs": ("optim.steps", "optim.min_epochs"),
     "optim.steps": ("optim.epochs", "optim.min_epochs"),
 }
+# At their defaults these stay out of the hash, so that trainings and studies from before they were settings resume.
+LATER_SETTINGS = {"schedule": "cosine", "weight_decay_on": "matrices"}
 ONLY = {"pmae": ("loss", "basis"), "mae": ("mask_unit", "normalize_target")}
 
 
@@ -490,9 +501,8 @@ class PretrainConfig:
         if method != self.masking.method:
             kept = self.other_masking
             if kept is None or kept.method != method:
-                kept = MaskingConfig(method=method)
-            masking = replace(kept, per=self.masking.per, reduction=self.masking.reduction)
-            base = replace(self, masking=masking, other_masking=self.masking)
+                kept = MaskingConfig(method=method, per=self.masking.per, reduction=self.masking.reduction)
+            base = replace(self, masking=kept, other_masking=self.masking)
         nested = base.to_dict()
         present = {f"{section}.{name}": value for section, each in nested.items() for name, value in each.items()}
         changed = {n: v for n, v in given.items() if (list(v) if isinstance(v, tuple) else v) != present[n]}
@@ -500,7 +510,9 @@ class PretrainConfig:
         for name in (*replaced, *changed):
             section, _, setting = name.partition(".")
             nested[section][setting] = DEFAULTS[name] if name in replaced else changed[name]
-        return replace(self.from_dict(nested), other_masking=base.other_masking)
+        shared = {n: given[f"masking.{n}"] for n in ("per", "reduction") if f"masking.{n}" in changed}
+        other = base.other_masking and replace(base.other_masking, **shared)
+        return replace(self.from_dict(nested), other_masking=other)
 
     def _replaced_by(self, name: str, value: Any) -> tuple[str, ...]:
         if name == "masking.strategy" and "sampled" in (value, self.masking.strategy):
@@ -527,22 +539,30 @@ class PretrainConfig:
         A default counts the same whether it is left out or restated. Sizes and steps stay unknown before
         :meth:`resolve`, so hashes are compared between configurations that are both resolved or both not.
         """
-        numbers = json.loads(json.dumps(self._filled().to_dict()), parse_int=float)  # 1 and 1.0 are the same setting
+        sections, later = self._filled().to_dict(), LATER_SETTINGS.items()
+        values = {s: {n: v for n, v in each.items() if (n, v) not in later} for s, each in sections.items()}
+        numbers = json.loads(json.dumps(values), parse_int=float)  # 1 and 1.0 are the same setting
         text = json.dumps(numbers, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def preset(name: str, source: str = "digits", method: str = "pmae") -> PretrainConfig:
-    """The recipe ``quick`` or ``paper`` of ``pmae.presets`` for a dataset and a method."""
+    """A recipe of ``pmae.presets`` (``quick``, ``paper``, ``released-code``) for a dataset and a method."""
     check_choice("preset", name, list(PRESETS))
     check_choice("method", method, METHODS)
-    values = PRESETS[name](method)
-    return PretrainConfig.from_dict({**values, "data": {**values["data"], "dataset": source}})
+    values, (other,) = PRESETS[name](method), (m for m in METHODS if m != method)
+    config = PretrainConfig.from_dict({**values, "data": {**values["data"], "dataset": source}})
+    return replace(config, other_masking=MaskingConfig(**PRESETS[name](other)["masking"]))
 
 
 def strategies_of_method(method: str) -> tuple[str, ...]:
     """How masks of a method can be drawn, its default first."""
     return COMPONENT_STRATEGIES if method == "pmae" else PATCH_STRATEGIES
+
+
+def is_own(name: Any) -> bool:
+    """Whether a basis or a strategy is the user's own (``own:NAME``)."""
+    return isinstance(name, str) and name.startswith(OWN)
 
 
 def has_effect(setting: str, method: str) -> bool:

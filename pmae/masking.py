@@ -9,13 +9,21 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pmae.config import COMPONENT_STRATEGIES, PATCH_STRATEGIES, PretrainConfig, check_choice, check_ratio, masked_count
+from pmae.config import (
+    COMPONENT_STRATEGIES,
+    PATCH_STRATEGIES,
+    PretrainConfig,
+    check_choice,
+    check_ratio,
+    is_own,
+    masked_count,
+)
 from pmae.errors import ConfigError
 
 # Sides of a masked block: one at most about three times the other (Bao et al. 2022, BEiT).
@@ -305,6 +313,23 @@ def _dither_order(side: int, device: torch.device) -> Tensor:
 _PLACED: dict[str, Callable[[int, int, int, int, torch.Generator], Tensor]] = {"block": _block_mask, "grid": _grid_mask}
 
 
+class DrawMask(Protocol):
+    """A mask strategy of your own: a function or an object that is called once per step.
+
+    Args:
+        entries: PMAE: shares of the variance (E,), on the training device; MAE: (rows, columns) of the mask units.
+        ratio: ``masking.ratio``, or the one that was drawn for this batch from ``masking.ratio_range`` (MAE).
+        batch_size: Number B of masks.
+        generator: On the training device; draw from nothing else, else a seed no longer fixes the training.
+
+    Returns:
+        mask (B, E) or (B, rows * columns), bool, True = masked: some but not all of each row (PMAE), or
+        ``masked_count(rows * columns, ratio)`` of each row, as all images of a batch show equally many patches (MAE).
+    """
+
+    def __call__(self, entries: Any, ratio: float, batch_size: int, generator: torch.Generator, /) -> Tensor: ...
+
+
 class MaskDraw(NamedTuple):
     """The masks of one step.
 
@@ -326,11 +351,23 @@ class MaskSampler:
         config: Resolved settings.
         spectrum: Explained-variance ratio (E,) of the entries that are masked, on the training device; None for MAE.
         device: Where patch masks will be drawn: lookup tables are copied there now, not in the first step.
+        draw_mask: The strategy of a ``masking.strategy`` ``own:NAME``.
     """
 
-    def __init__(self, config: PretrainConfig, spectrum: Tensor | None, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        config: PretrainConfig,
+        spectrum: Tensor | None,
+        device: torch.device | None = None,
+        draw_mask: DrawMask | None = None,
+    ) -> None:
         self.config, self.masking, self.model = config, config.masking.resolve(), config.model
-        self.spectrum = spectrum
+        self.spectrum, self.own = spectrum, draw_mask
+        if is_own(self.masking.strategy) != (draw_mask is not None):
+            raise ConfigError(
+                f"strategy is {self.masking.strategy!r} and draw_mask is {draw_mask}; a strategy of your own needs "
+                "a name (masking.strategy 'own:NAME') and its function: pretrain(..., draw_mask=function)"
+            )
         if spectrum is None and device is not None:
             self._copy_tables(device)
 
@@ -364,6 +401,9 @@ class MaskSampler:
 
     def _components(self, spectrum: Tensor, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         assert self.masking.strategy is not None and self.masking.ratio is not None
+        if self.own is not None:
+            mask = self._own_mask(spectrum, spectrum.numel(), self.masking.ratio, draws, generator)
+            return mask, (mask * spectrum).sum(1) / spectrum.sum()
         ratio = self.masking.ratio_range or self.masking.ratio
         return draw_component_mask(spectrum, ratio, draws, generator, self.masking.strategy)
 
@@ -377,13 +417,30 @@ class MaskSampler:
     def _patches(self, ratio: float, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         assert self.masking.strategy is not None and self.model.image_size is not None
         side, units = self.model.grid, self._units
-        mask = draw_patch_mask((units, units), ratio, draws, generator, self.masking.strategy)
+        if self.own is not None:
+            mask = self._own_mask((units, units), units**2, ratio, draws, generator)
+        else:
+            mask = draw_patch_mask((units, units), ratio, draws, generator, self.masking.strategy)
         if units != side:
             mask = expand_mask_units(mask, units, side)
         if self.model.stride == self.model.patch_size:
             return mask, mask.double().mean(1)
         hidden = pixel_coverage(mask, side, self.model.patch_size, self.model.stride, self.model.image_size)
         return mask, hidden.flatten(1).double().mean(1)
+
+    def _own_mask(self, entries: Any, count: int, ratio: float, draws: int, generator: torch.Generator) -> Tensor:
+        assert self.own is not None
+        mask = self.own(entries, ratio, draws, generator)
+        least, most = (1, count - 1) if self.spectrum is not None else (masked_count(count, ratio),) * 2
+        is_mask = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == (draws, count)
+        masked = mask.sum(1) if is_mask else torch.zeros(1)
+        if not bool(((masked >= least) & (masked <= most)).all()):
+            drew = f"{masked.min()} to {masked.max()} masked entries in a row" if is_mask else repr(mask)
+            raise ConfigError(
+                f"strategy {self.masking.strategy!r} drew {drew}; it must draw a bool tensor of shape {(draws, count)} "
+                f"with {least} to {most} masked in each row"
+            )
+        return mask
 
     @property
     def _units(self) -> int:

@@ -1,9 +1,9 @@
-"""Pre-training in one process (:func:`pretrain`) or on several workers under Ray Train (:class:`PMAETrainer`)."""
+"""Pre-training in one process; on several workers see :class:`pmae.training.distributed.PMAETrainer`."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,15 +11,15 @@ from pmae.config import PretrainConfig
 from pmae.cost import step_flops
 from pmae.devices import pick_device, pick_threads
 from pmae.errors import ConfigError
+from pmae.masking import DrawMask
 from pmae.training.checkpoint import load_checkpoint, save_checkpoint
 from pmae.training.loader import Images
 from pmae.training.loop import OnEpoch, PretrainResult, Training
 
 if TYPE_CHECKING:
     from pmae.components import PrincipalComponents
-    from pmae.training.distributed import PMAETrainer
 
-__all__ = ["PMAETrainer", "PretrainResult", "Training", "pretrain"]
+__all__ = ["PretrainResult", "Training", "pretrain"]
 
 
 def pretrain(
@@ -34,6 +34,7 @@ def pretrain(
     device: str = "auto",
     checkpoint_every: int = 1,
     threads: int | None = None,
+    draw_mask: DrawMask | None = None,
 ) -> PretrainResult:
     """Pre-train one model in this process. A pure function of its arguments: one seed fixes every random number.
 
@@ -51,6 +52,8 @@ def pretrain(
         threads: CPU threads of the training; None takes one where a step is small and neither ``OMP_NUM_THREADS`` nor
             ``torch.set_num_threads`` chose a number, see :func:`pmae.devices.pick_threads`. The result reports it;
             torch's number is restored after every epoch.
+        draw_mask: A mask strategy of your own, see :class:`pmae.masking.DrawMask`; ``masking.strategy`` then names it
+            ``own:NAME``. It is not stored with checkpoints: give it again to resume.
 
     Raises:
         ConfigError: Settings contradict the images, the components, the machine or the checkpoint.
@@ -60,7 +63,7 @@ def pretrain(
     if threads is not None and threads < 1:
         raise ConfigError(f"threads is {threads}; it must be at least 1, or None for the default")
     where = pick_device(device)
-    training = Training(config, images, components, seed=seed, device=where)
+    training = Training(config, images, components, seed=seed, device=where, draw_mask=draw_mask)
     training.threads = pick_threads(step_flops(training.config), where) if threads is None else threads
     if resume_from is not None:
         training.restore(load_checkpoint(resume_from, training.config.hash(), seed))
@@ -70,11 +73,3 @@ def pretrain(
         if on_epoch is not None:
             on_epoch(record, training.model)
     return training.result()
-
-
-def __getattr__(name: str) -> Any:
-    if name == "PMAETrainer":  # Ray is imported only where it is used
-        from pmae.training.distributed import PMAETrainer
-
-        return PMAETrainer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,6 +27,7 @@ VERDICT_VERSION = 2
 MARGIN, DEFAULT_RATIO, MAE_DEFAULT_RATIO = 0.01, 0.20, 0.75
 ALPHA = 0.05
 PLANNED = ("margin", "default_ratio", "mae_default_ratio", "alpha", "looks", "ladder")  # of a plan, for the judge
+PLAIN = (None, "expected", "fixed", "random")  # strategies that the claims of the papers are about
 VERDICTS = ("holds", "fails", "inconclusive", "uninformative")
 
 Trials: TypeAlias = pa.Table | Study
@@ -191,12 +192,7 @@ def overall(rows: Sequence[VerdictRow], margin: Margin) -> dict[str, Any]:
 
 def _claimed(rows: list[VerdictRow]) -> list[VerdictRow]:
     """Rows on plain ratios of principal components or patches, which the papers' claims are about, if there are any."""
-    plain = [
-        row
-        for row in rows
-        if row["strategy"] in (None, "expected", "fixed", "random") and row["basis"] in (None, "pca")
-    ]
-    return plain or rows
+    return [row for row in rows if row["strategy"] in PLAIN and row["basis"] in (None, "pca")] or rows
 
 
 def _joint(rows: Sequence[VerdictRow], margin: Margin) -> dict[str, Any]:
@@ -231,7 +227,8 @@ def _answer(rows: Sequence[VerdictRow], margin: Margin) -> str:
 def row_answer(row: VerdictRow, margin: str) -> str:
     """The verdict of one row as a sentence that names the ratios compared, the loss at most, and the seeds."""
     share = "of the variance" if row["method"] == "pmae" else "of the patches"
-    name = f"masking {100 * row['default_ratio']:g} % {share}"
+    strategy = "" if row["strategy"] in PLAIN else f" (strategy {row['strategy']})"
+    name = f"masking {100 * row['default_ratio']:g} % {share}{strategy}"
     patch = "" if row["patch_size"] is None else f" (patch {row['patch_size']})"
     where = f"on {row['dataset']}{patch}"
     regret, best, low = row["regret"], row["best_ratio"], row["ci_low"]

@@ -104,7 +104,7 @@ def test_options_in_the_text_exist(page):
 @pytest.mark.timeout(900)  # trains an epoch; a busy machine needs minutes
 def test_python_examples_give_what_the_page_shows(monkeypatch):
     monkeypatch.chdir(ROOT)
-    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("python.md", "recipes.md"))
     examples = "\n".join(block for language, block in FENCE.findall(text) if language == "pycon")
     test = doctest.DocTestParser().get_doctest(examples, {}, "python.md", "docs/python.md", 0)
     flags = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL | doctest.NORMALIZE_WHITESPACE

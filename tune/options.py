@@ -61,7 +61,8 @@ class SearchOptions:
     mask_units: Annotated[tuple[int, ...] | None, shown_default("PIXELS ...", "the patch size")] = None
     """Sides in pixels of the squares that mae masks together; multiples of the patch size."""
     strategies: Annotated[tuple[str, ...] | None, shown_default("NAME ...", "expected for pmae, random for mae")] = None
-    """How masks are drawn; pmae: expected fixed sampled tvb bvt released; mae: random block grid."""
+    """How masks are drawn; pmae: expected fixed sampled tvb bvt released; mae: random block grid. The preset
+    released-code makes released the default."""
     basis: tuple[Basis, ...] = ("pca",)
     """Bases whose coordinates pmae masks."""
     search: Search = "tpe"

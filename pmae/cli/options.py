@@ -118,7 +118,8 @@ def _default_text(section: str, name: str) -> str:
     known = {p: _shown(value) for p, value in values.items() if value is not None}
     if len(known) == len(values) and len(set(known.values())) == 1:
         return f"(default: {next(iter(known.values()))})"
-    return f"(default: {', '.join(f'{value} in {p}' for p, value in known.items())})" if known else ""
+    recipes = {value: " and ".join(p for p in known if known[p] == value) for value in known.values()}
+    return f"(default: {', '.join(f'{value} in {names}' for value, names in recipes.items())})" if known else ""
 
 
 def _shown(value: Any) -> str:
@@ -169,7 +170,8 @@ class PresetOption:
 
     preset: Preset = "quick"
     """Recipe for all settings that are not given. quick: a small model and a short schedule that order ratios within
-    seconds a trial; paper: the PMAE paper's ViT-Tiny and 800 epochs."""
+    seconds a trial; paper: the PMAE paper's ViT-Tiny and 800 epochs; released-code: the same with what its released
+    code does differently."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import scipy.fft
 from pmae.components.eigen import Eigen, run_interruptibly
 from pmae.components.moments import Device, Shape, TrainingImages
 from pmae.components.principal import MAX_FULL_SIZE, PrincipalComponents, from_basis
-from pmae.config import BASES, check_choice
+from pmae.config import BASES, OWN, check_choice
 from pmae.errors import ConfigError
 
 Matrix = npt.NDArray[np.floating]
@@ -28,22 +28,27 @@ ROTATION_SEED = 0
 COLUMNS_AT_ONCE = 1024
 
 
-def fit_basis(name: str, images: Any, *, device: Device = "cpu", progress: bool = False) -> PrincipalComponents:
-    """Basis ``name`` with the variance of each coordinate over the training images, by falling variance.
+def fit_basis(
+    basis: str | Callable[[Shape], Matrix], images: Any, *, device: Device = "cpu", progress: bool = False
+) -> PrincipalComponents:
+    """A basis with the variance of each coordinate over the training images, by falling variance.
 
     Args:
-        name: ``pca``; ``dct``: the two-dimensional DCT-II of each channel; ``wavelet``: Daubechies' db2, periodic, of
+        basis: ``pca``; ``dct``: the two-dimensional DCT-II of each channel; ``wavelet``: Daubechies' db2, periodic, of
             each channel on as many levels as the sides can be halved; ``rotation``: a random one, always the same;
-            ``pixel``: the pixels themselves.
+            ``pixel``: the pixels themselves; or a function of your own from (C, H, W) to orthonormal columns (D, D),
+            D = C·H·W, whose basis is called ``own:`` and the function's name.
         images: An image set, whose ``train`` split is used, or an array (N, H, W, C).
         device: Where sums (and for ``pca`` eigenvectors) are computed.
         progress: Report on standard error when fitting ``pca`` takes more than a few seconds.
 
     Raises:
-        ConfigError: An unknown name, or images that the basis cannot take.
+        ConfigError: An unknown name, images that the basis cannot take, or columns that are not orthonormal.
         DataError: As :meth:`PrincipalComponents.fit`.
     """
-    check_choice("basis", name, BASES)
+    name = OWN + getattr(basis, "__name__", type(basis).__name__) if callable(basis) else basis
+    if not callable(basis):
+        check_choice("basis", name, BASES)
     if name == "pca":
         return PrincipalComponents.fit(images, device=device, progress=progress)
     data = TrainingImages.of(images)
@@ -52,7 +57,10 @@ def fit_basis(name: str, images: Any, *, device: Device = "cpu", progress: bool 
             f"basis {name!r} of images (C, H, W) = {data.shape} has {data.size} coordinates, more than the "
             f"{MAX_FULL_SIZE} that are held; lower image_size or use basis 'pca', which then keeps the leading ones"
         )
-    vectors = run_interruptibly(lambda: _MATRICES[name](data.shape))
+    make = basis if callable(basis) else _MATRICES[name]
+    vectors = run_interruptibly(lambda: np.asarray(make(data.shape)))
+    if callable(basis):
+        _check_orthonormal(vectors, data.size, name)
     moments = data.moments(device)
     correlation = moments.correlation()
     variances = run_interruptibly(lambda: _variances(vectors, correlation))
@@ -100,6 +108,14 @@ def rotation_matrix(shape: Shape, seed: int = ROTATION_SEED) -> Matrix:
 def pixel_matrix(shape: Shape) -> Matrix:
     """(D, D) identity: each pixel is a coordinate."""
     return np.eye(int(np.prod(shape)))
+
+
+def _check_orthonormal(vectors: Matrix, size: int, name: str) -> None:
+    if vectors.shape != (size, size) or not np.allclose(vectors.T @ vectors, np.eye(size), atol=1e-5):
+        raise ConfigError(
+            f"basis {name!r} is an array {vectors.shape} whose columns are not an orthonormal basis of the {size} "
+            f"pixel values; return ({size}, {size}), for example the q of numpy.linalg.qr"
+        )
 
 
 def _variances(vectors: Matrix, correlation: Matrix) -> npt.NDArray[np.float64]:

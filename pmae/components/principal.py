@@ -51,7 +51,7 @@ class PrincipalComponents:
         components: (D, K) float32 orthonormal columns V.
         explained_variance_ratio: (K,) float64 shares of the variance, falling; they sum to 1 when K = D.
         shape: (C, H, W).
-        basis: ``pca``, ``dct``, ``wavelet``, ``rotation`` or ``pixel``.
+        basis: ``pca``, ``dct``, ``wavelet``, ``rotation``, ``pixel`` or, of your own, ``own:NAME``.
         fingerprint: Hex hash of what it was fitted on.
         error_bound: How far, as a share of the variance, an entry of the ratio can be from the exact one; 0 where
             only rounding is left. The share of the residual, 1 minus their sum, adds these errors up: it is too large

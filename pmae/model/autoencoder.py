@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pmae.config import ModelConfig
 from pmae.errors import ConfigError
 from pmae.masking import pixel_coverage
-from pmae.model.encoder import build_vit, pool_tokens, use_fused_attention
+from pmae.model.encoder import build_vit, use_fused_attention
 from pmae.model.patches import patchify, position_parameter, unpatchify
 from pmae.model.projection import ComponentProjection
 
@@ -167,11 +167,6 @@ class MaskedAutoencoder(nn.Module):
         mean, var = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
         assert self.config.image_size is not None
         return unpatchify((patches - mean) / (var + 1e-6).sqrt(), self.config.image_size, self.patch_size)
-
-    def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Standardized images (B, C, H, W), nothing masked, to ``{"cls": (B, W), "mean": (B, W)}``."""
-        tokens = self.encoder.forward_features(images)
-        return {pool: pool_tokens(tokens, pool) for pool in ("cls", "mean")}
 
     def on(self, device: torch.device) -> MaskedAutoencoder:
         """Move to ``device`` and take the attention that is fastest there."""

@@ -32,7 +32,7 @@ from ray.train.torch import TorchTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pmae.config import PretrainConfig
+from pmae.config import PretrainConfig, is_own
 from pmae.errors import ConfigError, DivergedError
 from pmae.files import MappedArray
 from pmae.training.checkpoint import load_checkpoint, save_checkpoint
@@ -65,7 +65,7 @@ class PMAETrainer:
         callbacks: ``ray.train.UserCallback`` objects, for example Tune's ``TuneReportCallback``.
 
     Raises:
-        ConfigError: More workers than the cluster has cores for, or GPUs where it has none.
+        ConfigError: More workers than the cluster has cores for, GPUs where it has none, or a strategy of your own.
     """
 
     def __init__(
@@ -86,6 +86,8 @@ class PMAETrainer:
         placement_strategy: str = "PACK",
         callbacks: Sequence[Any] = (),
     ) -> None:
+        if is_own(config.masking.strategy):
+            raise ConfigError(f"strategy {config.masking.strategy!r} does not reach workers; use pretrain()")
         if not ray.is_initialized():
             _start_ray()
         self.images = as_images(images)

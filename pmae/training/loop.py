@@ -1,4 +1,4 @@
-"""One training run, an epoch at a time. :mod:`pmae.trainer` offers it in one process and under Ray Train."""
+"""One training run, an epoch at a time; ``trainer`` offers it in one process, ``distributed`` under Ray Train."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pmae.config import OptimConfig, PretrainConfig
+from pmae.config import OptimConfig, PretrainConfig, is_own
 from pmae.devices import autocast_dtype, cpu_threads, synchronise
 from pmae.errors import ConfigError, DataError, DivergedError
-from pmae.masking import MaskDraw, MaskSampler
+from pmae.masking import DrawMask, MaskDraw, MaskSampler
 from pmae.model.autoencoder import MaskedAutoencoder, MaskedOutput
 from pmae.model.encoder import Encoder
 from pmae.training.loader import Batches, Images, PixelStatistics, pixel_statistics, stream
@@ -69,21 +69,13 @@ class PretrainResult:
         return Encoder(self.model.encoder, *self.statistics, pool=self.config.model.pool).to(device).eval()
 
 
-@dataclass(frozen=True)
-class _EpochTotals:
-    """What the steps of an epoch leave on the device.
+class _EpochTotals(NamedTuple):
+    """What the steps of an epoch leave on the device."""
 
-    Attributes:
-        losses: (steps,) objective of each step, this worker's share.
-        sums: (2,) float64: squared error and squared target.
-        achieved: Achieved ratio of every mask drawn.
-        rate: Learning rate of the last step.
-    """
-
-    losses: Tensor
-    sums: Tensor
-    achieved: Tensor
-    rate: float
+    losses: Tensor  # (steps,) objective of each step, this worker's share
+    sums: Tensor  # (2,) float64: squared error and squared target
+    achieved: Tensor  # achieved ratio of every mask drawn
+    rate: float  # learning rate of the last step
 
 
 class Training:
@@ -101,7 +93,7 @@ class Training:
     * ``images_per_second``.
 
     Args:
-        config, images, components, seed: As for :func:`pmae.trainer.pretrain`.
+        config, images, components, seed, draw_mask: As for :func:`pmae.trainer.pretrain`.
         device: Where to train.
         rank, world_size: This worker and how many share each batch.
         wrap: What to do to the model before it is trained, for example DistributedDataParallel.
@@ -120,6 +112,7 @@ class Training:
         world_size: int = 1,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
         threads: int | None = None,
+        draw_mask: DrawMask | None = None,
     ) -> None:
         images = as_images(images)
         size, channels = int(images.images.shape[1]), int(images.images.shape[3])
@@ -136,7 +129,7 @@ class Training:
                 self.config.model, self.components, loss=masking.loss, normalize_target=masking.normalize_target
             ).on(device)
         spectrum = None if self.model.projection is None else self.model.projection.spectrum
-        self.masks = MaskSampler(self.config, spectrum, device)
+        self.masks = MaskSampler(self.config, spectrum, device, draw_mask)
         self.forward: Callable[..., MaskedOutput] = self.model if wrap is None else wrap(self.model)
         assert optim.epochs is not None
         self.last_epoch = optim.epochs
@@ -277,7 +270,8 @@ class Training:
 def learning_rate(config: OptimConfig, epoch: float, step: float, batch_size: int | None = None) -> float:
     """Rate of the step that begins at ``epoch`` (fractional, from 0) and takes ``step`` epochs.
 
-    Linear warm-up that reaches the peak at the end of ``warmup_epochs``, then a cosine to 0.
+    ``cosine``: a linear warm-up that reaches the peak at the end of ``warmup_epochs`` W, then a cosine to 0.
+    ``released``: in epoch e, peak 10^(e - W) for e < W, then peak (1 + cos(pi (e - W) / epochs)) / 2.
 
     Args:
         config: Its ``epochs`` are known: it was resolved, or they were given.
@@ -287,6 +281,9 @@ def learning_rate(config: OptimConfig, epoch: float, step: float, batch_size: in
     assert config.epochs is not None
     peak = config.learning_rate * (config.batch_size if batch_size is None else batch_size) / 256
     warmup = config.warmup_epochs or 0.0
+    if config.schedule == "released":
+        late = math.floor(epoch) - warmup
+        return peak * (10**late if late < 0 else 0.5 * (1 + math.cos(math.pi * late / config.epochs)))
     if epoch < warmup:
         return peak * min(1.0, (epoch + step) / warmup)
     progress = (epoch - warmup) / max(config.epochs - warmup, step)
@@ -318,14 +315,17 @@ def compiles(config: OptimConfig, device: torch.device, steps: int) -> bool:
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device | None = None) -> torch.optim.AdamW:
-    """AdamW that decays matrices only: biases, norms, tokens and position embeddings are left alone.
+    """AdamW that decays all parameters, or matrices only: not biases, norms, tokens and position embeddings.
 
     On a GPU it is capturable and its learning rate is a tensor there, so that a CUDA graph of the step reads the
     rate of the moment; elsewhere the rate is a number.
     """
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    plain = [p for n, p in trained if p.ndim < 2 or n.endswith(("pos_embed", "cls_token", "mask_token"))]
-    decayed = [p for n, p in trained if not (p.ndim < 2 or n.endswith(("pos_embed", "cls_token", "mask_token")))]
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, p in model.named_parameters():
+        is_matrix = p.ndim >= 2 and not name.endswith(("pos_embed", "cls_token", "mask_token"))
+        if p.requires_grad:
+            (decayed if is_matrix or config.weight_decay_on == "all" else plain).append(p)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     capturable = device is not None and device.type == "cuda"
     optimizer = torch.optim.AdamW(
@@ -394,6 +394,8 @@ def fit_components(basis: str, images: Images) -> PrincipalComponents:
     from pmae.components import cached_components
     from pmae.components.bases import fit_basis
 
+    if is_own(basis):
+        raise ConfigError(f"basis is {basis!r}; give its components, as fit_basis(function, images) fits them")
     if hasattr(images, "fingerprint"):
         return cached_components(images, basis)[0]
     return fit_basis(basis, images)

@@ -8,6 +8,7 @@ import pytest
 
 from pmae.config import (
     COMPONENT_STRATEGIES,
+    LATER_SETTINGS,
     SECTIONS,
     SETTINGS,
     DataConfig,
@@ -18,6 +19,7 @@ from pmae.config import (
     preset,
 )
 from pmae.errors import ConfigError
+from pmae.presets import PRESETS
 
 
 def test_components_are_masked_as_expected_unless_asked_otherwise():
@@ -45,14 +47,14 @@ def test_what_is_none_is_derived_by_resolve_alone():
     assert found.resolve(8, 1, 1000) == found == found.resolve(8, 1)
 
 
-@pytest.mark.parametrize("name", ["quick", "paper"])
+@pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("method", ["pmae", "mae"])
 def test_presets_do_not_depend_on_the_name_of_the_source(name, method):
     configs = [preset(name, source, method).with_values({"dataset": "x"}) for source in ("digits", "npz:/a", "q")]
     assert len({c.hash() for c in configs}) == 1
 
 
-@pytest.mark.parametrize("name", ["quick", "paper"])
+@pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("resolved", [False, True])
 def test_restating_what_is_set_changes_nothing(name, resolved):
     config = preset(name)
@@ -84,6 +86,21 @@ def test_a_restated_default_has_the_same_hash(method, values):
     assert restated.resolve(8, 1, 100).hash() == config.resolve(8, 1, 100).hash()
 
 
+@pytest.mark.parametrize(
+    ("name", "method", "size", "channels", "expected"),
+    [
+        ("quick", "pmae", 8, 1, "a1272273dc4c923b"),
+        ("paper", "pmae", 32, 3, "41e93a70b3bdcbb5"),
+        ("paper", "mae", 32, 3, "b8018cea99c9f16f"),
+    ],
+)
+def test_settings_that_came_later_leave_the_hashes_of_trainings_before_them(name, method, size, channels, expected):
+    config = preset(name, "cifar10" if size == 32 else "digits", method).resolve(size, channels, 1295)
+    assert config.hash() == expected
+    for later in LATER_SETTINGS:
+        assert config.with_values({later: {"schedule": "released"}.get(later, "all")}).hash() != expected
+
+
 def test_hashes_tell_settings_apart_and_not_how_a_number_is_written():
     config = PretrainConfig()
     assert config.with_values({"weight_decay": 1}).hash() == config.with_values({"weight_decay": 1.0}).hash()
@@ -92,7 +109,7 @@ def test_hashes_tell_settings_apart_and_not_how_a_number_is_written():
     assert steps.hash() == preset("quick").with_values({"epochs": steps.optim.epochs}).resolve(8, 1, 1000).hash()
 
 
-@pytest.mark.parametrize("name", ["quick", "paper"])
+@pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("values", [{}, {"ratio": 0.35, "basis": "dct"}, {"strategy": "sampled", "loss": "pixels"}])
 def test_a_method_that_is_set_and_set_back_leaves_no_trace(name, values):
     config = preset(name).with_values(values)

@@ -28,8 +28,8 @@ PAPER = {
               "depth": 12, "heads": 3, "mlp_ratio": 4.0, "decoder_width": 512, "decoder_depth": 8, "decoder_heads": 16,
               "position": "learned", "pool": "cls"},
     "optim": {"epochs": 800, "steps": None, "min_epochs": 1, "batch_size": 512, "learning_rate": 1.5e-4,
-              "warmup_epochs": 40, "weight_decay": 0.05, "betas": [0.9, 0.95], "clip_grad_norm": None,
-              "precision": "auto", "compile": "auto"},
+              "warmup_epochs": 40, "schedule": "cosine", "weight_decay": 0.05, "weight_decay_on": "matrices",
+              "betas": [0.9, 0.95], "clip_grad_norm": None, "precision": "auto", "compile": "auto"},
     "probe": {"protocol": "paper", "knn_k": 20},
 }  # fmt: skip
 

@@ -80,6 +80,11 @@ def test_the_answer_states_a_default_that_fails() -> None:
     assert re.search(r"by at least 4\.\d points \(95 % confidence, 5 paired seeds\)\. Training adds", answer)
 
 
+def test_the_answer_names_a_strategy_that_does_not_mask_what_the_ratio_says() -> None:
+    answer = judge(as_table(study_rows(strategy="released"))).answer
+    assert answer.startswith("Masking 20 % of the variance (strategy released) holds up on")
+
+
 def test_the_answer_of_an_open_study_still_states_what_the_default_loses_at_most() -> None:
     verdict = judge(as_table(study_rows(better_at(0.55, 0.012))))
     high = at_most(verdict.rows[0]["ci_high"])

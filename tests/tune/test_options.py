@@ -66,6 +66,26 @@ def test_settings_of_one_method_stay_out_of_the_other_ones_trials():
         plan_study(parse_options(["--loss", "pixels", "--methods", "mae"], "study"))
 
 
+def test_the_released_codes_preset_is_studied_with_its_own_masks():
+    words = ["--limit", "200", "--image-size", "16", "--preset"]
+    plan = plan_study(parse_options([*words, "released-code"], "study"))
+    found = {s.method: plan.config(s) for s in plan.space.grid()}
+    assert {m: (c.masking.strategy, c.masking.per) for m, c in found.items()} == {
+        "pmae": ("released", "batch"),
+        "mae": ("random", "image"),
+    }
+    for config in found.values():
+        assert (config.model.patch_size, config.model.heads, config.model.position) == (8, 12, "sincos")
+        assert (config.optim.schedule, config.optim.weight_decay_on) == ("released", "all")
+    assert {len(plan.images.indices(s)) > 0 for s in ("train", "val", "test")} == {True}
+    for more, strategies in (
+        (["released-code", "--strategies", "expected"], {"pmae": ("expected",), "mae": ("random",)}),
+        (["released-code", "--methods", "mae"], {"mae": ("random",)}),
+        (["paper"], {"pmae": ("expected",), "mae": ("random",)}),
+    ):
+        assert plan_study(parse_options([*words, *more], "study")).space.strategies == strategies
+
+
 def test_the_split_follows_the_seed_unless_it_has_its_own():
     splits = [
         plan_study(parse_options([*words, "--limit", "200"], "study")).images.fingerprint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pmae.config import PretrainConfig
+from pmae.config import PretrainConfig, strategies_of_method
 from pmae.errors import ConfigError
 from studies.formatting import duration
 from studies.statistics.margin import Margin
@@ -115,7 +115,7 @@ def _method(plan: StudyPlan, method: str) -> str:
     text = (
         f"ratio {_ratios(space.ratios[method])} {share}, patch {', '.join(p.label for p in space.patches[method])} px"
     )
-    if len(space.strategies[method]) > 1:
+    if space.strategies[method] != strategies_of_method(method)[:1]:
         text += f", strategy {', '.join(space.strategies[method])}"
     if method == "pmae" and space.bases != ("pca",):
         text += f", basis {', '.join(space.bases)}"

@@ -44,20 +44,9 @@ MOST_ROUNDS = 5  # of --until-settled
 ALPHA = 0.05
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What a preset spends where the user says nothing."""
-
-    trials: int
-    confirm_seeds: int
-    round_seeds: int  # with --until-settled
-    rule: ConfirmRule
-
-
-BUDGETS = {
-    "quick": Budget(trials=8, confirm_seeds=5, round_seeds=4, rule=ConfirmRule()),
-    "paper": Budget(trials=24, confirm_seeds=5, round_seeds=4, rule=ConfirmRule()),
-}
+# Where the user says nothing: trials of the exploration by preset, and seeds (of each round with --until-settled).
+TRIALS = {"quick": 8, "paper": 24, "released-code": 24}
+CONFIRM_SEEDS, ROUND_SEEDS = 5, 4
 
 
 @dataclass(frozen=True)
@@ -177,10 +166,7 @@ def plan_study(
     options = options.fitted(images)
     space = _space(options, images.image_size)
     base = _base(options, space, len(images.indices("train")))
-    budget = BUDGETS[options.training.preset]
-    trials = _trials(options.search, space, budget)
-    usual = budget.round_seeds if options.confirm.until_settled else budget.confirm_seeds
-    seeds = options.confirm.confirm_seeds or usual
+    seeds = options.confirm.confirm_seeds or (ROUND_SEEDS if options.confirm.until_settled else CONFIRM_SEEDS)
     plan = StudyPlan(
         options=options,
         name=as_study_name(images.name) if options.storage.name is None else options.storage.name,
@@ -188,9 +174,9 @@ def plan_study(
         base=base,
         images=images,
         search=options.search.search,
-        trials=trials,
+        trials=_trials(options, space),
         seeds=tuple(confirm_seeds(seeds, options.training.seed)),
-        rule=rule or budget.rule,
+        rule=rule or ConfirmRule(),
         metrics=metrics,
     )
     for setting in space.grid():  # every combination is built once, so that none fails hours later
@@ -243,11 +229,13 @@ def _space(options: StudyOptions, size: int) -> Space:
     patches = {
         m: patch_settings(size, sizes, search.patch_strides, search.mask_units if m == "mae" else None) for m in methods
     }
+    # With the other presets a study draws masks whose mean share is the ratio, whatever their recipe says.
+    recipe = ("released",) if options.training.preset == "released-code" and "pmae" in methods else None
     space = Space(
         ladder=_ladder(options, methods),
         ratios={m: _ratios(search, m) for m in methods},
         patches=patches,
-        strategies=strategies_of(methods, search.strategies),
+        strategies=strategies_of(methods, search.strategies or recipe),
         bases=tuple(dict.fromkeys(search.basis)),
         default_ratio=options.confirm.default_ratio,
         image_size=size,
@@ -257,12 +245,9 @@ def _space(options: StudyOptions, size: int) -> Space:
 
 
 def _preset_patch_sizes(name: str, image_size: int) -> tuple[int, ...]:
-    paper = preset("paper").model.patch_size
-    return (
-        (paper,)
-        if name == "paper" and image_size % paper == 0 and image_size > paper
-        else default_patch_sizes(image_size)
-    )
+    usual = preset(name).model.patch_size
+    fits = name != "quick" and image_size % usual == 0 and image_size > usual
+    return (usual,) if fits else default_patch_sizes(image_size)
 
 
 def _ratios(search: SearchOptions, method: str) -> Ratios:
@@ -288,14 +273,15 @@ def _base(options: StudyOptions, space: Space, train_images: int = MOST) -> Pret
     return base
 
 
-def _trials(search: SearchOptions, space: Space, budget: Budget) -> int:
+def _trials(options: StudyOptions, space: Space) -> int:
+    search = options.search
     if search.search == "grid":
         return len(space.grid())
     if search.search == "none":
         return 0
     if search.trials is not None:
         return search.trials
-    return max(budget.trials, 2 * len(space.fixed()))
+    return max(TRIALS[options.training.preset], 2 * len(space.fixed()))
 
 
 def _warnings(plan: StudyPlan) -> list[str]:
@@ -388,15 +374,14 @@ def distinct_ladder(plan: StudyPlan) -> dict[str, list[float]]:
 def versions() -> dict[str, str]:
     """Versions of what computes the results."""
     packages = ("pmae", "torch", "timm", "numpy", "ray", "optuna", "pyarrow")
-    return {"python": platform.python_version(), **{p: metadata.version(p) for p in packages if _installed(p)}}
+    return {"python": platform.python_version(), **{p: v for p in packages if (v := _version(p)) is not None}}
 
 
-def _installed(package: str) -> bool:
+def _version(package: str) -> str | None:
     try:
-        metadata.version(package)
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def code_version() -> str:
@@ -411,7 +396,7 @@ def code_version() -> str:
         run = None
     if run is not None and run.returncode == 0 and (root / ".git").exists():
         return run.stdout.strip()
-    return metadata.version("pmae") if _installed("pmae") else "unknown"
+    return _version("pmae") or "unknown"
 
 
 def splits_present(images: ImageSet) -> None:

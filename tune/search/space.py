@@ -16,16 +16,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pmae.config import (
-    COMPONENT_STRATEGIES,
     DEFAULT_RATIO,
     MIN_TOKENS,
-    PATCH_STRATEGIES,
     PretrainConfig,
     check_choice,
     check_patches,
     check_ratio,
     masked_count,
     patches_per_side,
+    strategies_of_method,
 )
 from pmae.errors import ConfigError
 
@@ -97,7 +96,7 @@ class Setting:
     @property
     def label(self) -> str:
         """Readable name, for example ``pmae r=0.20 p=4``."""
-        extra = "" if self.strategy in (COMPONENT_STRATEGIES[0], PATCH_STRATEGIES[0]) else f" {self.strategy}"
+        extra = "" if self.strategy == strategies_of_method(self.method)[0] else f" {self.strategy}"
         extra += "" if self.method == "mae" or self.basis == "pca" else f" {self.basis}"
         ratio = "" if self.ratio is None else f" r={self.ratio:.2f}"
         return f"{self.method}{ratio} p={self.patches.label}{extra}"
@@ -347,7 +346,7 @@ def tokens_of(image_size: int, patches: Patches) -> int:
 
 def strategies_of(methods: Sequence[str], asked: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
     """The requested strategies by method; each must belong to a method of the study."""
-    allowed = {m: COMPONENT_STRATEGIES if m == "pmae" else PATCH_STRATEGIES for m in methods}
+    allowed = {m: strategies_of_method(m) for m in methods}
     if asked is None:
         return {m: a[:1] for m, a in allowed.items()}
     everything = [s for a in allowed.values() for s in a]

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from pmae.errors import ConfigError, DivergedError
-from pmae.trainer import PMAETrainer, pretrain
+from pmae.trainer import pretrain
+from pmae.training.distributed import PMAETrainer
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -220,7 +220,7 @@ def test_credentials_do_not_reach_runtime_environments(monkeypatch):
 TRAINER = """
 import numpy, psutil
 from pmae.config import preset
-from pmae.trainer import PMAETrainer
+from pmae.training.distributed import PMAETrainer
 
 PMAETrainer(preset("quick"), numpy.zeros((20, 8, 8, 1), numpy.uint8), use_gpu=False)
 processes = psutil.Process().children(recursive=True)
