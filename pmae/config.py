@@ -35,6 +35,7 @@ BASES: tuple[str, ...] = get_args(Basis)
 POOLS: tuple[str, ...] = get_args(Pool)
 DEFAULT_RATIO = {"pmae": 0.20, "mae": 0.75}
 SAMPLED_RANGE = (0.1, 0.9)
+GROUP_SIZE = 16
 DEFAULT_EPOCHS = 100
 # Largest matrix that is held and decomposed: of pixel values, or of images where those are fewer. Of larger images the
 # leading components are kept.
@@ -111,8 +112,10 @@ class MaskingConfig:
     """How masks are drawn. pmae: expected (the mean masked share equals the ratio), fixed (the nearest share), sampled
     (see ratio_range), tvb (targets are the components of lowest variance), bvt (of highest) or released (the paper's
     code). mae: random, block or grid. By default expected for pmae and random for mae."""
-    per: Literal["image", "batch"] = "image"
-    """One mask per image or one per batch."""
+    per: Literal["image", "group", "batch"] = "image"
+    """One mask per image, per group of group_size consecutive images of a batch, or per batch."""
+    group_size: int | None = None
+    """Images that share a mask, with per group; smaller batches share one. By default 16."""
     loss: Literal["components", "pixels"] = "components"
     """pmae: compare masked components (PMAE Eq. 3.1) or pixels (Eq. A.1)."""
     reduction: Literal["image", "batch"] = "image"
@@ -131,7 +134,12 @@ class MaskingConfig:
         check_choice("method", self.method, METHODS)
         if self.strategy is not None:
             check_choice(f"strategy (for method {self.method!r})", self.strategy, strategies_of_method(self.method))
-        check_choice("per", self.per, ("image", "batch"))
+        check_choice("per", self.per, ("image", "group", "batch"))
+        _check_int("group_size", self.group_size, 2, optional=True)
+        if self.group_size is not None and self.per != "group":
+            raise ConfigError(
+                f"group_size {self.group_size} has no effect with per={self.per!r}; use per='group' or leave it out"
+            )
         check_choice("loss", self.loss, ("components", "pixels"))
         check_choice("reduction", self.reduction, ("image", "batch"))
         check_choice("basis", self.basis, BASES)
@@ -171,7 +179,7 @@ class MaskingConfig:
         return self.ratio_range or (SAMPLED_RANGE if self.strategy == "sampled" else None)
 
     def resolve(self) -> MaskingConfig:
-        """A copy with strategy and ratio filled in; a ratio that is drawn is the middle of its range."""
+        """A copy with strategy, ratio and group size filled in; a ratio that is drawn is the middle of its range."""
         drawn = self.drawn_from
         usual = DEFAULT_RATIO[self.method] if drawn is None else (drawn[0] + drawn[1]) / 2
         return replace(
@@ -179,6 +187,7 @@ class MaskingConfig:
             strategy=self.strategy or strategies_of_method(self.method)[0],
             ratio_range=drawn,
             ratio=usual if self.ratio is None or drawn is not None else self.ratio,
+            group_size=self.group_size or (GROUP_SIZE if self.per == "group" else None),
         )
 
 
@@ -397,6 +406,7 @@ SETTINGS = {dotted.partition(".")[2]: dotted for dotted in DEFAULTS if dotted no
 REPLACES: dict[str, tuple[str, ...]] = {
     "masking.ratio": ("masking.ratio_range",),
     "masking.ratio_range": ("masking.ratio",),
+    "masking.per": ("masking.group_size",),
     "model.encoder": ("model.width", "model.depth", "model.heads"),
     "optim.epochs": ("optim.steps", "optim.min_epochs"),
     "optim.steps": ("optim.epochs", "optim.min_epochs"),
@@ -491,7 +501,8 @@ class PretrainConfig:
             kept = self.other_masking
             if kept is None or kept.method != method:
                 kept = MaskingConfig(method=method)
-            masking = replace(kept, per=self.masking.per, reduction=self.masking.reduction)
+            shared = {name: getattr(self.masking, name) for name in ("per", "group_size", "reduction")}
+            masking = replace(kept, **shared)
             base = replace(self, masking=masking, other_masking=self.masking)
         nested = base.to_dict()
         present = {f"{section}.{name}": value for section, each in nested.items() for name, value in each.items()}
@@ -527,7 +538,10 @@ class PretrainConfig:
         A default counts the same whether it is left out or restated. Sizes and steps stay unknown before
         :meth:`resolve`, so hashes are compared between configurations that are both resolved or both not.
         """
-        numbers = json.loads(json.dumps(self._filled().to_dict()), parse_int=float)  # 1 and 1.0 are the same setting
+        values = self._filled().to_dict()
+        if values["masking"]["group_size"] is None:
+            del values["masking"]["group_size"]  # hashes of older studies do not have it
+        numbers = json.loads(json.dumps(values), parse_int=float)  # 1 and 1.0 are the same setting
         text = json.dumps(numbers, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

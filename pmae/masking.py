@@ -305,12 +305,18 @@ def _dither_order(side: int, device: torch.device) -> Tensor:
 _PLACED: dict[str, Callable[[int, int, int, int, torch.Generator], Tensor]] = {"block": _block_mask, "grid": _grid_mask}
 
 
+def repeat_masks(mask: Tensor, images: int) -> Tensor:
+    """Masks of groups of ceil(images / G) consecutive images, the last one maybe smaller: (G, E) to (images, E)."""
+    return mask if len(mask) == images else mask.repeat_interleave(-(-images // len(mask)), 0)[:images]
+
+
 class MaskDraw(NamedTuple):
     """The masks of one step.
 
     Attributes:
-        mask: (b, E) or (b, N) bool, True = masked: this worker's part.
-        achieved: (batch,) or (1,) float64, the masked share of the variance or of the pixels of each mask drawn.
+        mask: Bool, True = masked. Patches: (b, N) for this worker's b images. Components: (b, E), or fewer rows for
+            consecutive groups of images, see :func:`repeat_masks`.
+        achieved: (draws,) float64, the masked share of the variance or of the pixels of each mask drawn.
         visible_tokens: Visible patches per mask, known on the CPU; None for components.
     """
 
@@ -345,7 +351,8 @@ class MaskSampler:
             generator: On the training device.
             ratio_generator: On the CPU, for a patch ratio drawn per batch (its size must be known without a wait).
         """
-        draws = 1 if self.masking.per == "batch" else batch
+        sharing = {"image": 1, "group": self.masking.group_size or batch, "batch": batch}[self.masking.per]
+        draws = -(-batch // sharing)
         if self.spectrum is not None:
             visible = None
             mask, achieved = self._components(self.spectrum, draws, generator)
@@ -353,9 +360,9 @@ class MaskSampler:
             ratio = self._patch_ratio(ratio_generator)
             visible = self.visible_tokens(ratio)
             mask, achieved = self._patches(ratio, draws, generator)
-        if draws == 1 and batch > 1:
-            mask = mask.expand(batch, -1)
-        return MaskDraw(mask[shard], achieved, visible)
+        if self.spectrum is None or (draws > 1 and range(batch)[shard] != range(batch)):
+            mask = repeat_masks(mask, batch)[shard]  # a worker's part may begin within a group
+        return MaskDraw(mask, achieved, visible)
 
     def visible_tokens(self, ratio: float) -> int:
         """Patches that a masking ratio leaves visible in each image, from the settings alone (MAE)."""

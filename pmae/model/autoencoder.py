@@ -107,7 +107,8 @@ class MaskedAutoencoder(nn.Module):
 
         Args:
             images: Standardized images (B, C, H, W), float32.
-            mask: PMAE: (B, K) over components; MAE: (B, N) over patches, as many masked in every row.
+            mask: PMAE: (B, K) or (G, K) over components, see :func:`pmae.masking.repeat_masks`; MAE: (B, N) over
+                patches, as many masked in every row.
             visible_tokens: Visible patches per row when known (MAE); saves a wait for the device.
         """
         if self.projection is not None:
@@ -116,12 +117,13 @@ class MaskedAutoencoder(nn.Module):
 
     def _mask_components(self, projection: ComponentProjection, images: Tensor, mask: Tensor) -> MaskedOutput:
         flat = images.flatten(1)
-        shown = projection.visible(flat, mask).view_as(images)
+        columns = projection.masked_columns(mask, len(images))
+        shown = projection.visible(flat, mask, columns).view_as(images)
         prediction = self._decode(self.decoder_embed(self.encoder.forward_features(shown))).to(images.dtype)
         if self.loss == "components":
-            error, count = projection.masked_squares(prediction.flatten(1) - flat, mask)
+            error, count = projection.masked_squares(prediction.flatten(1) - flat, mask, columns)
         else:
-            error = (prediction.flatten(1) - projection.target(flat, mask)).square().sum(1)
+            error = (prediction.flatten(1) - projection.target(flat, mask, columns)).square().sum(1)
             count = torch.full_like(error, flat.shape[1])
         # The visible and the masked part add up to the image, so the target needs no further matrix product.
         target = (images - shown).square().sum().detach()
