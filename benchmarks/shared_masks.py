@@ -71,7 +71,7 @@ def time_steps(
         "rounds": rounds,
         "masked_columns": {way: statistics.mean(shares) for way, shares in masked.items()},
         "milliseconds": {way: spread(spent) for way, spent in seconds.items()},
-        "times_as_fast": {way: _quartiles(seconds["image"], spent) for way, spent in seconds.items() if way != "image"},
+        "times_as_fast": {way: _ratios(seconds["image"], spent) for way, spent in seconds.items() if way != "image"},
     }
 
 
@@ -94,9 +94,8 @@ def _step(training: Training, pixels: Tensor, masks: torch.Generator, ratios: to
     return float(draw.mask.double().mean())
 
 
-def _quartiles(plain: list[float], ours: list[float]) -> dict[str, float]:
-    ratios = sorted(a / b for a, b in zip(plain, ours, strict=True))
-    low, _, high = statistics.quantiles(ratios, n=4)
+def _ratios(plain: list[float], ours: list[float]) -> dict[str, float]:
+    low, _, high = statistics.quantiles([a / b for a, b in zip(plain, ours, strict=True)], n=4)
     return {**paired_ratio(plain, ours), "lower_quartile": low, "upper_quartile": high}
 
 
@@ -112,22 +111,25 @@ def run_trial(config: PretrainConfig, images: ImageSet, components: PrincipalCom
 
 
 def summarize(trials: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, Any]]:
-    """Mean and standard deviation each way, and the paired differences to one mask per image."""
-    plain = trials["image"]
+    """Mean and standard deviation each way over the seeds that all have, and the paired differences to ``image``."""
+    seeds = min(map(len, trials.values()))
     found = {}
     for way, ours in trials.items():
-        accuracies = [trial["accuracy"] for trial in ours]
-        row: dict[str, Any] = {"mean": statistics.mean(accuracies), "sd": statistics.stdev(accuracies)}
-        row["train_loss"] = statistics.mean(trial["train_loss"] for trial in ours)
-        row["cpu_seconds"] = spread([trial["cpu_seconds"] for trial in ours])
-        if way != "image":
-            differences = [a["accuracy"] - b["accuracy"] for a, b in zip(ours, plain, strict=True)]
-            half = student.ppf(0.975, len(plain) - 1) * statistics.stdev(differences) / len(plain) ** 0.5
-            mean = statistics.mean(differences)
-            row["difference"] = {"mean": mean, "low": mean - float(half), "high": mean + float(half)}
-            row["times_as_fast"] = _quartiles(
-                [trial["cpu_seconds"] for trial in plain], [trial["cpu_seconds"] for trial in ours]
+        accuracies, seconds, losses, plain, plain_seconds = (
+            [trial[name] for trial in each[:seeds]]
+            for each, name in (
+                *((ours, name) for name in ("accuracy", "cpu_seconds", "train_loss")),
+                *((trials["image"], name) for name in ("accuracy", "cpu_seconds")),
             )
+        )
+        row: dict[str, Any] = {"mean": statistics.mean(accuracies), "sd": statistics.stdev(accuracies)}
+        row |= {"train_loss": statistics.mean(losses), "cpu_seconds": spread(seconds)}
+        if way != "image":
+            differences = [a - b for a, b in zip(accuracies, plain, strict=True)]
+            half = float(student.ppf(0.975, seeds - 1)) * statistics.stdev(differences) / seeds**0.5
+            mean = statistics.mean(differences)
+            row["difference"] = {"mean": mean, "low": mean - half, "high": mean + half}
+            row["times_as_fast"] = paired_ratio(plain_seconds, seconds)
         found[way] = row
     return found
 
@@ -140,26 +142,28 @@ def measure_steps(options: argparse.Namespace, result: dict[str, Any]) -> None:
         tasks += [(f"CIFAR-10, 32 px, batch {n}", cifar10, quick(4, optim__batch_size=n), 1) for n in (32, 128)]
     components: dict[str, PrincipalComponents] = {}
     for name, images, config, times in tasks:
-        known = components.setdefault(images.fingerprint, fit_basis("pca", images))
-        result["steps"][name] = time_steps(config, images, known, options.rounds * times)
+        if images.fingerprint not in components:
+            components[images.fingerprint] = fit_basis("pca", images)
+        result["steps"][name] = time_steps(config, images, components[images.fingerprint], options.rounds * times)
         print(name, json.dumps(result["steps"][name], indent=1), flush=True)
         write(result, options.out)
 
 
 def measure_accuracy(options: argparse.Namespace, result: dict[str, Any]) -> None:
-    """All ways with one seed after the other; the result is written after every seed from the second on."""
+    """All ways with one seed after the other, after those that the results hold already; written after every trial."""
     images = load_images(options.root or options.set, None, None, options.limit)
     components = fit_basis("pca", images)
-    trials: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    row = result["accuracy"].setdefault(options.set, {"trials": {way: [] for way in options.ways}})
+    row |= {"patch_size": options.patch, "train_images": len(images.indices("train")), "evaluation": evaluation(images)}
     for seed in range(options.seeds):
-        for way, values in WAYS.items():
-            trials[way].append(run_trial(quick(options.patch).with_values(values), images, components, seed))
-            print(options.set, seed, way, trials[way][-1], flush=True)
-        if seed:
-            result["accuracy"][options.set] = {
-                "patch_size": options.patch, "train_images": len(images.indices("train")), "seeds": seed + 1,
-                "evaluation": evaluation(images), "ways": summarize(trials), "trials": trials,
-            }  # fmt: skip
+        for way, trials in row["trials"].items():
+            if len(trials) > seed:
+                continue
+            trials.append(run_trial(quick(options.patch).with_values(WAYS[way]), images, components, seed))
+            print(options.set, seed, way, trials[-1], flush=True)
+            row["seeds"] = min(map(len, row["trials"].values()))
+            if row["seeds"] > 1:
+                row["ways"] = summarize(row["trials"])
             write(result, options.out)
 
 
@@ -180,6 +184,7 @@ def main() -> None:
     parser.add_argument("--root", help="their source, where that is not their name")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--patch", type=int, default=2)
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="the first one is image")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--out", type=Path, default=RESULTS / "shared-masks.json")
     options = parser.parse_args()

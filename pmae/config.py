@@ -113,9 +113,9 @@ class MaskingConfig:
     (see ratio_range), tvb (targets are the components of lowest variance), bvt (of highest) or released (the paper's
     code). mae: random, block or grid. By default expected for pmae and random for mae."""
     per: Literal["image", "group", "batch"] = "image"
-    """One mask per image, per group of group_size consecutive images of a batch, or per batch."""
+    """One mask per image, per group of consecutive images of a batch, or per batch."""
     group_size: int | None = None
-    """Images that share a mask, with per group; smaller batches share one. By default 16."""
+    """Most images that share a mask, for per group only. By default 16."""
     loss: Literal["components", "pixels"] = "components"
     """pmae: compare masked components (PMAE Eq. 3.1) or pixels (Eq. A.1)."""
     reduction: Literal["image", "batch"] = "image"

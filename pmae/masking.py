@@ -122,7 +122,7 @@ def _expected_prefix(
 
 
 def draw_patch_mask(
-    tokens: int | tuple[int, int],
+    grid: tuple[int, int],
     ratio: float,
     batch_size: int,
     generator: torch.Generator,
@@ -133,7 +133,7 @@ def draw_patch_mask(
     At least one patch stays visible and at least one is masked.
 
     Args:
-        tokens: Number N of patches, or (rows, columns). ``block`` and ``grid`` take a lone number as a square.
+        grid: Rows and columns of patches, N in all.
         ratio: Masked share of the patches in (0, 1).
         batch_size: Number B of masks.
         generator: The masks are drawn on its device.
@@ -146,14 +146,13 @@ def draw_patch_mask(
     """
     check_choice("strategy", strategy, PATCH_STRATEGIES)
     check_ratio(ratio)
-    count = tokens if isinstance(tokens, int) else tokens[0] * tokens[1]
-    if count < 2:
-        raise ConfigError(f"tokens is {tokens!r}; masking needs at least 2 patches, so take a smaller patch_size")
-    masked = masked_count(count, ratio)
+    rows, columns = grid
+    if rows * columns < 2:
+        raise ConfigError(f"grid is {grid}; masking needs at least 2 patches, so take a smaller patch_size")
+    masked = masked_count(rows * columns, ratio)
     if strategy == "random":
-        keys = torch.rand(batch_size, count, device=generator.device, generator=generator)
+        keys = torch.rand(batch_size, rows * columns, device=generator.device, generator=generator)
         return _mask_smallest(keys, masked)
-    rows, columns = _rows_and_columns(tokens, strategy)
     return _PLACED[strategy](rows, columns, masked, batch_size, generator)
 
 
@@ -178,27 +177,23 @@ def expand_mask_units(mask_units: Tensor, units_per_side: int, patches_per_side:
     return square.repeat_interleave(times, 1).repeat_interleave(times, 2).flatten(1)
 
 
-def pixel_coverage(
-    mask: Tensor, grid: int | tuple[int, int], patch_size: int, patch_stride: int, image_size: int
-) -> Tensor:
+def pixel_coverage(mask: Tensor, grid: int, patch_size: int, patch_stride: int, image_size: int) -> Tensor:
     """Which pixels are hidden: those that no visible patch shows. With overlapping patches only these may be scored.
 
     Args:
         mask: (B, N) bool over the patches, row-major.
-        grid: Patches a side, or (rows, columns).
+        grid: Patches a side.
         patch_size, patch_stride, image_size: In pixels; (image_size - patch_size) / patch_stride + 1 patches a side.
 
     Returns:
         (B, image_size, image_size) bool, True = masked. With much overlap an image can have no masked pixel at all.
     """
-    rows, columns = (grid, grid) if isinstance(grid, int) else grid
-    side = (max(rows, columns) - 1) * patch_stride + patch_size
-    if rows != columns or rows * columns != mask.shape[-1] or side != image_size:
+    if grid**2 != mask.shape[-1] or (grid - 1) * patch_stride + patch_size != image_size:
         raise ConfigError(
-            f"{mask.shape[-1]} patches of {patch_size} px, {rows} x {columns} with stride {patch_stride}, do not "
-            f"cover a {image_size}-px image"
+            f"{mask.shape[-1]} patches of {patch_size} px, {grid} x {grid} with stride {patch_stride}, do not cover a "
+            f"{image_size}-px image"
         )
-    visible = (~mask).view(-1, 1, rows, columns).float()
+    visible = (~mask).view(-1, 1, grid, grid).float()
     shown = F.conv_transpose2d(visible, visible.new_ones(1, 1, patch_size, patch_size), stride=patch_stride)
     return shown.squeeze(1) < 0.5
 
@@ -231,17 +226,6 @@ def _checked_spectrum(variances: Tensor) -> Tensor:
         if not bool(variances.sum() > 0):
             raise ConfigError("explained_variance_ratio is all zero: the images do not vary, so nothing can be masked")
     return variances
-
-
-def _rows_and_columns(tokens: int | tuple[int, int], strategy: str) -> tuple[int, int]:
-    if not isinstance(tokens, int):
-        return tokens
-    side = math.isqrt(tokens)
-    if side * side != tokens:
-        raise ConfigError(
-            f"tokens is {tokens}, not a square number; strategy {strategy!r} needs the patches' (rows, columns)"
-        )
-    return side, side
 
 
 def _mask_smallest(keys: Tensor, masked: int) -> Tensor:

@@ -10,7 +10,6 @@ Masks are drawn in ``masking``; True means masked.
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from pmae.config import ModelConfig
 from pmae.errors import ConfigError
 from pmae.masking import pixel_coverage
-from pmae.model.encoder import build_vit, pool_tokens, use_fused_attention
+from pmae.model.encoder import build_vit, use_fused_attention
 from pmae.model.patches import patchify, position_parameter, unpatchify
 from pmae.model.projection import ComponentProjection
 
@@ -57,7 +56,7 @@ class MaskedAutoencoder(nn.Module):
     """Encoder, decoder and loss.
 
     Args:
-        config: Shapes; ``image_size`` and ``channels`` may be None with ``components``.
+        config: Shapes; ``image_size`` and ``channels`` are known.
         components: With them components are masked (PMAE), without them patches (MAE).
         loss: ``components`` (Eq. 3.1) or ``pixels`` (Eq. A.1); PMAE only.
         normalize_target: Standardize each target patch by its own mean and variance; MAE only.
@@ -75,7 +74,12 @@ class MaskedAutoencoder(nn.Module):
         normalize_target: bool = False,
     ) -> None:
         super().__init__()
-        config = _with_size_of(config, components)
+        shape = (config.channels, config.image_size, config.image_size)
+        if components is not None and tuple(components.shape) != shape:
+            raise ConfigError(
+                f"the components were fitted on images of shape {components.shape}, but model.channels and "
+                f"model.image_size give {shape}; fit them on the images at hand"
+            )
         self.config, self.loss, self.normalize_target = config, loss, normalize_target
         self.patch_size, self.stride = config.patch_size, config.stride
         self.encoder = build_vit(config)
@@ -96,11 +100,6 @@ class MaskedAutoencoder(nn.Module):
         for token in (self.encoder.cls_token, self.mask_token):
             if token is not None:
                 nn.init.normal_(token, std=0.02)
-
-    @property
-    def method(self) -> str:
-        """``pmae`` (components masked) or ``mae`` (patches masked)."""
-        return "mae" if self.projection is None else "pmae"
 
     def forward(self, images: Tensor, mask: Tensor, visible_tokens: int | None = None) -> MaskedOutput:
         """Standardized images (B, C, H, W) and a mask, True = masked, to loss and prediction.
@@ -170,27 +169,10 @@ class MaskedAutoencoder(nn.Module):
         assert self.config.image_size is not None
         return unpatchify((patches - mean) / (var + 1e-6).sqrt(), self.config.image_size, self.patch_size)
 
-    def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Standardized images (B, C, H, W), nothing masked, to ``{"cls": (B, W), "mean": (B, W)}``."""
-        tokens = self.encoder.forward_features(images)
-        return {pool: pool_tokens(tokens, pool) for pool in ("cls", "mean")}
-
     def on(self, device: torch.device) -> MaskedAutoencoder:
         """Move to ``device`` and take the attention that is fastest there."""
         use_fused_attention(self, device.type == "cuda")
         return self.to(device)
-
-
-def _with_size_of(config: ModelConfig, components: PrincipalComponents | None) -> ModelConfig:
-    if components is None:
-        return config
-    channels, size, width = components.shape
-    for name, have, want in (("image_size", size, config.image_size), ("channels", channels, config.channels)):
-        if want not in (None, have):
-            raise ConfigError(f"model.{name} is {want}, but the components were fitted on images with {have}")
-    if size != width:
-        raise ConfigError(f"the components are of {size} x {width} px; images must be square")
-    return dataclasses.replace(config, image_size=size, channels=channels)
 
 
 def _initialize(module: nn.Module) -> None:

@@ -51,16 +51,6 @@ class ComponentProjection(nn.Module):
         self.register_buffer("basis", torch.tensor(components.components, dtype=torch.float32), persistent=False)
         self.register_buffer("spectrum", torch.tensor(components.spectrum, dtype=torch.float64), persistent=False)
 
-    @property
-    def entries(self) -> int:
-        """Length E of a mask."""
-        return self.spectrum.numel()
-
-    def coefficients(self, x: Tensor) -> Tensor:
-        """Vᵀ x of standardized images (B, D) or (B, C, H, W), as float32 (B, K)."""
-        with _full_precision(x):
-            return self._flat(x) @ self.basis
-
     def visible(self, x: Tensor, mask: Tensor, columns: Columns | None = None) -> Tensor:
         """The encoder's input V diag(1 - m) Vᵀ x (Bizeul et al. 2025, step 2), float32 in the shape of ``x``."""
         return self._part(x, mask, columns, masked=False)
@@ -69,21 +59,17 @@ class ComponentProjection(nn.Module):
         """The masked part V diag(m) Vᵀ x, what Eq. A.1 compares with in pixels; float32 in the shape of ``x``."""
         return self._part(x, mask, columns, masked=True)
 
-    def masked_error(self, difference: Tensor, mask: Tensor) -> Tensor:
-        """Mean squared error over the masked coordinates, ‖m ∘ Vᵀ(x̂ - x)‖² / |m| (Bizeul et al. 2025, Eq. 3.1).
+    def masked_squares(self, difference: Tensor, mask: Tensor, columns: Columns | None = None) -> tuple[Tensor, Tensor]:
+        """‖m ∘ Vᵀ(x̂ - x)‖² and |m|, whose ratio is the mean squared error of Bizeul et al. 2025, Eq. 3.1.
 
         Args:
             difference: Prediction minus image, (B, D) or (B, C, H, W).
             mask: (B, E) or (G, E), at least one entry True in each row.
+            columns: What :meth:`masked_columns` returned for this mask, if it was called before.
 
         Returns:
-            (B,) float32, one mean for each image. A masked residual counts as its D - K coordinates.
+            Two (B,) float32, the sum and the count of each image. A masked residual counts as its D - K coordinates.
         """
-        error, count = self.masked_squares(difference, mask)
-        return error / count
-
-    def masked_squares(self, difference: Tensor, mask: Tensor, columns: Columns | None = None) -> tuple[Tensor, Tensor]:
-        """Sum of squares over the masked coordinates and their number |m|, (B,) float32 each; see `masked_error`."""
         size, rank = self.basis.shape
         columns = columns or self.masked_columns(mask, len(difference))
         with _full_precision(difference):
@@ -105,9 +91,9 @@ class ComponentProjection(nn.Module):
             return error, count
 
     def masked_columns(self, mask: Tensor, images: int) -> Columns | None:
-        """Masked columns of V, (D, k) for each mask of ``mask`` (G, E), or None where it is cheaper to multiply all.
+        """Masked columns of V, (D, k) for each mask (G, E), or None where it is cheaper to multiply all columns.
 
-        The other methods take them as ``columns``: a step picks once what it needs twice.
+        The other methods take them as ``columns``, so that a step picks only once.
         """
         self._check(mask, images)
         # Picking makes a GPU wait for the number of columns, and breaks a compiled graph.
@@ -161,16 +147,12 @@ class ComponentProjection(nn.Module):
         return x.flatten(1).to(self.basis.dtype)
 
     def _check(self, mask: Tensor, images: int) -> None:
-        if mask.dtype != torch.bool or mask.ndim != 2 or mask.shape[1] != self.entries:
+        wanted, groups = len(self.spectrum), len(mask)
+        size = -(-images // max(groups, 1))
+        if mask.dtype != torch.bool or mask.shape != (groups, wanted) or -(-images // max(size, 1)) != groups:
             raise ConfigError(
-                f"the mask is {mask.dtype} of shape {tuple(mask.shape)}; it must be bool of shape (B, {self.entries}), "
-                "as draw_component_mask(projection.spectrum, ...) gives it"
-            )
-        groups = len(mask)
-        if groups > images or -(-images // -(-images // max(groups, 1))) != groups:
-            raise ConfigError(
-                f"{groups} masks cannot be shared by {images} images in equal groups; give one per image, one for all, "
-                "or one for each group of ceil(images / masks) images"
+                f"the mask is {mask.dtype} of shape {tuple(mask.shape)} for {images} images; it must be bool of shape "
+                f"(G, {wanted}), one mask per image or per ceil({images} / G) images, as MaskSampler draws it"
             )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 
 import pytest
 
 from pmae.config import (
     COMPONENT_STRATEGIES,
+    GROUP_SIZE,
     SECTIONS,
     SETTINGS,
     DataConfig,
@@ -82,6 +85,28 @@ def test_a_restated_default_has_the_same_hash(method, values):
     assert restated != config and restated.hash() == config.hash()
     assert restated.resolve(8, 1, 100) == config.resolve(8, 1, 100)
     assert restated.resolve(8, 1, 100).hash() == config.resolve(8, 1, 100).hash()
+
+
+def test_groups_have_a_size_that_other_masks_do_not_have():
+    config = PretrainConfig()
+    group = config.with_values({"per": "group"})
+    assert (config.resolve(8, 1).masking.group_size, group.resolve(8, 1).masking.group_size) == (None, GROUP_SIZE)
+    assert group.with_values({"group_size": GROUP_SIZE}).hash() == group.hash() != config.hash()
+    assert group.with_values({"group_size": 8}).hash() != group.hash()
+    assert group.with_values({"group_size": 8}).with_values({"method": "mae"}).masking.group_size == 8
+    assert group.with_values({"group_size": 8}).with_values({"per": "image"}) == config
+    with pytest.raises(ConfigError, match="group_size 8 has no effect with per='image'; use per='group'"):
+        config.with_values({"group_size": 8})
+    with pytest.raises(ConfigError, match="at least 2"):
+        group.with_values({"group_size": 1})
+
+
+def test_a_hash_is_what_it_was_before_groups_had_a_size():
+    config = PretrainConfig().resolve(8, 1)
+    values = config.to_dict()
+    assert values["masking"].pop("group_size") is None
+    text = json.dumps(json.loads(json.dumps(values), parse_int=float), sort_keys=True, separators=(",", ":"))
+    assert config.hash() == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def test_hashes_tell_settings_apart_and_not_how_a_number_is_written():
