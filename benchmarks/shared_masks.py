@@ -114,24 +114,23 @@ def summarize(trials: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, 
     """Mean and standard deviation each way over the seeds that all have, and the paired differences to ``image``."""
     seeds = min(map(len, trials.values()))
     found = {}
-    for way, ours in trials.items():
-        accuracies, seconds, losses, plain, plain_seconds = (
-            [trial[name] for trial in each[:seeds]]
-            for each, name in (
-                *((ours, name) for name in ("accuracy", "cpu_seconds", "train_loss")),
-                *((trials["image"], name) for name in ("accuracy", "cpu_seconds")),
-            )
-        )
-        row: dict[str, Any] = {"mean": statistics.mean(accuracies), "sd": statistics.stdev(accuracies)}
-        row |= {"train_loss": statistics.mean(losses), "cpu_seconds": spread(seconds)}
+    plain = _columns(trials["image"][:seeds])
+    for way, each in trials.items():
+        ours = _columns(each[:seeds])
+        row: dict[str, Any] = {"mean": statistics.mean(ours["accuracy"]), "sd": statistics.stdev(ours["accuracy"])}
+        row |= {"train_loss": statistics.mean(ours["train_loss"]), "cpu_seconds": spread(ours["cpu_seconds"])}
         if way != "image":
-            differences = [a - b for a, b in zip(accuracies, plain, strict=True)]
+            differences = [a - b for a, b in zip(ours["accuracy"], plain["accuracy"], strict=True)]
             half = float(student.ppf(0.975, seeds - 1)) * statistics.stdev(differences) / seeds**0.5
             mean = statistics.mean(differences)
             row["difference"] = {"mean": mean, "low": mean - half, "high": mean + half}
-            row["times_as_fast"] = paired_ratio(plain_seconds, seconds)
+            row["times_as_fast"] = paired_ratio(plain["cpu_seconds"], ours["cpu_seconds"])
         found[way] = row
     return found
+
+
+def _columns(trials: list[dict[str, float]]) -> dict[str, list[float]]:
+    return {name: [trial[name] for trial in trials] for name in trials[0]}
 
 
 def measure_steps(options: argparse.Namespace, result: dict[str, Any]) -> None:
