@@ -107,16 +107,17 @@ def run_trial(config: PretrainConfig, images: ImageSet, components: PrincipalCom
         pass
     seconds = time.process_time() - start
     loss = training.history[-1]["train_loss"]
-    return {"accuracy": score(training, images, seed), "train_loss": loss, "cpu_seconds": seconds}
+    return {"seed": seed, "accuracy": score(training, images, seed), "train_loss": loss, "cpu_seconds": seconds}
 
 
 def summarize(trials: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, Any]]:
     """Mean and standard deviation each way over the seeds that all have, and the paired differences to ``image``."""
-    seeds = min(map(len, trials.values()))
+    common = common_seeds(trials)
+    seeds = len(common)
     found = {}
-    plain = _columns(trials["image"][:seeds])
+    plain = _columns(trials["image"], common)
     for way, each in trials.items():
-        ours = _columns(each[:seeds])
+        ours = _columns(each, common)
         row: dict[str, Any] = {"mean": statistics.mean(ours["accuracy"]), "sd": statistics.stdev(ours["accuracy"])}
         row |= {"train_loss": statistics.mean(ours["train_loss"]), "cpu_seconds": spread(ours["cpu_seconds"])}
         if way != "image":
@@ -129,8 +130,14 @@ def summarize(trials: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, 
     return found
 
 
-def _columns(trials: list[dict[str, float]]) -> dict[str, list[float]]:
-    return {name: [trial[name] for trial in trials] for name in trials[0]}
+def common_seeds(trials: dict[str, list[dict[str, float]]]) -> list[float]:
+    """Seeds that were trained in every way."""
+    return sorted(set.intersection(*({trial["seed"] for trial in each} for each in trials.values())))
+
+
+def _columns(trials: list[dict[str, float]], seeds: list[float]) -> dict[str, list[float]]:
+    of_seed = {trial["seed"]: trial for trial in trials}
+    return {name: [of_seed[seed][name] for seed in seeds] for name in trials[0]}
 
 
 def measure_steps(options: argparse.Namespace, result: dict[str, Any]) -> None:
@@ -156,11 +163,11 @@ def measure_accuracy(options: argparse.Namespace, result: dict[str, Any]) -> Non
     row |= {"patch_size": options.patch, "train_images": len(images.indices("train")), "evaluation": evaluation(images)}
     for seed in range(options.seeds):
         for way, trials in row["trials"].items():
-            if len(trials) > seed:
+            if any(trial["seed"] == seed for trial in trials):
                 continue
             trials.append(run_trial(quick(options.patch).with_values(WAYS[way]), images, components, seed))
             print(options.set, seed, way, trials[-1], flush=True)
-            row["seeds"] = min(map(len, row["trials"].values()))
+            row["seeds"] = len(common_seeds(row["trials"]))
             if row["seeds"] > 1:
                 row["ways"] = summarize(row["trials"])
             write(result, options.out)
