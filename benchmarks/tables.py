@@ -286,6 +286,33 @@ def verdict_power(result: Result) -> str:
     return table(head, rows)
 
 
+def shared_masks(result: Result) -> str:
+    """Speed of a step and accuracy, by how many images share a mask."""
+    steps = [
+        [
+            name, f"{found['milliseconds']['image']['median']:.1f}",
+            *("{median:.2f} ({lower_quartile:.2f} to {upper_quartile:.2f})".format(**r)
+              for r in found["times_as_fast"].values()),
+        ]
+        for name, found in result["steps"].items()
+    ]  # fmt: skip
+    shared = list(next(iter(result["steps"].values()))["times_as_fast"])
+    head = ["step of the quick recipe", "CPU ms, one mask per image", *(f"per {way}, times as fast" for way in shared)]
+    text = f"PMAE at 20 %, one thread; medians with quartiles:\n\n{table(head, steps)}\n\n"
+    rows = []
+    for name, found in result["accuracy"].items():
+        for way, row in found["ways"].items():
+            compared = ["", ""]
+            if "difference" in row:
+                compared = [
+                    "{mean:+.2f} ({low:+.2f} to {high:+.2f})".format(**row["difference"]),
+                    "{median:.2f} ({lowest:.2f} to {highest:.2f})".format(**row["times_as_fast"]),
+                ]
+            rows.append([f"{name}, {found['seeds']} seeds", way, f"{row['mean']:.2f} ({row['sd']:.2f})", *compared])
+    head = ["images", "one mask per", "accuracy, % (sd)", "minus one per image, points (95 % interval)"]
+    return text + table([*head, "training, times as fast"], rows)
+
+
 def _root_mean_square(values: Iterable[float]) -> float:
     squares = [value * value for value in values]
     return math.sqrt(sum(squares) / len(squares))
@@ -307,6 +334,7 @@ TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "noise-short": (noise_short, "noise.json"),
     "recipes": (recipes, "recipes.json"),
     "verdict-power": (verdict_power, "verdict_power.json"),
+    "shared-masks": (shared_masks, "shared-masks.json"),
     "verdict-cost": (verdict_cost, "verdict_cost.json"),
 }
 

@@ -36,6 +36,7 @@ POOLS: tuple[str, ...] = get_args(Pool)
 OWN = "own:"  # begins the name of a basis or a strategy that is given to pretrain() as an object
 DEFAULT_RATIO = {"pmae": 0.20, "mae": 0.75}
 SAMPLED_RANGE = (0.1, 0.9)
+GROUP_SIZE = 16
 DEFAULT_EPOCHS = 100
 # Largest matrix that is held and decomposed: of pixel values, or of images where those are fewer. Of larger images the
 # leading components are kept.
@@ -112,8 +113,10 @@ class MaskingConfig:
     """How masks are drawn. pmae: expected (the mean masked share equals the ratio), fixed (the nearest share), sampled
     (see ratio_range), tvb (targets are the components of lowest variance), bvt (of highest) or released (the paper's
     code). mae: random, block or grid. By default expected for pmae and random for mae."""
-    per: Literal["image", "batch"] = "image"
-    """One mask per image or one per batch."""
+    per: Literal["image", "group", "batch"] = "image"
+    """One mask per image, per group of consecutive images of a batch, or per batch."""
+    group_size: int | None = None
+    """Most images that share a mask, for per group only. By default 16."""
     loss: Literal["components", "pixels"] = "components"
     """pmae: compare masked components (PMAE Eq. 3.1) or pixels (Eq. A.1)."""
     reduction: Literal["image", "batch"] = "image"
@@ -132,7 +135,12 @@ class MaskingConfig:
         check_choice("method", self.method, METHODS)
         if self.strategy is not None and not is_own(self.strategy):
             check_choice(f"strategy (for method {self.method!r})", self.strategy, strategies_of_method(self.method))
-        check_choice("per", self.per, ("image", "batch"))
+        check_choice("per", self.per, ("image", "group", "batch"))
+        _check_int("group_size", self.group_size, 2, optional=True)
+        if self.group_size is not None and self.per != "group":
+            raise ConfigError(
+                f"group_size {self.group_size} has no effect with per={self.per!r}; use per='group' or leave it out"
+            )
         check_choice("loss", self.loss, ("components", "pixels"))
         check_choice("reduction", self.reduction, ("image", "batch"))
         if not is_own(self.basis):
@@ -173,7 +181,7 @@ class MaskingConfig:
         return self.ratio_range or (SAMPLED_RANGE if self.strategy == "sampled" else None)
 
     def resolve(self) -> MaskingConfig:
-        """A copy with strategy and ratio filled in; a ratio that is drawn is the middle of its range."""
+        """A copy with strategy, ratio and group size filled in; a ratio that is drawn is the middle of its range."""
         drawn = self.drawn_from
         usual = DEFAULT_RATIO[self.method] if drawn is None else (drawn[0] + drawn[1]) / 2
         return replace(
@@ -181,6 +189,7 @@ class MaskingConfig:
             strategy=self.strategy or strategies_of_method(self.method)[0],
             ratio_range=drawn,
             ratio=usual if self.ratio is None or drawn is not None else self.ratio,
+            group_size=self.group_size or (GROUP_SIZE if self.per == "group" else None),
         )
 
 
@@ -406,12 +415,14 @@ SETTINGS = {dotted.partition(".")[2]: dotted for dotted in DEFAULTS if dotted no
 REPLACES: dict[str, tuple[str, ...]] = {
     "masking.ratio": ("masking.ratio_range",),
     "masking.ratio_range": ("masking.ratio",),
+    "masking.per": ("masking.group_size",),
     "model.encoder": ("model.width", "model.depth", "model.heads"),
     "optim.epochs": ("optim.steps", "optim.min_epochs"),
     "optim.steps": ("optim.epochs", "optim.min_epochs"),
 }
 # At their defaults these stay out of the hash, so that trainings and studies from before they were settings resume.
-LATER_SETTINGS = {"schedule": "cosine", "weight_decay_on": "matrices"}
+LATER_SETTINGS = {"group_size": None, "schedule": "cosine", "weight_decay_on": "matrices"}
+SHARED = ("per", "group_size", "reduction")  # masking settings that both methods have in common
 ONLY = {"pmae": ("loss", "basis"), "mae": ("mask_unit", "normalize_target")}
 
 
@@ -501,7 +512,7 @@ class PretrainConfig:
         if method != self.masking.method:
             kept = self.other_masking
             if kept is None or kept.method != method:
-                kept = MaskingConfig(method=method, per=self.masking.per, reduction=self.masking.reduction)
+                kept = MaskingConfig(method=method, **{name: getattr(self.masking, name) for name in SHARED})
             base = replace(self, masking=kept, other_masking=self.masking)
         nested = base.to_dict()
         present = {f"{section}.{name}": value for section, each in nested.items() for name, value in each.items()}
@@ -510,7 +521,8 @@ class PretrainConfig:
         for name in (*replaced, *changed):
             section, _, setting = name.partition(".")
             nested[section][setting] = DEFAULTS[name] if name in replaced else changed[name]
-        shared = {n: given[f"masking.{n}"] for n in ("per", "reduction") if f"masking.{n}" in changed}
+        touched = {*replaced, *changed}
+        shared = {n: nested["masking"][n] for n in SHARED if f"masking.{n}" in touched}
         other = base.other_masking and replace(base.other_masking, **shared)
         return replace(self.from_dict(nested), other_masking=other)
 

@@ -130,7 +130,7 @@ def _expected_prefix(
 
 
 def draw_patch_mask(
-    tokens: int | tuple[int, int],
+    grid: tuple[int, int],
     ratio: float,
     batch_size: int,
     generator: torch.Generator,
@@ -141,7 +141,7 @@ def draw_patch_mask(
     At least one patch stays visible and at least one is masked.
 
     Args:
-        tokens: Number N of patches, or (rows, columns). ``block`` and ``grid`` take a lone number as a square.
+        grid: Rows and columns of patches, N in all.
         ratio: Masked share of the patches in (0, 1).
         batch_size: Number B of masks.
         generator: The masks are drawn on its device.
@@ -154,14 +154,13 @@ def draw_patch_mask(
     """
     check_choice("strategy", strategy, PATCH_STRATEGIES)
     check_ratio(ratio)
-    count = tokens if isinstance(tokens, int) else tokens[0] * tokens[1]
-    if count < 2:
-        raise ConfigError(f"tokens is {tokens!r}; masking needs at least 2 patches, so take a smaller patch_size")
-    masked = masked_count(count, ratio)
+    rows, columns = grid
+    if rows * columns < 2:
+        raise ConfigError(f"grid is {grid}; masking needs at least 2 patches, so take a smaller patch_size")
+    masked = masked_count(rows * columns, ratio)
     if strategy == "random":
-        keys = torch.rand(batch_size, count, device=generator.device, generator=generator)
+        keys = torch.rand(batch_size, rows * columns, device=generator.device, generator=generator)
         return _mask_smallest(keys, masked)
-    rows, columns = _rows_and_columns(tokens, strategy)
     return _PLACED[strategy](rows, columns, masked, batch_size, generator)
 
 
@@ -186,27 +185,23 @@ def expand_mask_units(mask_units: Tensor, units_per_side: int, patches_per_side:
     return square.repeat_interleave(times, 1).repeat_interleave(times, 2).flatten(1)
 
 
-def pixel_coverage(
-    mask: Tensor, grid: int | tuple[int, int], patch_size: int, patch_stride: int, image_size: int
-) -> Tensor:
+def pixel_coverage(mask: Tensor, grid: int, patch_size: int, patch_stride: int, image_size: int) -> Tensor:
     """Which pixels are hidden: those that no visible patch shows. With overlapping patches only these may be scored.
 
     Args:
         mask: (B, N) bool over the patches, row-major.
-        grid: Patches a side, or (rows, columns).
+        grid: Patches a side.
         patch_size, patch_stride, image_size: In pixels; (image_size - patch_size) / patch_stride + 1 patches a side.
 
     Returns:
         (B, image_size, image_size) bool, True = masked. With much overlap an image can have no masked pixel at all.
     """
-    rows, columns = (grid, grid) if isinstance(grid, int) else grid
-    side = (max(rows, columns) - 1) * patch_stride + patch_size
-    if rows != columns or rows * columns != mask.shape[-1] or side != image_size:
+    if grid**2 != mask.shape[-1] or (grid - 1) * patch_stride + patch_size != image_size:
         raise ConfigError(
-            f"{mask.shape[-1]} patches of {patch_size} px, {rows} x {columns} with stride {patch_stride}, do not "
-            f"cover a {image_size}-px image"
+            f"{mask.shape[-1]} patches of {patch_size} px, {grid} x {grid} with stride {patch_stride}, do not cover a "
+            f"{image_size}-px image"
         )
-    visible = (~mask).view(-1, 1, rows, columns).float()
+    visible = (~mask).view(-1, 1, grid, grid).float()
     shown = F.conv_transpose2d(visible, visible.new_ones(1, 1, patch_size, patch_size), stride=patch_stride)
     return shown.squeeze(1) < 0.5
 
@@ -239,17 +234,6 @@ def _checked_spectrum(variances: Tensor) -> Tensor:
         if not bool(variances.sum() > 0):
             raise ConfigError("explained_variance_ratio is all zero: the images do not vary, so nothing can be masked")
     return variances
-
-
-def _rows_and_columns(tokens: int | tuple[int, int], strategy: str) -> tuple[int, int]:
-    if not isinstance(tokens, int):
-        return tokens
-    side = math.isqrt(tokens)
-    if side * side != tokens:
-        raise ConfigError(
-            f"tokens is {tokens}, not a square number; strategy {strategy!r} needs the patches' (rows, columns)"
-        )
-    return side, side
 
 
 def _mask_smallest(keys: Tensor, masked: int) -> Tensor:
@@ -313,6 +297,11 @@ def _dither_order(side: int, device: torch.device) -> Tensor:
 _PLACED: dict[str, Callable[[int, int, int, int, torch.Generator], Tensor]] = {"block": _block_mask, "grid": _grid_mask}
 
 
+def repeat_masks(mask: Tensor, images: int) -> Tensor:
+    """Masks of groups of ceil(images / G) consecutive images, the last one maybe smaller: (G, E) to (images, E)."""
+    return mask if len(mask) == images else mask.repeat_interleave(-(-images // len(mask)), 0)[:images]
+
+
 class DrawMask(Protocol):
     """A mask strategy of your own: a function or an object that is called once per step.
 
@@ -334,8 +323,9 @@ class MaskDraw(NamedTuple):
     """The masks of one step.
 
     Attributes:
-        mask: (b, E) or (b, N) bool, True = masked: this worker's part.
-        achieved: (batch,) or (1,) float64, the masked share of the variance or of the pixels of each mask drawn.
+        mask: Bool, True = masked. Patches: (b, N) for this worker's b images. Components: (b, E), or fewer rows for
+            consecutive groups of images, see :func:`repeat_masks`.
+        achieved: (draws,) float64, the masked share of the variance or of the pixels of each mask drawn.
         visible_tokens: Visible patches per mask, known on the CPU; None for components.
     """
 
@@ -382,7 +372,8 @@ class MaskSampler:
             generator: On the training device.
             ratio_generator: On the CPU, for a patch ratio drawn per batch (its size must be known without a wait).
         """
-        draws = 1 if self.masking.per == "batch" else batch
+        sharing = {"image": 1, "group": self.masking.group_size or batch, "batch": batch}[self.masking.per]
+        draws = -(-batch // sharing)
         if self.spectrum is not None:
             visible = None
             mask, achieved = self._components(self.spectrum, draws, generator)
@@ -390,9 +381,9 @@ class MaskSampler:
             ratio = self._patch_ratio(ratio_generator)
             visible = self.visible_tokens(ratio)
             mask, achieved = self._patches(ratio, draws, generator)
-        if draws == 1 and batch > 1:
-            mask = mask.expand(batch, -1)
-        return MaskDraw(mask[shard], achieved, visible)
+        if self.spectrum is None or (draws > 1 and range(batch)[shard] != range(batch)):
+            mask = repeat_masks(mask, batch)[shard]  # a worker's part may begin within a group
+        return MaskDraw(mask, achieved, visible)
 
     def visible_tokens(self, ratio: float) -> int:
         """Patches that a masking ratio leaves visible in each image, from the settings alone (MAE)."""

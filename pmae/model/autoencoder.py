@@ -10,7 +10,6 @@ Masks are drawn in ``masking``; True means masked.
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -57,7 +56,7 @@ class MaskedAutoencoder(nn.Module):
     """Encoder, decoder and loss.
 
     Args:
-        config: Shapes; ``image_size`` and ``channels`` may be None with ``components``.
+        config: Shapes; ``image_size`` and ``channels`` are known.
         components: With them components are masked (PMAE), without them patches (MAE).
         loss: ``components`` (Eq. 3.1) or ``pixels`` (Eq. A.1); PMAE only.
         normalize_target: Standardize each target patch by its own mean and variance; MAE only.
@@ -75,7 +74,12 @@ class MaskedAutoencoder(nn.Module):
         normalize_target: bool = False,
     ) -> None:
         super().__init__()
-        config = _with_size_of(config, components)
+        shape = (config.channels, config.image_size, config.image_size)
+        if components is not None and tuple(components.shape) != shape:
+            raise ConfigError(
+                f"the components were fitted on images of shape {components.shape}, but model.channels and "
+                f"model.image_size give {shape}; fit them on the images at hand"
+            )
         self.config, self.loss, self.normalize_target = config, loss, normalize_target
         self.patch_size, self.stride = config.patch_size, config.stride
         self.encoder = build_vit(config)
@@ -97,17 +101,13 @@ class MaskedAutoencoder(nn.Module):
             if token is not None:
                 nn.init.normal_(token, std=0.02)
 
-    @property
-    def method(self) -> str:
-        """``pmae`` (components masked) or ``mae`` (patches masked)."""
-        return "mae" if self.projection is None else "pmae"
-
     def forward(self, images: Tensor, mask: Tensor, visible_tokens: int | None = None) -> MaskedOutput:
         """Standardized images (B, C, H, W) and a mask, True = masked, to loss and prediction.
 
         Args:
             images: Standardized images (B, C, H, W), float32.
-            mask: PMAE: (B, K) over components; MAE: (B, N) over patches, as many masked in every row.
+            mask: PMAE: (B, K) or (G, K) over components, see :func:`pmae.masking.repeat_masks`; MAE: (B, N) over
+                patches, as many masked in every row.
             visible_tokens: Visible patches per row when known (MAE); saves a wait for the device.
         """
         if self.projection is not None:
@@ -116,12 +116,13 @@ class MaskedAutoencoder(nn.Module):
 
     def _mask_components(self, projection: ComponentProjection, images: Tensor, mask: Tensor) -> MaskedOutput:
         flat = images.flatten(1)
-        shown = projection.visible(flat, mask).view_as(images)
+        columns = projection.masked_columns(mask, len(images))
+        shown = projection.visible(flat, mask, columns).view_as(images)
         prediction = self._decode(self.decoder_embed(self.encoder.forward_features(shown))).to(images.dtype)
         if self.loss == "components":
-            error, count = projection.masked_squares(prediction.flatten(1) - flat, mask)
+            error, count = projection.masked_squares(prediction.flatten(1) - flat, mask, columns)
         else:
-            error = (prediction.flatten(1) - projection.target(flat, mask)).square().sum(1)
+            error = (prediction.flatten(1) - projection.target(flat, mask, columns)).square().sum(1)
             count = torch.full_like(error, flat.shape[1])
         # The visible and the masked part add up to the image, so the target needs no further matrix product.
         target = (images - shown).square().sum().detach()
@@ -172,18 +173,6 @@ class MaskedAutoencoder(nn.Module):
         """Move to ``device`` and take the attention that is fastest there."""
         use_fused_attention(self, device.type == "cuda")
         return self.to(device)
-
-
-def _with_size_of(config: ModelConfig, components: PrincipalComponents | None) -> ModelConfig:
-    if components is None:
-        return config
-    channels, size, width = components.shape
-    for name, have, want in (("image_size", size, config.image_size), ("channels", channels, config.channels)):
-        if want not in (None, have):
-            raise ConfigError(f"model.{name} is {want}, but the components were fitted on images with {have}")
-    if size != width:
-        raise ConfigError(f"the components are of {size} x {width} px; images must be square")
-    return dataclasses.replace(config, image_size=size, channels=channels)
 
 
 def _initialize(module: nn.Module) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from pmae.config import (
     COMPONENT_STRATEGIES,
+    GROUP_SIZE,
     LATER_SETTINGS,
     SECTIONS,
     SETTINGS,
@@ -97,8 +98,28 @@ def test_a_restated_default_has_the_same_hash(method, values):
 def test_settings_that_came_later_leave_the_hashes_of_trainings_before_them(name, method, size, channels, expected):
     config = preset(name, "cifar10" if size == 32 else "digits", method).resolve(size, channels, 1295)
     assert config.hash() == expected
-    for later in LATER_SETTINGS:
-        assert config.with_values({later: {"schedule": "released"}.get(later, "all")}).hash() != expected
+    others = {"group_size": 8, "schedule": "released", "weight_decay_on": "all"}
+    assert others.keys() == LATER_SETTINGS.keys()
+    for later, other in others.items():
+        group = {"per": "group"} if later == "group_size" else {}
+        assert config.with_values({later: other, **group}).hash() != config.with_values(group).hash()
+        assert config.with_values({later: other, **group}).hash() != expected
+
+
+def test_groups_have_a_size_that_other_masks_do_not_have():
+    config = PretrainConfig()
+    group = config.with_values({"per": "group"})
+    assert (config.resolve(8, 1).masking.group_size, group.resolve(8, 1).masking.group_size) == (None, GROUP_SIZE)
+    assert group.with_values({"group_size": GROUP_SIZE}).hash() == group.hash() != config.hash()
+    assert group.with_values({"group_size": 8}).hash() != group.hash()
+    assert group.with_values({"group_size": 8}).with_values({"method": "mae"}).masking.group_size == 8
+    assert group.with_values({"group_size": 8}).with_values({"per": "image"}) == config
+    other = group.with_values({"group_size": 8}).with_values({"method": "mae"}).with_values({"per": "image"})
+    assert other.with_values({"method": "pmae"}).masking.group_size is None
+    with pytest.raises(ConfigError, match="group_size 8 has no effect with per='image'; use per='group'"):
+        config.with_values({"group_size": 8})
+    with pytest.raises(ConfigError, match="at least 2"):
+        group.with_values({"group_size": 1})
 
 
 def test_hashes_tell_settings_apart_and_not_how_a_number_is_written():

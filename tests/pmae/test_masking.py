@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import subprocess
 import sys
 
@@ -15,9 +16,16 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from pmae import masking as masking_module
-from pmae.config import COMPONENT_STRATEGIES, PATCH_STRATEGIES
+from pmae.config import COMPONENT_STRATEGIES, PATCH_STRATEGIES, preset
 from pmae.errors import ConfigError
-from pmae.masking import draw_component_mask, draw_patch_mask, expand_mask_units, pixel_coverage
+from pmae.masking import (
+    MaskSampler,
+    draw_component_mask,
+    draw_patch_mask,
+    expand_mask_units,
+    pixel_coverage,
+    repeat_masks,
+)
 
 RATIO = {s: (0.1, 0.9) if s == "sampled" else 0.2 for s in COMPONENT_STRATEGIES}
 
@@ -217,12 +225,14 @@ def test_masks_are_the_same_in_another_process():
     code = (
         "import hashlib, torch; from pmae.masking import *;"
         "g = torch.Generator().manual_seed(3); p = torch.arange(1, 200.0) ** -1;"
-        "m = [draw_component_mask(p, 0.2, 16, g)[0]] + [draw_patch_mask(64, 0.75, 16, g, s) for s in {strategies}];"
+        "m = [draw_component_mask(p, 0.2, 16, g)[0]] + [draw_patch_mask((8, 8), 0.75, 16, g, s) for s in {strategies}];"
         "print(hashlib.sha256(torch.cat([x.flatten() for x in m]).numpy().tobytes()).hexdigest())"
     ).replace("{strategies}", repr(PATCH_STRATEGIES))
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     g, p = seeded(3), torch.arange(1, 200.0) ** -1
-    masks = [draw_component_mask(p, 0.2, 16, g)[0]] + [draw_patch_mask(64, 0.75, 16, g, s) for s in PATCH_STRATEGIES]
+    masks = [draw_component_mask(p, 0.2, 16, g)[0]] + [
+        draw_patch_mask((8, 8), 0.75, 16, g, s) for s in PATCH_STRATEGIES
+    ]
     here = hashlib.sha256(torch.cat([m.flatten() for m in masks]).numpy().tobytes()).hexdigest()
     assert here == other
 
@@ -294,18 +304,16 @@ def test_grid_at_a_half_is_a_checkerboard():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "ratio", "strategy", "message"),
+    ("grid", "ratio", "strategy", "message"),
     [
-        (16, 1.5, "random", "ratio is 1.5"),
-        (16, 0.75, "spiral", "allowed are random, block, grid"),
-        (15, 0.75, "block", "not a square"),
-        (15, 0.75, "grid", "not a square"),
-        (1, 0.75, "random", "at least 2 patches"),
+        ((4, 4), 1.5, "random", "ratio is 1.5"),
+        ((4, 4), 0.75, "spiral", "allowed are random, block, grid"),
+        ((1, 1), 0.75, "random", "at least 2 patches"),
     ],
 )
-def test_patch_masks_refuse_what_cannot_work(tokens, ratio, strategy, message):
+def test_patch_masks_refuse_what_cannot_work(grid, ratio, strategy, message):
     with pytest.raises(ConfigError, match=message):
-        draw_patch_mask(tokens, ratio, 4, seeded(), strategy)
+        draw_patch_mask(grid, ratio, 4, seeded(), strategy)
 
 
 def test_mask_units_cover_whole_squares_of_patches():
@@ -319,7 +327,7 @@ def test_mask_units_cover_whole_squares_of_patches():
 @pytest.mark.parametrize(("image", "patch", "stride"), [(8, 2, 2), (8, 4, 2), (10, 4, 3), (9, 3, 1)])
 def test_a_pixel_is_hidden_only_where_no_visible_patch_shows_it(image, patch, stride):
     side = (image - patch) // stride + 1
-    mask = draw_patch_mask(side * side, 0.7, 5, seeded(), "random")
+    mask = draw_patch_mask((side, side), 0.7, 5, seeded(), "random")
     hidden = pixel_coverage(mask, side, patch, stride, image)
     expected = torch.ones(5, image, image, dtype=torch.bool)
     for b, token in (~mask).nonzero().tolist():
@@ -347,4 +355,30 @@ def test_masks_are_drawn_on_the_device(strategy):
     mask, achieved = draw_component_mask(spectrum, RATIO[strategy], 16, generator, strategy)
     assert mask.is_cuda and achieved.is_cuda
     torch.testing.assert_close(achieved, (mask * spectrum).sum(1))
-    assert all(draw_patch_mask(64, 0.75, 4, generator, s).is_cuda for s in PATCH_STRATEGIES)
+    assert all(draw_patch_mask((8, 8), 0.75, 4, generator, s).is_cuda for s in PATCH_STRATEGIES)
+
+
+@pytest.mark.parametrize(("method", "strategy"), [*(("pmae", s) for s in COMPONENT_STRATEGIES), ("mae", "random")])
+def test_a_group_shares_a_mask_that_is_drawn_like_any_other_and_not_by_worker(method, strategy):
+    values = {"masking.strategy": strategy, "masking.per": "group", "masking.group_size": 12}
+    config = preset("quick", method=method).with_values(values).resolve(8, 1)
+    spectrum = digits_spectrum() if method == "pmae" else None
+    sampler = MaskSampler(config, spectrum)
+    whole = sampler.draw(32, seeded(), seeded(1))
+    if spectrum is not None:
+        ratio = config.masking.ratio_range or config.masking.ratio
+        mask, achieved = draw_component_mask(spectrum, ratio, 3, seeded(), strategy)
+        assert torch.equal(whole.mask, mask) and torch.equal(whole.achieved, achieved)
+    each = repeat_masks(whole.mask, 32)
+    sizes = each.unique_consecutive(dim=0, return_counts=True)[1].tolist()
+    assert sizes == ([32] if strategy in ("tvb", "bvt") else [11, 11, 10])
+    for ends in ([0, 16, 32], [0, 5, 13, 32]):
+        shards = [slice(*pair) for pair in itertools.pairwise(ends)]
+        drawn = [sampler.draw(32, seeded(), seeded(1), shard) for shard in shards]
+        assert torch.equal(torch.cat([draw.mask for draw in drawn]), each)
+        assert all(torch.equal(draw.achieved, whole.achieved) for draw in drawn)
+
+
+def test_a_group_larger_than_the_batch_is_the_batch():
+    config = preset("quick").with_values({"masking.per": "group", "masking.group_size": 64}).resolve(8, 1)
+    assert len(MaskSampler(config, digits_spectrum()).draw(32, seeded(), seeded()).mask) == 1

@@ -22,6 +22,7 @@ PAPER = {
     "data": {"crop_scale": [0.2, 1.0], "flip": True, "image_size": None, "limit": None, "data_root": None,
              "data_seed": 0, "dataset": "cifar10"},
     "masking": {"method": "pmae", "ratio": 0.2, "ratio_range": None, "strategy": "fixed", "per": "image",
+                "group_size": None,
                 "loss": "components", "reduction": "image", "basis": "pca", "mask_unit": None,
                 "normalize_target": False},
     "model": {"image_size": 32, "channels": 3, "patch_size": 8, "patch_stride": 8, "encoder": "vit_tiny", "width": 192,

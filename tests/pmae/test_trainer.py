@@ -37,7 +37,7 @@ def test_history_says_what_happened(digits, tiny, method):
     ] * 3
     assert (result.precision, result.training_problem) == ("fp32", None)
     assert (result.history[-1]["achieved_sd"] > 0.01) == (method == "pmae")
-    assert result.model.method == method
+    assert (result.model.projection is None) == (method == "mae")
     assert result.config.model.image_size == 8
     wanted = {"pmae": 0.20, "mae": 0.75}[method]
     assert result.history[-1]["achieved_ratio"] == pytest.approx(wanted, abs=0.02)
@@ -164,6 +164,7 @@ def test_pixel_statistics_are_exact(digits):
     [
         {"masking.ratio": 0.1},
         {"masking.ratio": 0.7, "masking.per": "batch"},
+        {"masking.per": "group"},
         {"masking.loss": "pixels"},
         {"masking.method": "mae"},
         {"masking.method": "mae", "masking.normalize_target": True},

@@ -44,6 +44,8 @@ def test_every_setting_that_is_not_searched_over_reaches_the_trials():
         words = [f"--{name.replace('_', '-')}", *option_words(values[name])]
         if name == "min_epochs":  # 450 steps of 32 images: 11 epochs
             words, values[name] = ["--min-epochs", "12"], 1
+        if name == "group_size":
+            words += ["--per", "group"]
         options = parse_options([*words, "--search", "none", "--patch-sizes", "4"], "study")
         plan = plan_study(options)
         method = "mae" if name == "normalize_target" else "pmae"

@@ -92,7 +92,7 @@ OTHER_VALUES = {
     "decoder_width": 32, "decoder_depth": 2, "decoder_heads": 2, "position": "sincos", "pool": "cls", "epochs": 9,
     "steps": 77, "min_epochs": 2, "batch_size": 64, "learning_rate": 0.5, "warmup_epochs": 0.5, "weight_decay": 0.3,
     "schedule": "released", "weight_decay_on": "all",
-    "betas": (0.5, 0.6), "clip_grad_norm": 2.0, "precision": "bf16", "compile": "off",
+    "betas": (0.5, 0.6), "clip_grad_norm": 2.0, "precision": "bf16", "compile": "off", "group_size": 8,
 }  # fmt: skip
 
 
@@ -101,10 +101,12 @@ def test_every_setting_of_a_training_is_an_option_of_the_same_name():
     assert {*OTHER_VALUES} == {*SETTINGS} - of_probes
     for name, value in OTHER_VALUES.items():
         needed = ["--method", "mae"] if name in ("ratio_range", "mask_unit", "normalize_target") else []
+        needed += ["--per", "group"] if name == "group_size" else []
         config = parsed(*needed, f"--{name.replace('_', '-')}", *option_words(value))
         section, _, setting = SETTINGS[name].partition(".")
         assert getattr(getattr(config, section), setting) == value, name
-        assert config == preset("quick", method=config.masking.method).with_values({name: value})
+        other = {"per": "group"} if name == "group_size" else {}
+        assert config == preset("quick", method=config.masking.method).with_values({name: value, **other})
 
 
 def test_help_is_the_settings_own_documentation(capsys):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
+from pmae.components import PrincipalComponents
 from pmae.config import ModelConfig
 from pmae.errors import ConfigError
+from pmae.masking import draw_component_mask, repeat_masks
+from pmae.model import projection
 from pmae.model.autoencoder import MaskedAutoencoder
 from pmae.model.patches import patchify, unpatchify
 
@@ -96,6 +101,29 @@ def test_gradients_reach_every_trained_parameter(images):
     model(images, some_masks(5, 16, 8)).loss.backward()
     missing = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert missing == []
+
+
+@pytest.mark.parametrize("loss", ["components", "pixels"])
+def test_masks_of_groups_give_the_losses_and_gradients_of_the_repeated_masks(images, monkeypatch, loss):
+    monkeypatch.setattr(projection, "LEAST_PICKED", 0)
+    pixels = (images.permute(0, 2, 3, 1).repeat(60, 1, 1, 1) * 40 + 128).clamp(0, 255).to(torch.uint8)
+    noise = torch.randint(0, 30, pixels.shape, generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    components = PrincipalComponents.fit((pixels // 2 + noise).numpy())
+    config = ModelConfig(image_size=8, channels=3, patch_size=2, **SMALL)
+    with pytest.raises(ConfigError, match=r"fitted on images of shape \(3, 8, 8\), .* give \(1, 8, 8\)"):
+        MaskedAutoencoder(dataclasses.replace(config, channels=1), components)
+    model = MaskedAutoencoder(config, components, loss=loss).double()
+    model.projection.basis = torch.linalg.qr(model.projection.basis)[0]  # orthonormal in float64 as well
+    shared = draw_component_mask(model.projection.spectrum, 0.3, 2, torch.Generator().manual_seed(0))[0]
+    assert model.projection.masked_columns(shared, 5) is not None
+    found = []
+    for mask in (shared, repeat_masks(shared, 5)):
+        model.zero_grad()
+        out = model(images, mask)
+        out.loss.backward()
+        values = [out.loss, out.squared_error, out.squared_target, out.masked_values]
+        found.append([*(v.detach().clone() for v in values), *(p.grad.clone() for p in model.parameters())])
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
 
 
 def test_a_size_that_is_not_known_is_asked_for():

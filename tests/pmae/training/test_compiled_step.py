@@ -29,6 +29,7 @@ BATCH = 32
 SETTINGS = {
     "pmae": {"masking.strategy": "expected", "optim.clip_grad_norm": 1.0},
     "mae": {"masking.method": "mae"},
+    "pmae, masks of groups": {"masking.per": "group", "masking.group_size": 12},
     "pmae, ratio range": {"masking.strategy": "sampled", "masking.ratio_range": (0.1, 0.9)},
     "mae, blocks of mask units": {"masking.method": "mae", "masking.strategy": "block", "masking.mask_unit": 4},
     "mae, grid, overlapping patches": {

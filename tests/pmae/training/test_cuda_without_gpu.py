@@ -38,6 +38,7 @@ PMAE = {
     **{name: {"masking.strategy": name} for name in ("fixed", "tvb", "bvt", "released")},
     "sampled": {"masking.strategy": "sampled", "masking.ratio_range": (0.1, 0.9)},
     "one mask per batch": {"masking.per": "batch"},
+    "masks of groups": {"masking.per": "group"},
     "loss in pixels": {"masking.loss": "pixels"},
     "pooled loss, clipped": {"masking.reduction": "batch", "optim.clip_grad_norm": 1.0},
     "overlapping patches": {"model.patch_size": 4, "model.patch_stride": 2},
@@ -56,6 +57,7 @@ MAE = {
     }.items()
 } | {
     "one mask per batch": {"masking.method": "mae", "masking.per": "batch"},
+    "masks of groups": {"masking.method": "mae", "masking.per": "group"},
     "normalized target": {"masking.method": "mae", "masking.normalize_target": True},
 }
 SETTINGS = [pytest.param(v, id=f"{v.get('masking.method', 'pmae')}: {k}") for s in (PMAE, MAE) for k, v in s.items()]
