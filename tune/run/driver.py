@@ -199,14 +199,14 @@ class StudyDriver:
         self._take_problems()
         for specs in self.state.rounds[self._rounds_shown :]:
             labels = dict.fromkeys(spec.label for spec in specs if spec.control is None)
-            self.display.line(f"  confirming {', '.join(labels)}")
+            self.display.detail(f"confirming {', '.join(labels)}")
             self.display.expect(self.state.planned)
             self._rounds_shown += 1
-        running = self.state.running
-        self.display.running([spec.name for spec in running])
+        running = len(self.state.running)
+        self.display.running(running)
         if self._gauges is not None and self.clock.monotonic() - self._gauges_at > GAUGES_EVERY:
             self._gauges_at = self.clock.monotonic()
-            self._gauges.show(self.state.records, len(running), self.plan.options.confirm.default_ratio)
+            self._gauges.show(self.state.records, running, self.plan.options.confirm.default_ratio)
 
     def _take_problems(self, wait: float = 0.0) -> None:
         with suppress(queue.Empty):

@@ -29,19 +29,19 @@ def finish(folder: Path, plan: StudyPlan, display: Display, *, complete: bool, r
     components = cached_components(plan.images, plan.space.bases[0])[0] if "pmae" in plan.space.methods else None
     merge_samples(folder, components)
     verdict = write_verdict(folder)
-    print_verdict(display.console, verdict)
     trials = read_study(folder).trials
-    print_comparisons(trials, display)
     _print_failures(trials, display)
+    print_comparisons(trials, display)
+    print_verdict(display.console, verdict, all_checks=display.detailed)
+    if complete:
+        display.always(f"next:    {_next(plan, folder, verdict, more)}", unbroken=True)
     report = write_pages(folder, display)  # takes seconds, so the verdict is printed first
-    display.always(f"tables:  {folder / 'trials.arrow'}, {folder / 'history.arrow'}")
+    if display.detailed or not report:
+        display.always(f"tables:  {folder / 'trials.arrow'}, {folder / 'history.arrow'}", unbroken=True)
     if report:
-        display.always(f"figures: {folder / 'figures'}")
-        display.always(f"report:  {folder / 'report.html'}")
+        display.always(f"report:  {folder / 'report.html'}", unbroken=True)
     if not complete:
-        display.always(f"resume with: {resume}")
-        return
-    display.always(f"next:    {_next(plan, folder, verdict, more)}")
+        display.always(f"resume with: {resume}", unbroken=True)
 
 
 def write_verdict(folder: Path) -> dict[str, Any]:
@@ -110,10 +110,11 @@ def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any], more: str) -> 
     if needed and not plan.options.confirm.until_settled:
         look, seeds = plan.options.confirm.look + 1, len(plan.seeds) + max(needed)
         return (
+            f"a new study with {seeds} seeds would probably settle it; --look {look} judges it at\n"
+            f"{100 * ALPHA / 2**look:.3g} %, since repeated looks err more often:\n"
             f"{more} --confirm-seeds {seeds} --look {look} --seed {plan.options.training.seed + look - 1} "
-            f"--name {plan.name}-{look}   (a new study with {seeds} seeds would probably settle it; --look {look} "
-            f"judges it at {100 * ALPHA / 2**look:.3g} %, since repeated looks err more often)"
+            f"--name {plan.name}-{look}"
         )
     if plan.options.data.dataset == "digits":
-        return "python tune/masking_ratio_study.py --dataset cifar10   (the same question on larger images)"
+        return "the same question on larger images: pmae-study --dataset cifar10"
     return f"python -m studies show {folder}"

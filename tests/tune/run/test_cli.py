@@ -56,6 +56,7 @@ SCRIPT = Path(__file__).resolve().parents[3] / "tune" / "masking_ratio_study.py"
         (["--storage", "s3://bucket/x?region=x&speed=9&endpoint_override=http://127.0.0.1:9"], "speed"),
         (["--storage", "s3://bucket/x?region=x&allow_bucket_creation=true"], "allowed are region"),
         (["--storage", "s3://bucket/x?region=x&endpoint_override=http://127.0.0.1:9"], "check the network"),
+        (["--quiet", "--verbose"], "leave one of them out"),
         (["--resume"], "there is no study"),
         (["--resume", "--name", "gone"], "'gone'"),
     ],
@@ -122,6 +123,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     storage = tmp_path / "runs"
     assert main(["--dry-run", "--storage", str(storage), "--trials", "8"]) == 0
     said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("Digits, 8 x 8 grey, 1,295 images: up to 83 trials, about ")
     for part in ("1295 train", "8 trials", "limited by", "expected", "5 paired seeds"):
         assert part in said
     assert not storage.exists()

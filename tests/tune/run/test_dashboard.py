@@ -78,7 +78,7 @@ def test_a_submitted_job_shows_its_progress_and_exports_what_grafana_asks_for(wo
         time.sleep(0.5)
     said = (tmp_path / "job.log").read_text()
     assert job.wait(60) == 0, said
-    assert re.search(r"\[1/\d\] explore  pmae r=0.20 p=4", said) and "[2/2] confirm" in said
+    assert re.search(r"\[1/\d\] explore pmae r=0.20 p=4", said) and "[2/2] confirm" in said
     assert f"its access token is in {token_path()}" in said and token not in said
     asked = set(re.findall(r"ray_pmae_\w+", DASHBOARD.read_text()))
     assert len(asked) == 9 and not asked - seen
