@@ -9,6 +9,8 @@ from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
+from tune.trial.spec import trial_name
+
 
 class StopWhen(Stopper):
     """Stops all trials at once when ``condition`` holds."""
@@ -58,11 +60,34 @@ class KeepProcesses(FIFOScheduler):
         trials, cache = controller.get_trials(), getattr(controller, "_actor_cache", None)
         if cache is not None and trials and self._processes:
             cache.increase_max(trials[0].placement_group_factory, by=self._processes)
+            name_tasks(controller)
             self._processes = 0
         if cache is not None and self._drop_idle:
             controller._cleanup_cached_actors(force_all=True)
             self._drop_idle = False
         return None
+
+
+def name_tasks(controller: Any) -> None:
+    """Give the tasks of each trial its name, which Ray's dashboard shows; Tune calls all of them ``Trial.train``.
+
+    Args:
+        controller: Tune's, whose private method submits one task per report of a trial. Without it names are missing.
+    """
+    schedule = getattr(controller, "_schedule_trial_train", None)
+    if schedule is None:
+        return
+
+    def schedule_named(trial: Trial) -> None:
+        tracked, spec = controller._trial_to_actor[trial], trial.config["trial"]
+        actor, _ = controller._actor_manager._live_actors_to_ray_actors_resources[tracked]
+        actor.train = actor.train.options(name=trial_name(spec["label"], spec["seed"]))
+        try:
+            schedule(trial)
+        finally:
+            del actor.train  # hides the method while one task is submitted
+
+    controller._schedule_trial_train = schedule_named
 
 
 class Watch(Callback):

@@ -117,11 +117,10 @@ class StudyDriver:
         return StudySearch(self.state, self._end, self.plan.space, self.folder / "optuna.db", self.plan.name)
 
     def _tuner(self, search: StudySearch) -> Any:
-        from ray import tune
         from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 
         from tune.run.callbacks import KeepProcesses, StopWhen, Watch
-        from tune.trial.worker import tune_trial
+        from tune.trial.worker import trial_actor
 
         keep_credentials_out_of_logs()
         scheduler = KeepProcesses(self.placement.concurrent)
@@ -133,7 +132,7 @@ class StudyDriver:
                 self.display.warn(f"{spec.name}: its process was lost; it resumes from its last checkpoint in another")
 
         return Tuner(
-            tune.with_resources(tune_trial, _resources(self.placement)),
+            trial_actor(self.plan.name, _resources(self.placement)),
             param_space={"job": self.job.to_dict()},
             tune_config=TuneConfig(
                 search_alg=search,

@@ -34,7 +34,9 @@ def finish(folder: Path, plan: StudyPlan, display: Display, *, complete: bool, r
     print_comparisons(trials, display)
     print_verdict(display.console, verdict, all_checks=display.detailed)
     if complete:
-        display.always(f"next:    {_next(plan, folder, verdict, more)}", unbroken=True)
+        sentence, command = _next(plan, folder, verdict, more)
+        display.always(f"next:    {sentence}")
+        display.always(f"         {command}", unbroken=True)
     report = write_pages(folder, display)  # takes seconds, so the verdict is printed first
     if display.detailed or not report:
         display.always(f"tables:  {folder / 'trials.arrow'}, {folder / 'history.arrow'}", unbroken=True)
@@ -102,19 +104,20 @@ def _print_failures(trials: Any, display: Display) -> None:
         display.warn(f"{len(bad)} of {len(rows)} trials have no result ({kinds}{', ...' if len(bad) > 5 else ''})")
 
 
-def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any], more: str) -> str:
-    """The command to try next."""
+def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any], more: str) -> tuple[str, str]:
+    """What to try next, and the command for it."""
+    show = "the numbers again", f"python -m studies show {folder}"
     if plan.options.question is not None:
-        return f"python -m studies show {folder}"
+        return show
     needed = [r["seeds_needed"] for r in verdict["rows"] if r.get("kind") == "default" and r.get("seeds_needed")]
     if needed and not plan.options.confirm.until_settled:
         look, seeds = plan.options.confirm.look + 1, len(plan.seeds) + max(needed)
         return (
-            f"a new study with {seeds} seeds would probably settle it; --look {look} judges it at\n"
-            f"{100 * ALPHA / 2**look:.3g} %, since repeated looks err more often:\n"
+            f"a new study with {seeds} seeds would probably settle it; --look {look} judges it at "
+            f"{100 * ALPHA / 2**look:.3g} %, since repeated looks err more often",
             f"{more} --confirm-seeds {seeds} --look {look} --seed {plan.options.training.seed + look - 1} "
-            f"--name {plan.name}-{look}"
+            f"--name {plan.name}-{look}",
         )
     if plan.options.data.dataset == "digits":
-        return "the same question on larger images: pmae-study --dataset cifar10"
-    return f"python -m studies show {folder}"
+        return "the same question on larger images", "python tune/masking_ratio_study.py --dataset cifar10"
+    return show

@@ -197,7 +197,7 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
     shared = machine.address is not None and worker_range(machine.workers_per_trial)[1] > 1
     with (
         storage.hold(folder, display.warn, problems.put, shared) as mirror,
-        ray_session(machine.address, cpus, machine.dashboard, problems.put, last_words) as session,
+        ray_session(machine.address, cpus, machine.dashboard, problems.put, last_words, plan.name) as session,
     ):
         if placement is None:
             plan, placement = _place(plan, display, Machine.cluster(session.resources), record, where)

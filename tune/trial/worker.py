@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from ray import tune
+from ray.tune.trainable import wrap_function
 
 from tune.trial.result import blank_result
 from tune.trial.spec import TrialJob, TrialSpec
@@ -21,6 +22,16 @@ class Sync(Protocol):
     """Synchronize the trial's folder with the study's, at once if ``now``."""
 
     def __call__(self, now: bool = False) -> None: ...
+
+
+def trial_actor(study: str, resources: Any) -> type:
+    """:func:`tune_trial` as the class of actors that Tune starts.
+
+    Ray's dashboard shows its name, ``Trial`` instead of Tune's ``ImplicitFunc``, and the study as the actors' repr.
+    """
+    actor = wrap_function(tune.with_resources(tune_trial, resources), name=study)
+    actor.__name__ = actor.__qualname__ = "Trial"
+    return actor
 
 
 def tune_trial(config: dict[str, Any]) -> None:
