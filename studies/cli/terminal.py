@@ -109,7 +109,7 @@ def print_verdict(console: Console, verdict: Mapping[str, Any], all_checks: bool
         if row["reason"] and row["ci_high"] is not None and row["reason"] not in answer:
             lines.append(row["reason"])
         for line in lines:
-            console.print(Padding(plain(line), (0, 0, 0, 2)))
+            console.print(Padding(plain(line), (0, 0, 0, 2), expand=False))
         console.print()
     for warning in verdict.get("warnings") or []:
         console.print(plain(f"warning: {warning}"), style="yellow")
