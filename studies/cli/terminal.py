@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -27,7 +27,7 @@ from studies.views.wording import (
     verdict_word,
 )
 
-WIDTH_WITHOUT_TERMINAL = 160
+WIDTH_WITHOUT_TERMINAL = 160  # wide enough for every table
 LABEL_WIDTH = 14  # of a table of 80 columns; the rest of a longer label is printed next to the following rungs
 VERDICT_STYLES = {
     "holds": "green", "fails": "red", "inconclusive": "yellow", "uninformative": "yellow", "withheld": "red",
@@ -35,15 +35,17 @@ VERDICT_STYLES = {
 CHECK_MARKS = {True: "passed", False: "FAILED", None: "not known"}
 
 
-class _Console(Console):
+class PipedConsole(Console):
+    """A console whose closed pipe is handled by ``main``; rich would end the program with exit code 1."""
+
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # handled by main; rich would end the program with exit code 1
+        raise BrokenPipeError
 
 
 def make_console() -> Console:
     """A console that prints what it is given; piped output is not cut at 80 columns."""
     width = None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL
-    return _Console(markup=False, emoji=False, highlight=False, width=width)
+    return PipedConsole(markup=False, emoji=False, highlight=False, width=width)
 
 
 def plain(value: Any) -> str:
@@ -53,15 +55,14 @@ def plain(value: Any) -> str:
 
 def print_list(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """One line per study."""
-    table = _table(("study", "data set", "methods", ">trials", ">lost", ">best (val.)", "verdict"))
+    cells = []
     for row in rows:
         ended = str(row["ended"]) if row["planned"] is None else f"{row['ended']} of {row['planned']}"
-        table.add_row(
-            *map(plain, (row["study"], row["dataset"], row["methods"], ended, row["lost"])),
-            accuracy(row["best_val_linear"]),
-            verdict_text(row["verdict"]),
-        )
-    console.print(table)
+        names = map(plain, (row["study"], row["dataset"], row["methods"], ended, row["lost"]))
+        verdict = Text(plain(row["verdict"]), style=VERDICT_STYLES.get(row["verdict"] or "", ""))
+        cells.append((*names, accuracy(row["best_val_linear"]), verdict))
+    headings = ("study", "data set", "methods", ">trials", ">lost", ">best (val.)", "verdict")
+    console.print(make_table(headings, cells))
 
 
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
@@ -116,49 +117,68 @@ def print_verdict(console: Console, verdict: Mapping[str, Any], all_checks: bool
     console.print(Text(plain(answer), style="bold"))
 
 
-def verdict_text(verdict: str | None) -> Text:
-    """The verdict in its colour."""
-    return Text(plain(verdict), style=VERDICT_STYLES.get(verdict or "", ""))
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> Table:
+    """A table of cells; a heading that starts with ``>`` is aligned to the right, an empty row is a line."""
+    table = Table(
+        box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for heading in columns:
+        number = heading.startswith(">")
+        table.add_column(heading.removeprefix(">"), justify="right" if number else "left", no_wrap=number)
+    for row in rows:
+        table.add_row(*row) if row else table.add_section()
+    return table
 
 
 def _confirmed_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table(("setting", ">masked", ">accuracy", ">s.d. (points)", ">seeds"), "Confirmed: test accuracy")
     labels = setting_labels(Setting.of(dict(row)) for row in rows)
-    for row in rows:
-        spread = in_points(row["deviation"])
-        setting = plain(labels[Setting.of(dict(row))])
-        table.add_row(setting, percent(row["achieved_ratio"]), accuracy(row["test_linear"]), spread, str(row["seeds"]))
-    return table
+    cells = [
+        (
+            plain(labels[Setting.of(dict(row))]),
+            percent(row["achieved_ratio"]),
+            accuracy(row["test_linear"]),
+            in_points(row["deviation"]),
+            str(row["seeds"]),
+        )
+        for row in rows
+    ]
+    return make_table(
+        ("setting", ">masked", ">accuracy", ">s.d. (points)", ">seeds"), cells, "Confirmed: test accuracy"
+    )
 
 
 def _explored_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table(("method", ">masked", ">patch", ">seed", ">linear", ">k-NN"), "Best explored: validation accuracy")
-    for row in rows:
-        method = METHOD_NAMES.get(row["method"], plain(row["method"]))
-        scores = accuracy(row["val_linear"]), accuracy(row["val_knn"])
-        table.add_row(method, percent(row["ratio"]), plain(row["patch_size"]), plain(row["seed"]), *scores)
-    return table
+    cells = [
+        (
+            METHOD_NAMES.get(row["method"], plain(row["method"])),
+            percent(row["ratio"]),
+            plain(row["patch_size"]),
+            plain(row["seed"]),
+            accuracy(row["val_linear"]),
+            accuracy(row["val_knn"]),
+        )
+        for row in rows
+    ]
+    headings = ("method", ">masked", ">patch", ">seed", ">linear", ">k-NN")
+    return make_table(headings, cells, "Best explored: validation accuracy")
 
 
 def _lost_table(rows: Sequence[Mapping[str, Any]], most: int = 10) -> Table:
     more = f" (the first {most} of {len(rows)})" if len(rows) > most else ""
-    table = _table(("trial", "status", "error"), f"Lost{more}")
-    for row in rows[:most]:
-        table.add_row(plain(row["trial_id"]), plain(row["status"]), plain((row["error"] or "").strip().split("\n")[-1]))
-    return table
+    last = [(row["trial_id"], row["status"], (row["error"] or "").strip().split("\n")[-1]) for row in rows[:most]]
+    return make_table(("trial", "status", "error"), [[*map(plain, cells)] for cells in last], f"Lost{more}")
 
 
 def _rung_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     level = " or ".join(dict.fromkeys(confidence(row) for row in rows))
     title = f"Test accuracy; difference from the default in points with {level} bounds"
-    table = _table(("setting", ">masked", ">accuracy", ">difference", ">bounds", "may be best", ">seeds"), title)
     several = len({row["dataset"] for row in rows}) > 1
+    cells: list[Sequence[str]] = []
     for row in rows:
         label = plain(row_label(row, rows))
         lines = textwrap.wrap(label if several else label.replace(f" on {row['dataset']}", ""), LABEL_WIDTH)
-        table.add_section()
         for number, rung in enumerate(row["rungs"], 1):
-            table.add_row(
+            line = (
                 " ".join(lines[number - 1 : number if number < len(row["rungs"]) else None]),
                 percent(rung["ratio"]),
                 accuracy(rung["accuracy"]),
@@ -167,15 +187,7 @@ def _rung_table(rows: Sequence[Mapping[str, Any]]) -> Table:
                 {True: "yes", False: "no"}.get(rung["may_be_best"], ""),
                 plain(rung["seeds"]),
             )
-    return table
-
-
-def _table(columns: Sequence[str], title: str | None = None) -> Table:
-    """An empty table; a heading that starts with ``>`` is aligned to the right."""
-    table = Table(
-        box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
-    )
-    for heading in columns:
-        number = heading.startswith(">")
-        table.add_column(heading.removeprefix(">"), justify="right" if number else "left", no_wrap=number)
-    return table
+            cells.append(line)
+        cells.append(())
+    headings = ("setting", ">masked", ">accuracy", ">difference", ">bounds", "may be best", ">seeds")
+    return make_table(headings, cells, title)

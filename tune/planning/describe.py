@@ -41,7 +41,6 @@ def describe_plan(
         ("confirm", f"up to {confirmed} trials: {_confirm(plan)}; test scored here only"),
         ("training", _training(plan)),
         ("at once", placement.describe(machine)),
-        ("expected", f"about {expected}"),
         (
             "verdict",
             f"the default holds if against every rung it loses less than "

@@ -9,7 +9,7 @@ from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
-from tune.trial.spec import trial_name
+from tune.trial.spec import TrialSpec
 
 
 class StopWhen(Stopper):
@@ -69,25 +69,22 @@ class KeepProcesses(FIFOScheduler):
 
 
 def name_tasks(controller: Any) -> None:
-    """Give the tasks of each trial its name, which Ray's dashboard shows; Tune calls all of them ``Trial.train``.
+    """Let Ray's dashboard and ``ps`` show the name of the trial for each of its tasks, one per report.
 
-    Args:
-        controller: Tune's, whose private method submits one task per report of a trial. Without it names are missing.
+    Tune's private method submits them, all as ``Trial.train``; without it they keep that name.
     """
     schedule = getattr(controller, "_schedule_trial_train", None)
-    if schedule is None:
-        return
 
     def schedule_named(trial: Trial) -> None:
-        tracked, spec = controller._trial_to_actor[trial], trial.config["trial"]
-        actor, _ = controller._actor_manager._live_actors_to_ray_actors_resources[tracked]
-        actor.train = actor.train.options(name=trial_name(spec["label"], spec["seed"]))
+        actor, _ = controller._actor_manager._live_actors_to_ray_actors_resources[controller._trial_to_actor[trial]]
+        actor.train = actor.train.options(name=TrialSpec.from_dict(trial.config["trial"]).name)
         try:
             schedule(trial)
         finally:
-            del actor.train  # hides the method while one task is submitted
+            del actor.train  # it hid the method
 
-    controller._schedule_trial_train = schedule_named
+    if schedule is not None:
+        controller._schedule_trial_train = schedule_named
 
 
 class Watch(Callback):

@@ -9,20 +9,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
-from studies.formatting import duration
+from studies.cli.terminal import WIDTH_WITHOUT_TERMINAL, PipedConsole
+from studies.formatting import accuracy, duration
 from studies.storage.rows import TrialRow
-
-PLAIN_WIDTH = 160  # of tables in files and pipes: wide enough for every table
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # handled by tune.run.cli; rich would end the program with exit code 1
 
 
 class Display:
@@ -39,8 +32,10 @@ class Display:
     ) -> None:
         terminal = on_event is None and sys.stdout.isatty()
         file: Any = None if on_event is None else _Lines(on_event)
-        width = None if terminal else PLAIN_WIDTH
-        self.console = _Console(highlight=False, soft_wrap=not terminal, width=width, file=file, force_jupyter=False)
+        width = None if terminal else WIDTH_WITHOUT_TERMINAL
+        self.console = PipedConsole(
+            highlight=False, soft_wrap=not terminal, width=width, file=file, force_jupyter=False
+        )
         self.quiet, self.verbose = quiet, verbose
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -126,18 +121,12 @@ class Display:
             self._bar.stop()
             self._bar = None
 
-    def time_left(self) -> float | None:
-        """Seconds that the remaining trials will take; None before the first has ended."""
-        if not self._ended:
-            return None
-        return (self._total - self._done) * self._seconds / self._ended / self._concurrent
-
     def _update(self) -> None:
         if self._bar is None or self._task is None:
             return
-        left = self.time_left()
         text = f"{self._done}/{self._total} trials, {self._running} running"
-        if left is not None:
+        if self._ended:
+            left = (self._total - self._done) * self._seconds / self._ended / self._concurrent
             text += f", about {duration(left)} left"
         self._bar.update(self._task, total=self._total, completed=self._done, description=text)
 
@@ -162,11 +151,7 @@ def _outcome(row: TrialRow) -> str:
         split, linear, knn = "val ", row["val_linear"], row["val_knn"]
     else:
         split, linear, knn = "test", row["test_linear"], row["test_knn"]
-    return f"{split} {_percent(linear)} %  k-NN {_percent(knn)} % {duration(row['seconds'] or 0.0):>6}"
-
-
-def _percent(accuracy: float | None) -> str:
-    return "    -" if accuracy is None else f"{100 * accuracy:5.1f}"
+    return f"{split} {accuracy(linear):>7}  k-NN {accuracy(knn):>7} {duration(row['seconds'] or 0.0):>6}"
 
 
 def now() -> str:

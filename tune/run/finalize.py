@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from pmae.components import cached_components
-from studies.cli.terminal import print_verdict
+from studies.cli.terminal import make_table, print_verdict
 from studies.records import read_study
 from studies.storage.atomic import write_json
 from tune.planning.plan import ALPHA, StudyPlan
@@ -29,9 +26,7 @@ def finish(folder: Path, plan: StudyPlan, display: Display, *, complete: bool, r
     components = cached_components(plan.images, plan.space.bases[0])[0] if "pmae" in plan.space.methods else None
     merge_samples(folder, components)
     verdict = write_verdict(folder)
-    trials = read_study(folder).trials
-    _print_failures(trials, display)
-    print_comparisons(trials, display)
+    print_comparisons(read_study(folder).trials, display)
     print_verdict(display.console, verdict, all_checks=display.detailed)
     if complete:
         sentence, command = _next(plan, folder, verdict, more)
@@ -79,29 +74,13 @@ def print_comparisons(trials: Any, display: Display) -> None:
     compared = contrast_rows(found)
     if compared:
         headings = ("comparison", "value", "best ratio", "accuracy", "difference", "95 % bounds", "seeds")
-        _print_table("Each at its own best ratio, differences in points of accuracy", headings, compared, display)
+        title = "Each at its own best ratio, differences in points of accuracy"
+        display.console.print(make_table(headings, compared, title))
         for sentence in comparison_sentences(found):
             display.always(sentence)
     measured = measure_table(measures(trials, nested=False))
     if measured:
-        _print_table("Means over seeds", *measured, display)
-
-
-def _print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], display: Display) -> None:
-    table = Table(title=title, title_justify="left", title_style="")
-    for heading in headings:
-        table.add_column(heading, no_wrap=heading in ("setting", "comparison"))
-    for row in rows:
-        table.add_row(*row)
-    display.console.print(table)
-
-
-def _print_failures(trials: Any, display: Display) -> None:
-    rows = trials.select(["trial_id", "status"]).to_pylist()
-    bad = [r for r in rows if r["status"] in ("failed", "diverged")]
-    if bad:
-        kinds = ", ".join(f"{r['trial_id']} {r['status']}" for r in bad[:5])
-        display.warn(f"{len(bad)} of {len(rows)} trials have no result ({kinds}{', ...' if len(bad) > 5 else ''})")
+        display.console.print(make_table(*measured, "Means over seeds"))
 
 
 def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any], more: str) -> tuple[str, str]:

@@ -19,11 +19,6 @@ FOLD_REPEATS = 3  # cross-validations that are averaged then: they remove a thir
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 
 
-def trial_name(label: str, seed: int) -> str:
-    """Name for people, for example ``pmae r=0.20 p=4 seed=1``."""
-    return f"{label} seed={seed}"
-
-
 @dataclass(frozen=True)
 class TrialSpec:
     """What to train: a resolved configuration and a seed.
@@ -42,8 +37,8 @@ class TrialSpec:
 
     @property
     def name(self) -> str:
-        """Name for people."""
-        return trial_name(self.label, self.seed)
+        """Name for people, for example ``pmae r=0.20 p=4 seed=1``."""
+        return f"{self.label} seed={self.seed}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""

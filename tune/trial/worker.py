@@ -39,13 +39,11 @@ def tune_trial(config: dict[str, Any]) -> None:
     spec = TrialSpec.from_dict(config["trial"])
     with _study_folder(TrialJob.from_dict(config["job"]), spec.trial_id) as (job, sync):
         _run(spec, job, sync)
-    _name_process("pmae idle")
 
 
 def _run(spec: TrialSpec, job: TrialJob, sync: Sync) -> None:
     from tune.trial.run import run_trial
 
-    _name_process(spec.name)
     gauges = None
     if job.gauges:
         from tune.trial.metrics import TrialGauges
@@ -55,7 +53,6 @@ def _run(spec: TrialSpec, job: TrialJob, sync: Sync) -> None:
 
     def on_epoch(record: dict[str, Any]) -> None:
         nonlocal last
-        _name_process(spec.name)  # Ray resets it with every step
         if gauges is not None:
             gauges.epoch(record)
         sync()
@@ -114,12 +111,3 @@ def _innermost(trace: str) -> str:
     lines = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
     ours = [line for line in lines if "/pmae/" in line or "/tune/" in line]
     return (ours or lines or ["an unknown place"])[0]
-
-
-def _name_process(name: str) -> None:
-    """Set the name that ``ps`` and Ray's dashboard show."""
-    import ray._raylet as raylet
-
-    setproctitle: Any = getattr(raylet, "setproctitle", None)
-    if setproctitle is not None:
-        setproctitle(f"ray::{name}")

@@ -9,7 +9,9 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.utils.object_cache import _ObjectCache
 
+from pmae.config import preset
 from tune.run.callbacks import KeepProcesses
+from tune.trial.spec import TrialSpec
 
 
 def controller(cache: _ObjectCache | None) -> SimpleNamespace:
@@ -50,7 +52,8 @@ def test_the_tasks_of_a_trial_have_its_name_and_only_while_they_are_submitted():
 
     class Trial:
         def __init__(self, seed):
-            self.config = {"trial": {"label": "pmae r=0.20 p=4", "seed": seed}}
+            spec = TrialSpec("explore-0000", "explore", seed, "pmae r=0.20 p=4", preset("quick"))
+            self.config = {"trial": spec.to_dict()}
 
     trials = [Trial(1), Trial(2)]
     actor, submitted = Actor(), []
