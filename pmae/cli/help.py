@@ -48,9 +48,10 @@ def _usual_options(usual: Sequence[str], kind: type) -> Any:
     """The usual ones of a class of options and of its groups, each with the first sentence of its help."""
     found: dict[str, tuple[str, Any, Any]] = {}
     groups = [f.default_factory() for f in dataclasses.fields(kind) if f.default_factory is not dataclasses.MISSING]
-    for owner, owner_kind in ((kind, kind), *((group, type(group)) for group in groups)):
+    for owner in (kind, *groups):
+        owner_kind = kind if owner is kind else type(owner)
         docs, hints = field_docs(owner_kind), get_type_hints(owner_kind, include_extras=True)
-        for name in {*usual} & {f.name for f in dataclasses.fields(owner_kind)}:
+        for name in {*usual} & {*hints}:
             default = getattr(owner, name, dataclasses.MISSING)
             text = docs[name].partition(". ")[0].rstrip(".")
             shown = tyro.conf.arg(help=text, help_behavior_hint="" if default is False else None)

@@ -73,7 +73,7 @@ def name_tasks(controller: Any) -> None:
 
     Tune's private method submits them, all as ``Trial.train``; without it they keep that name.
     """
-    schedule = getattr(controller, "_schedule_trial_train", None)
+    schedule: Any = getattr(controller, "_schedule_trial_train", None)
 
     def schedule_named(trial: Trial) -> None:
         actor, _ = controller._actor_manager._live_actors_to_ray_actors_resources[controller._trial_to_actor[trial]]
