@@ -35,7 +35,7 @@ def run(options: list[str]) -> dict[str, float]:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                if line.startswith("tables:") and not answered:  # right after the answer
+                if line.startswith("next:") and not answered:  # right after the answer
                     answered = time.time()
         ended = time.time()
         if process.returncode:

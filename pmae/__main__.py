@@ -17,7 +17,7 @@ from typing import Any
 import tyro
 
 from pmae.cli import options as asked
-from pmae.cli.help import print_introduction
+from pmae.cli.help import answer_help
 from pmae.cli.pipes import quiet_when_cut_off
 from pmae.cli.settings_file import expand_config
 from pmae.errors import ConfigError, DataError, DivergedError
@@ -33,9 +33,9 @@ MODULES: dict[type, str] = {
 }
 
 EXAMPLES = (
-    "python -m pmae pretrain --out models/digits --patch-size 2",
-    "python -m pmae pretrain --out models/mine --dataset folder:PATH --image-size 32 --ratio 0.3 --steps 2000",
-    "python -m pmae probe models/digits --kind knn",
+    "pmae pretrain --out models/digits --patch-size 2",
+    "pmae pretrain --out models/mine --dataset folder:PATH --image-size 32",
+    "pmae probe models/digits --kind knn",
 )
 USUAL = ("out", "dataset", "method", "ratio", "patch_size", "steps", "epochs", "batch_size", "preset", "config")
 
@@ -47,13 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(words: list[str]) -> int:
     try:
-        if {"-h", "--help"} & {*words}:
-            print_introduction(EXAMPLES, USUAL if words[0] == "pretrain" else (), asked.PretrainOptions)
-        elif words[:1] == ["pretrain"]:
+        pretrain = words[:1] == ["pretrain"]
+        prog = "python -m pmae"
+        usual = USUAL if pretrain and "--help-all" not in words else ()
+        words = answer_help(words, f"{prog} pretrain", EXAMPLES, usual, asked.PretrainOptions)
+        if pretrain:
             words[1:] = expand_config(words[1:], asked.PretrainOptions)
         options: Any = tyro.cli(
             asked.Command,  # type: ignore[arg-type]
-            prog="python -m pmae",
+            prog=prog,
             args=words,
             description="Pre-train masked autoencoders, score their encoders, and look at what they see.",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from studies.records import Study
 
 app = tyro.extras.SubcommandApp()
-Paths = Annotated[Positional[tuple[str, ...]], arg(metavar="PATH...")]
+PATHS = "Study folders, or storage folders with several studies; also in an object store (s3://BUCKET/PATH)."
+Paths = Annotated[Positional[tuple[str, ...]], arg(metavar="PATH...", help=PATHS)]
 Output = Annotated[Path | None, arg(metavar="FILE")]
 
 
@@ -33,7 +34,6 @@ def list_studies(paths: Paths = ("runs",), *, json: bool = False, csv: bool = Fa
     """List studies: how far each is, its best accuracy, its verdict.
 
     Args:
-        paths: Study folders, or storage folders with several studies; also in an object store (s3://BUCKET/PATH).
         json: Print JSON.
         csv: Print CSV.
     """
@@ -53,7 +53,6 @@ def show(paths: Paths, *, top: int = 10, json: bool = False, csv: bool = False) 
     """Show studies: confirmed ratios with intervals, the best explored trials, what was lost.
 
     Args:
-        paths: Study folders, or storage folders with several studies; also in an object store (s3://BUCKET/PATH).
         top: How many explored trials to show.
         json: Print everything as JSON.
         csv: Print the confirmed ratios as CSV.
@@ -85,7 +84,6 @@ def verdict(
     """Judge: does the default ratio hold up? Several studies are judged together.
 
     Args:
-        paths: Study folders, or storage folders with several studies; also in an object store (s3://BUCKET/PATH).
         margin: Largest regret that still holds up: a fraction of accuracy, or a share of the training gain such as
             10%; the plan's if left out.
         default_ratio: Variance ratio to judge; the plan's if left out.
@@ -111,7 +109,6 @@ def report(paths: Paths, *, out: Output = None, refresh: float | None = None, fi
     """Write one self-contained HTML page about one study or several.
 
     Args:
-        paths: Study folders, or storage folders with several studies; also in an object store (s3://BUCKET/PATH).
         out: The page; report.html in the study's folder, or next to the studies, if left out.
         refresh: Reload the page every REFRESH seconds, for a study that is running.
         figures: Draw the PNG figures into each study's folder too.
@@ -155,7 +152,6 @@ def export(
     """Write a table of studies for other programs; rows of several studies come one below the other.
 
     Args:
-        paths: Study folders, or storage folders with several studies; also in an object store (s3://BUCKET/PATH).
         table: Which table: a row per trial, or a row per trial and epoch.
         csv: CSV file to write; - prints it.
         parquet: Parquet file to write.

@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
     interrupts.install()
 
+from pmae.cli.help import HELP
 from pmae.errors import ConfigError
 from tune import basis_study, theory_study
 from tune.run.cli import BAD_USAGE, PROGRAM, rerun_words, run_command
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings of another one; other words are options.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    if words[:1] == ["rerun"] and not {"-h", "--help"} & {*words}:
+    if words[:1] == ["rerun"] and not HELP & {*words}:
         try:
             question, words = rerun_words(words[1:])
         except ConfigError as mistake:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from pmae.cli.help import print_introduction
+from pmae.cli.help import answer_help
 from pmae.cli.options import Augmentation, DataOptions, PresetOption, settings_options, shown_default
 from pmae.cli.settings_file import expand_config, option_words
 from pmae.config import Basis, MaskingConfig, Method, ModelConfig, OptimConfig, ProbeConfig
@@ -49,7 +49,7 @@ class SearchOptions:
 
     methods: tuple[Method, ...] = ("pmae", "mae")
     """pmae masks principal components (ratio: share of the variance), mae masks patches (ratio: share of them)."""
-    ratios: Annotated[tuple[float, ...] | None, shown_default("RATIO ...", "see above")] = None
+    ratios: Annotated[tuple[float, ...] | None, shown_default("RATIO ...", "a range for each method")] = None
     """Two values are a range LOW HIGH to search in; one, three or more are the list of ratios to try. By default
     0.05 to 0.9 for pmae and 0.3 to 0.9 for mae (a grid: 0.1 0.2 0.3 0.4 0.5 and 0.5 0.6 0.7 0.75 0.8 0.9)."""
     mae_ratios: Annotated[tuple[float, ...] | None, shown_default("RATIO ...", "those of --ratios")] = None
@@ -144,8 +144,10 @@ class OutputOptions:
 
     quiet: bool = False
     """Print only the verdict, warnings and errors."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Print the whole plan, a line for every trial that ended, and every check of the verdict."""
     dry_run: bool = False
-    """Print the plan and stop."""
+    """Print the whole plan and stop."""
 
 
 @dataclass(frozen=True)
@@ -243,8 +245,8 @@ class StudyOptions:
 
 
 USUAL = (
-    "dataset", "methods", "ratios", "patch_sizes", "trials", "confirm_seeds", "preset", "steps", "name", "resume",
-    "dry_run", "config",
+    "dataset", "image_size", "methods", "ratios", "patch_sizes", "confirm_seeds", "time_budget", "steps", "preset",
+    "name", "resume", "dry_run", "verbose", "config",
 )  # fmt: skip
 # The groups that decide what is found; --resume continues a study only if they agree.
 STUDY_GROUPS = ("data", "search", "confirm", "training")
@@ -267,17 +269,17 @@ def parse_options(
         examples: Commands that the help begins with.
 
     Raises:
-        SystemExit: With 0 after ``--help``, 2 for options that cannot be read.
+        SystemExit: With 0 after ``--help`` and ``--help-all``, 2 for options that cannot be read.
         ConfigError: A ``--config`` file cannot be used, or a setting is given that the study searches over.
     """
     default = StudyOptions() if default is None else default
-    if {"-h", "--help"} & {*argv}:
-        print_introduction(examples, USUAL, type(default))
-    argv = expand_config(argv, type(default), SEARCHED)
+    words = answer_help(argv, prog, examples, USUAL, type(default))
+    argv = expand_config(words, type(default), SEARCHED)
     return tyro.cli(
         type(default),
         args=list(argv),
         prog=prog,
+        description="",  # printed above
         default=default,
         config=(tyro.conf.OmitArgPrefixes,) if pairs else (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )

@@ -1,30 +1,59 @@
-"""The start of ``--help``: examples and the usual options; tyro prints all of them below."""
+"""``--help`` (examples and the usual options) and ``--help-all`` (examples and all options), both printed by tyro."""
 
 from __future__ import annotations
 
 import dataclasses
 import textwrap
 from collections.abc import Sequence
+from typing import Annotated, Any, get_type_hints
+
+import tyro
 
 from pmae.cli.options import field_docs
 
-
-def print_introduction(examples: Sequence[str], usual: Sequence[str], options: type) -> None:
-    """Print examples and, of the usual options, the first sentence of their help."""
-    docs = all_docs(options)
-    print("examples:", *(f"  {example}" for example in examples), sep="\n")
-    if usual:
-        print("usual options (all are listed below):")
-    for name in usual:
-        text = docs[name].partition(". ")[0].rstrip(".")
-        print(textwrap.fill(f"  --{name.replace('_', '-'):<16} {text}", 80, subsequent_indent=" " * 21))
-    print()
+HELP = {"-h", "--help", "--help-all"}
 
 
-def all_docs(options: type) -> dict[str, str]:
-    """The help of every option of a command, by field name."""
-    docs = field_docs(options)
-    for f in dataclasses.fields(options):
-        if f.default_factory is not dataclasses.MISSING:
-            docs |= field_docs(type(f.default_factory()))
-    return docs
+def answer_help(
+    words: Sequence[str], prog: str, examples: Sequence[str], usual: Sequence[str], kind: type
+) -> list[str]:
+    """Print what help begins with if it is asked for, and after ``--help`` the usual options alone.
+
+    Args:
+        words, prog: Command line and the program's name in the help.
+        examples: Commands that the help begins with.
+        usual: Names of the options that ``--help`` shows; without any it shows all.
+        kind: Class of the options.
+
+    Returns:
+        ``words`` for tyro, which knows no ``--help-all``.
+
+    Raises:
+        SystemExit: With 0, after ``--help``.
+    """
+    asked = HELP & {*words}
+    if asked:
+        print("examples:", *(f"  {example}" for example in examples), "", sep="\n")
+    if asked and usual:
+        brief = "--help-all" not in asked
+        text = f"{kind.__doc__}{' These are the usual options; --help-all lists all of them.' if brief else ''}"
+        print(textwrap.fill(" ".join(text.split()), 80), end="\n\n")  # tyro would not break its lines
+        if brief:
+            config = (tyro.conf.FlagCreatePairsOff,)
+            tyro.cli(_usual_options(usual, kind), args=["--help"], prog=prog, description="", config=config)
+    return ["--help" if word == "--help-all" else word for word in words]
+
+
+def _usual_options(usual: Sequence[str], kind: type) -> Any:
+    """The usual ones of a class of options and of its groups, each with the first sentence of its help."""
+    found: dict[str, tuple[str, Any, Any]] = {}
+    groups = [f.default_factory() for f in dataclasses.fields(kind) if f.default_factory is not dataclasses.MISSING]
+    for owner in (kind, *groups):
+        owner_kind = kind if owner is kind else type(owner)
+        docs, hints = field_docs(owner_kind), get_type_hints(owner_kind, include_extras=True)
+        for name in {*usual} & {*hints}:
+            default = getattr(owner, name, dataclasses.MISSING)
+            text = docs[name].partition(". ")[0].rstrip(".")
+            shown = tyro.conf.arg(help=text, help_behavior_hint="" if default is False else None)
+            found[name] = (name, Annotated[hints[name], shown], dataclasses.field(default=default))
+    return dataclasses.make_dataclass("Usual", [found[name] for name in usual])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -25,22 +27,25 @@ from studies.views.wording import (
     verdict_word,
 )
 
-WIDTH_WITHOUT_TERMINAL = 160
+WIDTH_WITHOUT_TERMINAL = 160  # wide enough for every table
+LABEL_WIDTH = 14  # of a table of 80 columns; the rest of a longer label is printed next to the following rungs
 VERDICT_STYLES = {
     "holds": "green", "fails": "red", "inconclusive": "yellow", "uninformative": "yellow", "withheld": "red",
 }  # fmt: skip
 CHECK_MARKS = {True: "passed", False: "FAILED", None: "not known"}
 
 
-class _Console(Console):
+class PipedConsole(Console):
+    """A console whose closed pipe is handled by ``main``; rich would end the program with exit code 1."""
+
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # handled by main; rich would end the program with exit code 1
+        raise BrokenPipeError
 
 
 def make_console() -> Console:
     """A console that prints what it is given; piped output is not cut at 80 columns."""
     width = None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL
-    return _Console(markup=False, emoji=False, highlight=False, width=width)
+    return PipedConsole(markup=False, emoji=False, highlight=False, width=width)
 
 
 def plain(value: Any) -> str:
@@ -50,26 +55,22 @@ def plain(value: Any) -> str:
 
 def print_list(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """One line per study."""
-    table = _table(("study", "data set", "methods", ">trials", ">done", ">lost", ">best (val.)", "verdict", "updated"))
+    cells = []
     for row in rows:
         ended = str(row["ended"]) if row["planned"] is None else f"{row['ended']} of {row['planned']}"
-        table.add_row(
-            *map(plain, (row["study"], row["dataset"], row["methods"], ended, row["done"], row["lost"])),
-            accuracy(row["best_val_linear"]),
-            verdict_text(row["verdict"]),
-            plain(row["updated"]),
-        )
-    console.print(table)
+        names = map(plain, (row["study"], row["dataset"], row["methods"], ended, row["lost"]))
+        verdict = Text(plain(row["verdict"]), style=VERDICT_STYLES.get(row["verdict"] or "", ""))
+        cells.append((*names, accuracy(row["best_val_linear"]), verdict))
+    headings = ("study", "data set", "methods", ">trials", ">lost", ">best (val.)", "verdict")
+    console.print(make_table(headings, cells))
 
 
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
-    """One study: where it stands, the confirmed ratios, the best explored trials, what was lost."""
+    """One study: where it stands, the confirmed ratios, the best explored trials, what was lost, the answer."""
     planned = "" if summary["planned"] is None else f" of {summary['planned']} planned"
     ended = f"{summary['ended']}{planned} trials ended, {summary['lost']} lost"
     console.print(Text(plain(summary["study"]), style="bold"))
     console.print(plain(f"{summary['dataset']}; {summary['methods']}; {ended}"))
-    if summary["answer"]:
-        console.print(plain(summary["answer"]))
     if summary["confirmed"]:
         console.print(_confirmed_table(summary["confirmed"]))
     else:
@@ -78,86 +79,115 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
         console.print(_explored_table(summary["best_explored"]))
     if summary["lost_trials"]:
         console.print(_lost_table(summary["lost_trials"]))
+    if summary["answer"]:
+        console.print(Text(plain(summary["answer"]), style="bold"))
 
 
-def print_verdict(console: Console, verdict: Mapping[str, Any]) -> None:
-    """The answer, then per comparison its outcome, a table of its ratios (at most 80 columns) and its checks.
+def print_verdict(console: Console, verdict: Mapping[str, Any], all_checks: bool = True) -> None:
+    """One table of all comparisons (at most 80 columns), each one's outcome and checks, and at last the answer.
 
     Args:
         console: Where to print.
         verdict: The content of ``verdict.json``.
+        all_checks: Print the checks that passed, too.
     """
-    rows = judged_rows(verdict)
-    console.print(Text(plain(headline(verdict)), style="bold"))
+    rows, answer = judged_rows(verdict), headline(verdict)
+    if any(row["rungs"] for row in rows):
+        console.print(_rung_table(rows))
     for row in rows:
-        console.print()
         word = verdict_word(row)
-        heading = Text(plain(f"{row_label(row, rows)}: "), style="bold")
-        heading.append(plain(word), style=VERDICT_STYLES.get(word, ""))
-        console.print(heading)
-        console.print(plain(f"The default {percent(row['default_ratio'])} {loses(row)}."))
-        if row["rungs"]:
-            console.print(_rung_table(row))
-            console.print(plain(best_set_sentence(row)))
-        for check in row["checks"]:
-            console.print(plain(f"{CHECK_MARKS[check.get('passed')]}: {check_text(check)}"))
-        for sentence in row["excluded"]:
-            console.print(plain(f"left out: {sentence}"))
-        if row["reason"] and row["ci_high"] is not None:
-            console.print(plain(row["reason"]))
+        text = Text(plain(f"{row_label(row, rows)}: "), style="bold")
+        text.append(plain(word), style=VERDICT_STYLES.get(word, ""))
+        rest = f". The default {percent(row['default_ratio'])} {loses(row)}."
+        text.append(plain(f"{rest} {best_set_sentence(row) if row['rungs'] else ''}".rstrip()), style="not bold")
+        console.print(text)
+        lines = [
+            f"{CHECK_MARKS[check.get('passed')]}: {check_text(check)}"
+            for check in row["checks"]
+            if all_checks or not check.get("passed")
+        ]
+        lines += [f"left out: {sentence}" for sentence in row["excluded"]]
+        if row["reason"] and row["ci_high"] is not None and row["reason"] not in answer:
+            lines.append(row["reason"])
+        for line in lines:
+            console.print(Padding(plain(line), (0, 0, 0, 2), expand=False))
+        console.print()
     for warning in verdict.get("warnings") or []:
         console.print(plain(f"warning: {warning}"), style="yellow")
+    console.print(Text(plain(answer), style="bold"))
 
 
-def verdict_text(verdict: str | None) -> Text:
-    """The verdict in its colour."""
-    return Text(plain(verdict), style=VERDICT_STYLES.get(verdict or "", ""))
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> Table:
+    """A table of cells; a heading that starts with ``>`` is aligned to the right, an empty row is a line."""
+    table = Table(
+        box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for heading in columns:
+        number = heading.startswith(">")
+        table.add_column(heading.removeprefix(">"), justify="right" if number else "left", no_wrap=number)
+    for row in rows:
+        table.add_row(*row) if row else table.add_section()
+    return table
 
 
 def _confirmed_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table(("setting", ">masked", ">seeds", ">test accuracy", ">s.d. (points)"), "Confirmed (test split)")
     labels = setting_labels(Setting.of(dict(row)) for row in rows)
-    for row in rows:
-        spread = in_points(row["deviation"])
-        setting = plain(labels[Setting.of(dict(row))])
-        table.add_row(setting, percent(row["achieved_ratio"]), str(row["seeds"]), accuracy(row["test_linear"]), spread)
-    return table
+    cells = [
+        (
+            plain(labels[Setting.of(dict(row))]),
+            percent(row["achieved_ratio"]),
+            accuracy(row["test_linear"]),
+            in_points(row["deviation"]),
+            str(row["seeds"]),
+        )
+        for row in rows
+    ]
+    return make_table(
+        ("setting", ">masked", ">accuracy", ">s.d. (points)", ">seeds"), cells, "Confirmed: test accuracy"
+    )
 
 
 def _explored_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table(("method", ">masked", ">patch", ">seed", ">linear", ">k-NN"), "Best explored (validation split)")
-    for row in rows:
-        method = METHOD_NAMES.get(row["method"], plain(row["method"]))
-        scores = accuracy(row["val_linear"]), accuracy(row["val_knn"])
-        table.add_row(method, percent(row["ratio"]), plain(row["patch_size"]), plain(row["seed"]), *scores)
-    return table
+    cells = [
+        (
+            METHOD_NAMES.get(row["method"], plain(row["method"])),
+            percent(row["ratio"]),
+            plain(row["patch_size"]),
+            plain(row["seed"]),
+            accuracy(row["val_linear"]),
+            accuracy(row["val_knn"]),
+        )
+        for row in rows
+    ]
+    headings = ("method", ">masked", ">patch", ">seed", ">linear", ">k-NN")
+    return make_table(headings, cells, "Best explored: validation accuracy")
 
 
 def _lost_table(rows: Sequence[Mapping[str, Any]], most: int = 10) -> Table:
     more = f" (the first {most} of {len(rows)})" if len(rows) > most else ""
-    table = _table(("trial", "status", "error"), f"Lost{more}")
-    for row in rows[:most]:
-        table.add_row(plain(row["trial_id"]), plain(row["status"]), plain((row["error"] or "").strip().split("\n")[-1]))
-    return table
+    last = [(row["trial_id"], row["status"], (row["error"] or "").strip().split("\n")[-1]) for row in rows[:most]]
+    return make_table(("trial", "status", "error"), [[*map(plain, cells)] for cells in last], f"Lost{more}")
 
 
-def _rung_table(row: Mapping[str, Any]) -> Table:
-    table = _table((">masked", ">accuracy", ">difference", f">{confidence(row)} bounds", "may be best", ">seeds"))
-    for rung in row["rungs"]:
-        table.add_row(
-            percent(rung["ratio"]),
-            accuracy(rung["accuracy"]),
-            "default" if rung["is_default"] else in_points(rung["difference"], True),
-            interval(rung["low"], rung["high"], True),
-            {True: "yes", False: "no"}.get(rung["may_be_best"], ""),
-            plain(rung["seeds"]),
-        )
-    return table
-
-
-def _table(columns: Sequence[str], title: str | None = None) -> Table:
-    """An empty table; a heading that starts with ``>`` is aligned to the right."""
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for heading in columns:
-        table.add_column(heading.removeprefix(">"), justify="right" if heading.startswith(">") else "left")
-    return table
+def _rung_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    level = " or ".join(dict.fromkeys(confidence(row) for row in rows))
+    title = f"Test accuracy; difference from the default in points with {level} bounds"
+    several = len({row["dataset"] for row in rows}) > 1
+    cells: list[Sequence[str]] = []
+    for row in rows:
+        label = plain(row_label(row, rows))
+        lines = textwrap.wrap(label if several else label.replace(f" on {row['dataset']}", ""), LABEL_WIDTH)
+        for number, rung in enumerate(row["rungs"], 1):
+            line = (
+                " ".join(lines[number - 1 : number if number < len(row["rungs"]) else None]),
+                percent(rung["ratio"]),
+                accuracy(rung["accuracy"]),
+                "default" if rung["is_default"] else in_points(rung["difference"], True),
+                interval(rung["low"], rung["high"], True),
+                {True: "yes", False: "no"}.get(rung["may_be_best"], ""),
+                plain(rung["seeds"]),
+            )
+            cells.append(line)
+        cells.append(())
+    headings = ("setting", ">masked", ">accuracy", ">difference", ">bounds", "may be best", ">seeds")
+    return make_table(headings, cells, title)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from studies.cli.terminal import plain
 from studies.errors import StudyError
-from studies.formatting import accuracy, percent
+from studies.formatting import accuracy, duration, percent
 from studies.records import Study, read_study
 from studies.verdict import is_stale
 from studies.views.summaries import LOST, planned_trials
@@ -37,23 +38,26 @@ def watch(path: Path, console: Console, *, every: float, once: bool = False) -> 
     study = read_study(path)
     if once:
         console.print(picture(study))
-        return
-    if console.is_terminal:
-        with Live(picture(study), console=console, refresh_per_second=4) as live:
-            while not _is_finished(study):
-                time.sleep(every)
-                study = _read_again(path, study)
-                live.update(picture(study))
-        return
-    seen = -1
-    while True:
-        if study.trials.num_rows != seen:
-            seen = study.trials.num_rows
-            console.print(plain(progress_line(study)))
-        if _is_finished(study):
-            return
+    elif console.is_terminal:
+        with Live(console=console, refresh_per_second=4) as live:
+            for state in _states(path, study, every):
+                live.update(picture(state))
+    else:
+        seen = -1
+        for state in _states(path, study, every):
+            if state.trials.num_rows != seen:
+                seen = state.trials.num_rows
+                console.print(plain(progress_line(state)))
+
+
+def _states(path: Path, study: Study, every: float) -> Iterator[Study]:
+    """The study now and every few seconds until it is finished."""
+    yield study
+    while not _is_finished(study):
         time.sleep(every)
-        study = _read_again(path, study)
+        with suppress(StudyError):  # being moved or rewritten this very moment
+            study = read_study(path)
+        yield study
 
 
 def progress_line(study: Study) -> str:
@@ -106,18 +110,13 @@ def _best(study: Study) -> dict[str, Any] | None:
 
 def _time_left(study: Study, planned: int) -> str | None:
     """Time for the rest at the pace so far, from the first trial's start to the last table write."""
-    starts = study.trials["started_at"].drop_null()
+    starts = study.trials["started_at"].drop_null().to_pylist()
     ended = study.trials.num_rows
-    if not len(starts) or ended >= planned:
+    tables = [table for name in ("trials.journal", "trials.arrow") if (table := study.folder / name).exists()]
+    if not starts or not tables or ended >= planned:
         return None
-    first = min(starts.to_pylist())
-    table = next((t for n in ("trials.journal", "trials.arrow") if (t := study.folder / n).exists()), None)
-    if table is None:
-        return None
-    spent = table.stat().st_mtime - first.timestamp()
-    if not 0 < spent < 1e8:
-        return None
-    return str(datetime.timedelta(seconds=round(spent / ended * (planned - ended))))
+    spent = max(table.stat().st_mtime for table in tables) - min(starts).timestamp()
+    return duration(spent / ended * (planned - ended)) if 0 < spent < 1e8 else None
 
 
 def _is_finished(study: Study) -> bool:
@@ -125,10 +124,3 @@ def _is_finished(study: Study) -> bool:
     if planned is not None:
         return study.trials.num_rows >= planned
     return study.stored_verdict is not None and not is_stale(study)  # a study is judged when its last trial has ended
-
-
-def _read_again(path: Path, before: Study) -> Study:
-    try:
-        return read_study(path)
-    except StudyError:  # being moved or rewritten this very moment
-        return before

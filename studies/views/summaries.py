@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from studies.records import Study
-from studies.statistics.ratio_curves import RatioCurve, ratio_curves, rows_of
+from studies.statistics.ratio_curves import SHARE_OF, RatioCurve, ratio_curves, rows_of
 
 LOST = ("failed", "diverged", "pruned", "interrupted")
 
@@ -23,7 +23,8 @@ def study_row(study: Study) -> dict[str, Any]:
     return {
         "study": study.name,
         "dataset": ", ".join(_distinct(study, "dataset")) or (study.plan.get("dataset") or {}).get("name"),
-        "methods": ", ".join(_distinct(study, "method")) or ", ".join(study.plan.get("methods") or []),
+        "methods": ", ".join(m for m in _distinct(study, "method") if m in SHARE_OF)
+        or ", ".join(study.plan.get("methods") or []),
         "ended": study.trials.num_rows,
         "planned": planned_trials(study),
         "done": counts["done"],

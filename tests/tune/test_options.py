@@ -139,7 +139,7 @@ def test_a_study_is_started_again_from_its_record(recorded):
 
 def test_rerun_and_the_other_studies_are_sub_commands(recorded, tmp_path, capsys):
     assert main(["rerun", str(recorded), "--dry-run"]) == 0
-    assert "Study mine-2: which share" in " ".join(capsys.readouterr().out.split())
+    assert "study mine-2: which share" in " ".join(capsys.readouterr().out.split())
     assert main(["basis", "--dry-run", "--limit", "200"]) == 0
     assert BasisStudy.question in capsys.readouterr().out
     assert main(["theory", "--help"]) == 0

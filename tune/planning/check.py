@@ -48,6 +48,8 @@ def check_options(options: StudyOptions) -> None:
     _check_confirm(options)
     _check_training(options)
     check_machine(options.machine)
+    if options.output.quiet and options.output.verbose:
+        raise ConfigError("--quiet and --verbose contradict each other; leave one of them out")
     if options.storage.name is not None:
         study_name(options.storage.name)
 

@@ -1,4 +1,4 @@
-"""The plan in words: data, search space, trials, seeds, what runs at once and what limits it, how long it will take."""
+"""The plan in words: in one line, and with its data, search space, trials, seeds, placement and expected duration."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pmae.config import PretrainConfig, strategies_of_method
 from pmae.errors import ConfigError
-from studies.formatting import duration
+from studies.formatting import count, duration
 from studies.statistics.margin import Margin
 from tune.planning.check import parse_duration
 from tune.planning.placement import Machine, Placement, trial_seconds
@@ -24,16 +24,23 @@ QUESTION = "which share should be masked, with which patches?"
 def describe_plan(
     plan: StudyPlan, placement: Placement, machine: Machine, place: str | None
 ) -> tuple[str, list[tuple[str, str]]]:
-    """Title and (name, text) rows."""
+    """One line, such as ``Digits, 8 x 8 grey, 1,295 images: up to 83 trials, about 4 min on 2 CPUs``, and rows."""
     confirmed = confirmations(plan)
+    images, expected = plan.images, duration(expected_seconds(plan, placement))
+    summary = (
+        f"{images.name[:1].upper()}{images.name[1:]}, {images.image_size} x {images.image_size} {_colour(plan)}, "
+        f"{count(len(images.indices('train')), 'image')}: up to {count(plan.trials + confirmed, 'trial')}"
+        f"{' in the first round' if plan.rounds > 1 else ''}, about {expected} on "
+        f"{count(machine.gpus, 'GPU') if placement.gpus else count(machine.cpus, 'CPU')}"
+    )
     rows = [
+        ("study", f"{plan.name}: {plan.options.question or QUESTION}"),
         ("data", _data(plan)),
         *((method, _method(plan, method)) for method in plan.space.methods),
         ("explore", f"{plan.trials} trials, {_search(plan)}; scored on validation"),
         ("confirm", f"up to {confirmed} trials: {_confirm(plan)}; test scored here only"),
         ("training", _training(plan)),
         ("at once", placement.describe(machine)),
-        ("expected", f"about {duration(expected_seconds(plan, placement))}"),
         (
             "verdict",
             f"the default holds if against every rung it loses less than "
@@ -42,7 +49,7 @@ def describe_plan(
     ]
     if place is not None:
         rows.append(("written to", place))
-    return f"Study {plan.name}: {plan.options.question or QUESTION}", rows
+    return summary, rows
 
 
 def confirmations(plan: StudyPlan) -> int:
@@ -105,8 +112,12 @@ def phase_seconds(plan: StudyPlan, placement: Placement) -> tuple[float, float]:
 def _data(plan: StudyPlan) -> str:
     images = plan.images
     sizes = ", ".join(f"{len(images.indices(s))} {s}" for s in ("train", "val", "test"))
-    colour = "grey" if images.channels == 1 else "colour"
-    return f"{images.name}: {sizes} images of {images.image_size} px, {colour}, {len(images.class_names)} classes"
+    classes = len(images.class_names)
+    return f"{images.name}: {sizes} images of {images.image_size} px, {_colour(plan)}, {classes} classes"
+
+
+def _colour(plan: StudyPlan) -> str:
+    return "grey" if plan.images.channels == 1 else "colour"
 
 
 def _method(plan: StudyPlan, method: str) -> str:

@@ -9,6 +9,8 @@ from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
+from tune.trial.spec import TrialSpec
+
 
 class StopWhen(Stopper):
     """Stops all trials at once when ``condition`` holds."""
@@ -58,11 +60,31 @@ class KeepProcesses(FIFOScheduler):
         trials, cache = controller.get_trials(), getattr(controller, "_actor_cache", None)
         if cache is not None and trials and self._processes:
             cache.increase_max(trials[0].placement_group_factory, by=self._processes)
+            name_tasks(controller)
             self._processes = 0
         if cache is not None and self._drop_idle:
             controller._cleanup_cached_actors(force_all=True)
             self._drop_idle = False
         return None
+
+
+def name_tasks(controller: Any) -> None:
+    """Let Ray's dashboard and ``ps`` show the name of the trial for each of its tasks, one per report.
+
+    Tune's private method submits them, all as ``Trial.train``; without it they keep that name.
+    """
+    schedule: Any = getattr(controller, "_schedule_trial_train", None)
+
+    def schedule_named(trial: Trial) -> None:
+        actor, _ = controller._actor_manager._live_actors_to_ray_actors_resources[controller._trial_to_actor[trial]]
+        actor.train = actor.train.options(name=TrialSpec.from_dict(trial.config["trial"]).name)
+        try:
+            schedule(trial)
+        finally:
+            del actor.train  # it hid the method
+
+    if schedule is not None:
+        controller._schedule_trial_train = schedule_named
 
 
 class Watch(Callback):

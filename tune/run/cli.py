@@ -10,15 +10,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pmae.cli.pipes import quiet_when_cut_off
 from pmae.errors import ConfigError, DataError
 from tune.options import StudyOptions, parse_options
 from tune.run import interrupts
-
-if TYPE_CHECKING:
-    from tune.search.confirm import ConfirmRule
 
 FINISHED, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 PROGRAM = "tune/masking_ratio_study.py"
@@ -34,9 +31,8 @@ def run_command(
     program: str,
     *,
     default: StudyOptions | None = None,
-    metrics: str | None = None,
-    rule: ConfirmRule | None = None,
     examples: Sequence[str] = EXAMPLES,
+    **study: Any,
 ) -> int:
     """Run the study that ``argv`` describes; returns the exit code.
 
@@ -44,20 +40,15 @@ def run_command(
         argv: Command line without the program's name.
         program: Path of the script, for help and for commands that are shown.
         default: Default options of the study.
-        metrics, rule: See ``tune.planning.plan.plan_study``.
         examples: Commands that the help begins with.
+        study: ``metrics`` and ``rule``, see ``tune.planning.plan.plan_study``.
     """
     with interrupts.noticed():
-        return quiet_when_cut_off(lambda: _guarded(list(argv), program, default, metrics, rule, examples))
+        return quiet_when_cut_off(lambda: _guarded(list(argv), program, default, examples, study))
 
 
 def _guarded(
-    words: list[str],
-    program: str,
-    default: StudyOptions | None,
-    metrics: str | None,
-    rule: ConfirmRule | None,
-    examples: Sequence[str],
+    words: list[str], program: str, default: StudyOptions | None, examples: Sequence[str], study: dict[str, Any]
 ) -> int:
     from studies.errors import StudyError
     from tune.run.ray_session import SessionError
@@ -69,7 +60,7 @@ def _guarded(
         from tune.run.runner import StudyInterrupted, StudyStoppedError, run  # not for --help: it takes a second
 
         try:
-            run(options, argv=words, program=program, metrics=metrics, rule=rule)
+            run(options, argv=words, program=program, **study)
         except StudyInterrupted:  # the command that resumes it is printed
             return INTERRUPTED
         except (StudyStoppedError, SessionError) as problem:

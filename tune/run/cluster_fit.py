@@ -34,7 +34,7 @@ def prepare_components(plan: StudyPlan, display: Display, processes: int = 1) ->
             warnings.filterwarnings("ignore", message=".*carry no variance")  # the plan warns of it
             components, how = cached_components(plan.images, basis, collect=collect)
         share = components.explained_variance_ratio
-        display.line(
+        display.detail(
             f"  {basis} components {how} ({len(share)}, the first explains {100 * share[0]:.0f} % of the variance, "
             f"{time.perf_counter() - started:.1f} s)"
         )

@@ -1,4 +1,4 @@
-"""Output while a study runs: the plan, a line per finished trial, a progress bar with the time left."""
+"""Output while a study runs: the plan, a progress bar with the time left, details where they are asked for."""
 
 from __future__ import annotations
 
@@ -9,59 +9,64 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
-from studies.formatting import duration
+from studies.cli.terminal import WIDTH_WITHOUT_TERMINAL, PipedConsole
+from studies.formatting import accuracy, duration
 from studies.storage.rows import TrialRow
-
-PLAIN_WIDTH = 160  # of tables in files and pipes: wide enough for every table
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # handled by tune.run.cli; rich would end the program with exit code 1
 
 
 class Display:
-    """Output of one study. On a terminal the bar stays at the bottom; elsewhere there are plain lines only.
+    """Output of one study. On a terminal the bar stays at the bottom; elsewhere a line is printed per finished trial.
 
     Args:
         quiet: Print only warnings and the lines of :meth:`always`.
+        verbose: Print the whole plan, and details on a terminal too.
         on_event: Called with each line instead of printing it.
     """
 
-    def __init__(self, quiet: bool = False, on_event: Callable[[str], None] | None = None) -> None:
-        width = None if on_event is None and sys.stdout.isatty() else PLAIN_WIDTH
+    def __init__(
+        self, quiet: bool = False, verbose: bool = False, on_event: Callable[[str], None] | None = None
+    ) -> None:
+        terminal = on_event is None and sys.stdout.isatty()
         file: Any = None if on_event is None else _Lines(on_event)
-        self.console = _Console(highlight=False, soft_wrap=True, width=width, file=file, force_jupyter=False)
-        self.quiet = quiet
+        width = None if terminal else WIDTH_WITHOUT_TERMINAL
+        self.console = PipedConsole(
+            highlight=False, soft_wrap=not terminal, width=width, file=file, force_jupyter=False
+        )
+        self.quiet, self.verbose = quiet, verbose
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._names: list[str] = []
+        self._running = 0
         self._total = self._done = 0  # trials
         self._concurrent = 1
         self._ended, self._seconds = 0, 0.0  # of the trials that ended in this run
 
-    def line(self, text: str = "") -> None:
-        """Print a line unless ``--quiet``."""
-        if not self.quiet:
+    @property
+    def detailed(self) -> bool:
+        """Whether details are printed: with ``--verbose``, and where no bar shows the progress."""
+        return not self.quiet and (self.verbose or not self.console.is_terminal)
+
+    def detail(self, text: str) -> None:
+        """Print a line that only some want to read."""
+        if self.detailed:
             self.console.print(escape(text))
 
-    def always(self, text: str = "") -> None:
-        """Print a line even with ``--quiet``."""
-        self.console.print(escape(text))
+    def always(self, text: str, unbroken: bool = False) -> None:
+        """Print a line even with ``--quiet``; ``unbroken`` where a path or command is to be copied from it."""
+        self.console.print(escape(text), soft_wrap=unbroken or None)
 
     def warn(self, text: str) -> None:
         """Print a warning."""
         self.console.print(f"[yellow]warning:[/yellow] {escape(text)}")
 
-    def plan(self, title: str, rows: Iterable[tuple[str, str]], warnings: Sequence[str]) -> None:
-        """Print the plan as aligned pairs of name and text."""
+    def plan(self, summary: str, rows: Iterable[tuple[str, str]], warnings: Sequence[str]) -> None:
+        """Print the plan in a line, and with ``--verbose`` as aligned pairs of name and text."""
         if not self.quiet:
-            self.console.print(f"[bold]{escape(title)}[/bold]")
+            self.console.print(f"[bold]{escape(summary)}[/bold]")
+        if not self.quiet and self.verbose:
             table = Table.grid(padding=(0, 2))
             table.add_column(style="cyan", no_wrap=True)
             table.add_column()
@@ -80,7 +85,7 @@ class Display:
             SpinnerColumn(), BarColumn(bar_width=30), TextColumn("{task.description}"), console=self.console,
             transient=True,
         )  # fmt: skip
-        self._task = self._bar.add_task("starting Ray", total=total, completed=done)
+        self._task = self._bar.add_task("starting", total=total, completed=done)
         self._bar.start()
 
     def expect(self, total: int) -> None:
@@ -91,20 +96,23 @@ class Display:
     def trial(self, row: TrialRow, name: str, notices: Sequence[str] = ()) -> None:
         """Print one line for a trial that ended, and its warnings."""
         if row["status"] == "interrupted":
-            self.line(f"  [stopped] {name}: {row['error']}")
+            self.detail(f"[stopped] {name}: {row['error']}")
             return
         self._done += 1
         self._ended += 1
         self._seconds += row.get("seconds") or 0.0
-        counted = f"[{self._done:>{len(str(self._total))}}/{self._total}]"
-        self.line(f"  {counted} {row['phase']:<7}  {name:<34} {_outcome(row)}")
+        if row["status"] == "done" or self.detailed:
+            counted = f"[{self._done:>{len(str(self._total))}}/{self._total}]"
+            self.detail(f"{counted} {row['phase']:<7} {name:<30} {_outcome(row)}")
+        else:
+            self.warn(f"{name} {_outcome(row)}")
         for notice in notices:
             self.warn(f"{name}: {notice}")
         self._update()
 
-    def running(self, names: Sequence[str]) -> None:
-        """Show what runs next to the bar."""
-        self._names = list(names)
+    def running(self, number: int) -> None:
+        """Show how many trials run next to the bar."""
+        self._running = number
         self._update()
 
     def stop(self) -> None:
@@ -113,22 +121,14 @@ class Display:
             self._bar.stop()
             self._bar = None
 
-    def time_left(self) -> float | None:
-        """Seconds that the remaining trials will take; None before the first has ended."""
-        if not self._ended:
-            return None
-        return (self._total - self._done) * self._seconds / self._ended / self._concurrent
-
     def _update(self) -> None:
         if self._bar is None or self._task is None:
             return
-        left = self.time_left()
-        text = f"{self._done}/{self._total} trials"
-        if left is not None:
+        text = f"{self._done}/{self._total} trials, {self._running} running"
+        if self._ended:
+            left = (self._total - self._done) * self._seconds / self._ended / self._concurrent
             text += f", about {duration(left)} left"
-        if self._names:
-            text += f"  ({', '.join(self._names[:2])}{', ...' if len(self._names) > 2 else ''})"
-        self._bar.update(self._task, total=self._total, completed=self._done, description=escape(text))
+        self._bar.update(self._task, total=self._total, completed=self._done, description=text)
 
 
 class _Lines(io.TextIOBase):
@@ -147,15 +147,11 @@ class _Lines(io.TextIOBase):
 def _outcome(row: TrialRow) -> str:
     if row["status"] != "done":
         return f"{row['status']}: {row['error']}"
-    linear, knn = (
-        (row["val_linear"], row["val_knn"]) if row["phase"] == "explore" else (row["test_linear"], row["test_knn"])
-    )
-    split = "val" if row["phase"] == "explore" else "test"
-    return f"{split}: linear {_percent(linear)} %  k-NN {_percent(knn)} %   {row['seconds'] or 0.0:5.1f} s"
-
-
-def _percent(accuracy: float | None) -> str:
-    return "    -" if accuracy is None else f"{100 * accuracy:5.1f}"
+    if row["phase"] == "explore":
+        split, linear, knn = "val ", row["val_linear"], row["val_knn"]
+    else:
+        split, linear, knn = "test", row["test_linear"], row["test_knn"]
+    return f"{split} {accuracy(linear):>7}  k-NN {accuracy(knn):>7} {duration(row['seconds'] or 0.0):>6}"
 
 
 def now() -> str:

@@ -117,11 +117,10 @@ class StudyDriver:
         return StudySearch(self.state, self._end, self.plan.space, self.folder / "optuna.db", self.plan.name)
 
     def _tuner(self, search: StudySearch) -> Any:
-        from ray import tune
         from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 
         from tune.run.callbacks import KeepProcesses, StopWhen, Watch
-        from tune.trial.worker import tune_trial
+        from tune.trial.worker import trial_actor
 
         keep_credentials_out_of_logs()
         scheduler = KeepProcesses(self.placement.concurrent)
@@ -133,7 +132,7 @@ class StudyDriver:
                 self.display.warn(f"{spec.name}: its process was lost; it resumes from its last checkpoint in another")
 
         return Tuner(
-            tune.with_resources(tune_trial, _resources(self.placement)),
+            trial_actor(self.plan.name, _resources(self.placement)),
             param_space={"job": self.job.to_dict()},
             tune_config=TuneConfig(
                 search_alg=search,
@@ -199,14 +198,14 @@ class StudyDriver:
         self._take_problems()
         for specs in self.state.rounds[self._rounds_shown :]:
             labels = dict.fromkeys(spec.label for spec in specs if spec.control is None)
-            self.display.line(f"  confirming {', '.join(labels)}")
+            self.display.detail(f"confirming {', '.join(labels)}")
             self.display.expect(self.state.planned)
             self._rounds_shown += 1
-        running = self.state.running
-        self.display.running([spec.name for spec in running])
+        running = len(self.state.running)
+        self.display.running(running)
         if self._gauges is not None and self.clock.monotonic() - self._gauges_at > GAUGES_EVERY:
             self._gauges_at = self.clock.monotonic()
-            self._gauges.show(self.state.records, len(running), self.plan.options.confirm.default_ratio)
+            self._gauges.show(self.state.records, running, self.plan.options.confirm.default_ratio)
 
     def _take_problems(self, wait: float = 0.0) -> None:
         with suppress(queue.Empty):

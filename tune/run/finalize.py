@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from pmae.components import cached_components
-from studies.cli.terminal import print_verdict
+from studies.cli.terminal import make_table, print_verdict
 from studies.records import read_study
 from studies.storage.atomic import write_json
 from tune.planning.plan import ALPHA, StudyPlan
@@ -29,19 +26,19 @@ def finish(folder: Path, plan: StudyPlan, display: Display, *, complete: bool, r
     components = cached_components(plan.images, plan.space.bases[0])[0] if "pmae" in plan.space.methods else None
     merge_samples(folder, components)
     verdict = write_verdict(folder)
-    print_verdict(display.console, verdict)
-    trials = read_study(folder).trials
-    print_comparisons(trials, display)
-    _print_failures(trials, display)
+    print_comparisons(read_study(folder).trials, display)
+    print_verdict(display.console, verdict, all_checks=display.detailed)
+    if complete:
+        sentence, command = _next(plan, folder, verdict, more)
+        display.always(f"next:    {sentence}")
+        display.always(f"         {command}", unbroken=True)
     report = write_pages(folder, display)  # takes seconds, so the verdict is printed first
-    display.always(f"tables:  {folder / 'trials.arrow'}, {folder / 'history.arrow'}")
+    if display.detailed or not report:
+        display.always(f"tables:  {folder / 'trials.arrow'}, {folder / 'history.arrow'}", unbroken=True)
     if report:
-        display.always(f"figures: {folder / 'figures'}")
-        display.always(f"report:  {folder / 'report.html'}")
+        display.always(f"report:  {folder / 'report.html'}", unbroken=True)
     if not complete:
-        display.always(f"resume with: {resume}")
-        return
-    display.always(f"next:    {_next(plan, folder, verdict, more)}")
+        display.always(f"resume with: {resume}", unbroken=True)
 
 
 def write_verdict(folder: Path) -> dict[str, Any]:
@@ -77,43 +74,29 @@ def print_comparisons(trials: Any, display: Display) -> None:
     compared = contrast_rows(found)
     if compared:
         headings = ("comparison", "value", "best ratio", "accuracy", "difference", "95 % bounds", "seeds")
-        _print_table("Each at its own best ratio, differences in points of accuracy", headings, compared, display)
+        title = "Each at its own best ratio, differences in points of accuracy"
+        display.console.print(make_table(headings, compared, title))
         for sentence in comparison_sentences(found):
             display.always(sentence)
     measured = measure_table(measures(trials, nested=False))
     if measured:
-        _print_table("Means over seeds", *measured, display)
+        display.console.print(make_table(*measured, "Means over seeds"))
 
 
-def _print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], display: Display) -> None:
-    table = Table(title=title, title_justify="left", title_style="")
-    for heading in headings:
-        table.add_column(heading, no_wrap=heading in ("setting", "comparison"))
-    for row in rows:
-        table.add_row(*row)
-    display.console.print(table)
-
-
-def _print_failures(trials: Any, display: Display) -> None:
-    rows = trials.select(["trial_id", "status"]).to_pylist()
-    bad = [r for r in rows if r["status"] in ("failed", "diverged")]
-    if bad:
-        kinds = ", ".join(f"{r['trial_id']} {r['status']}" for r in bad[:5])
-        display.warn(f"{len(bad)} of {len(rows)} trials have no result ({kinds}{', ...' if len(bad) > 5 else ''})")
-
-
-def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any], more: str) -> str:
-    """The command to try next."""
+def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any], more: str) -> tuple[str, str]:
+    """What to try next, and the command for it."""
+    show = "the numbers again", f"python -m studies show {folder}"
     if plan.options.question is not None:
-        return f"python -m studies show {folder}"
+        return show
     needed = [r["seeds_needed"] for r in verdict["rows"] if r.get("kind") == "default" and r.get("seeds_needed")]
     if needed and not plan.options.confirm.until_settled:
         look, seeds = plan.options.confirm.look + 1, len(plan.seeds) + max(needed)
         return (
+            f"a new study with {seeds} seeds would probably settle it; --look {look} judges it at "
+            f"{100 * ALPHA / 2**look:.3g} %, since repeated looks err more often",
             f"{more} --confirm-seeds {seeds} --look {look} --seed {plan.options.training.seed + look - 1} "
-            f"--name {plan.name}-{look}   (a new study with {seeds} seeds would probably settle it; --look {look} "
-            f"judges it at {100 * ALPHA / 2**look:.3g} %, since repeated looks err more often)"
+            f"--name {plan.name}-{look}",
         )
     if plan.options.data.dataset == "digits":
-        return "python tune/masking_ratio_study.py --dataset cifar10   (the same question on larger images)"
-    return f"python -m studies show {folder}"
+        return "the same question on larger images", "python tune/masking_ratio_study.py --dataset cifar10"
+    return show

@@ -87,6 +87,7 @@ def ray_session(
     dashboard: bool,
     on_lost: Callable[[RayLostError], None] | None = None,
     last_words: Callable[[RayLostError], None] | None = None,
+    job_name: str = "",
 ) -> Iterator[Session]:
     """Start Ray on this machine, or join the cluster at ``address``; stop what was started.
 
@@ -97,6 +98,7 @@ def ray_session(
         on_lost: Called from a thread when the private Ray was lost; the block should then end.
         last_words: Called before this process is ended because the block did not: after the loss of Ray, calls into
             it may block in C++ for good, and Ray itself ends the process after a minute.
+        job_name: Name of the job in Ray's dashboard, unless ``ray job submit`` has given it one.
 
     Raises:
         ConfigError: No cluster answers at the address, or the dashboard is not installed.
@@ -117,6 +119,7 @@ def ray_session(
 
         stack.callback(ray.shutdown)
         options |= {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+        options["job_config"] = ray.job_config.JobConfig(metadata={"job_name": job_name})
         context = _init(options) if address is None else _join(options)
         if address is None:
             stack.enter_context(_watched(on_lost, last_words))

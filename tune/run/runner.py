@@ -117,7 +117,7 @@ def run(
     if not dry and address is not None:
         storage = storage or Storage.open(options.storage.storage)
         storage.share_cache()
-    display = Display(options.output.quiet, on_event)
+    display = Display(options.output.quiet, options.output.verbose or dry, on_event)
     interrupts.check()
     plan = plan_study(options, metrics=metrics, rule=rule, progress=not options.output.quiet and sys.stderr.isatty())
     splits_present(plan.images)
@@ -177,8 +177,8 @@ def _place(
         plan = fit_to_budget(plan, placement)
     else:  # the lag is part of what a study finds
         placement = dataclasses.replace(placement, lag=record["resources"]["lag"])
-    title, rows = describe_plan(plan, placement, machine, where)
-    display.plan(title, rows, plan.warnings)
+    summary, rows = describe_plan(plan, placement, machine, where)
+    display.plan(summary, rows, plan.warnings)
     return plan, placement
 
 
@@ -197,7 +197,7 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
     shared = machine.address is not None and worker_range(machine.workers_per_trial)[1] > 1
     with (
         storage.hold(folder, display.warn, problems.put, shared) as mirror,
-        ray_session(machine.address, cpus, machine.dashboard, problems.put, last_words) as session,
+        ray_session(machine.address, cpus, machine.dashboard, problems.put, last_words, plan.name) as session,
     ):
         if placement is None:
             plan, placement = _place(plan, display, Machine.cluster(session.resources), record, where)
@@ -213,7 +213,7 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
         prepare_components(plan, display, int(session.resources.get("CPU", 1)) if spread else 1)
         interrupts.check()
         if session.dashboard_url:
-            display.always(f"dashboard: {session.dashboard_url} (its access token is in {token_path()})")
+            display.always(f"dashboard: {session.dashboard_url} (its access token is in {token_path()})", unbroken=True)
         try:
             with _shared_job(plan, placement, folder, session, mirror) as job, StudyWriter(folder, plan.name) as writer:
                 complete = StudyDriver(plan, job, placement, writer, display, problems, mirror).run()
@@ -230,7 +230,7 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
                 mirror.finish()
             except StudyError as problem:
                 raise _stopped(f"{problem}; all of the study is in {folder}", resume) from problem
-            display.always(f"stored:  {mirror.store.uri}")
+            display.always(f"stored:  {mirror.store.uri}", unbroken=True)
     if not complete:
         raise StudyInterrupted
 

@@ -25,6 +25,7 @@ from tune.search.state import Idle, Start, StudyState
 from tune.trial.spec import TrialSpec
 
 OBJECTIVE = "val_linear"
+SHOWN_OBJECTIVE = "validation accuracy (linear probe)"  # in optuna-dashboard
 
 
 class StudySearch(OptunaSearch):
@@ -53,6 +54,9 @@ class StudySearch(OptunaSearch):
         super().__init__(space=space.draw, metric=OBJECTIVE, mode="max", study_name=name, storage=storage)
         self._state, self._on_end, self._parameters = state, on_end, space.parameters
         self._specs: dict[str, TrialSpec] = {}  # by Ray's trial id
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # experimental in Optuna
+            self._optuna.set_metric_names([SHOWN_OBJECTIVE])
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial as ``{"trial": spec}``, None while running trials decide it, FINISHED at the end."""
@@ -70,10 +74,7 @@ class StudySearch(OptunaSearch):
         return self._specs.get(trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Log validation accuracies of unfinished trials."""
-        value, epoch = result.get(OBJECTIVE), result.get("epoch")
-        if trial_id in self._ot_trials and epoch is not None and value is not None and math.isfinite(value):
-            self._ot_trials[trial_id].report(value, int(epoch))
+        """Do nothing: a trial is scored at its end only."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record a trial that ended; in Optuna an interrupted one stays open until the study resumes."""
@@ -85,7 +86,8 @@ class StudySearch(OptunaSearch):
 
     def _log_start(self, ray_id: str, spec: TrialSpec, setting: Setting) -> None:
         parameters = {"method": setting.method, **self._parameters(setting)}
-        self._optuna.enqueue_trial(parameters, user_attrs={"trial_id": spec.trial_id, "ray_trial_id": ray_id})
+        names = {"candidate": spec.label, "seed": spec.seed, "trial_id": spec.trial_id, "ray_trial_id": ray_id}
+        self._optuna.enqueue_trial(parameters, user_attrs=names)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             super().suggest(ray_id)

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from ray import tune
+from ray.tune.trainable import wrap_function
 
 from tune.trial.result import blank_result
 from tune.trial.spec import TrialJob, TrialSpec
@@ -23,18 +24,26 @@ class Sync(Protocol):
     def __call__(self, now: bool = False) -> None: ...
 
 
+def trial_actor(study: str, resources: Any) -> type:
+    """:func:`tune_trial` as the class of actors that Tune starts.
+
+    Ray's dashboard shows its name, ``Trial`` instead of Tune's ``ImplicitFunc``, and the study as the actors' repr.
+    """
+    actor = wrap_function(tune.with_resources(tune_trial, resources), name=study)
+    actor.__name__ = actor.__qualname__ = "Trial"
+    return actor
+
+
 def tune_trial(config: dict[str, Any]) -> None:
     """Run ``config["trial"]`` and report its record as JSON under ``row``."""
     spec = TrialSpec.from_dict(config["trial"])
     with _study_folder(TrialJob.from_dict(config["job"]), spec.trial_id) as (job, sync):
         _run(spec, job, sync)
-    _name_process("pmae idle")
 
 
 def _run(spec: TrialSpec, job: TrialJob, sync: Sync) -> None:
     from tune.trial.run import run_trial
 
-    _name_process(spec.name)
     gauges = None
     if job.gauges:
         from tune.trial.metrics import TrialGauges
@@ -44,7 +53,6 @@ def _run(spec: TrialSpec, job: TrialJob, sync: Sync) -> None:
 
     def on_epoch(record: dict[str, Any]) -> None:
         nonlocal last
-        _name_process(spec.name)  # Ray resets it with every step
         if gauges is not None:
             gauges.epoch(record)
         sync()
@@ -103,12 +111,3 @@ def _innermost(trace: str) -> str:
     lines = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
     ours = [line for line in lines if "/pmae/" in line or "/tune/" in line]
     return (ours or lines or ["an unknown place"])[0]
-
-
-def _name_process(name: str) -> None:
-    """Set the name that ``ps`` and Ray's dashboard show."""
-    import ray._raylet as raylet
-
-    setproctitle: Any = getattr(raylet, "setproctitle", None)
-    if setproctitle is not None:
-        setproctitle(f"ray::{name}")

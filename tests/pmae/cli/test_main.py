@@ -112,7 +112,10 @@ def test_every_setting_of_a_training_is_an_option_of_the_same_name():
 def test_help_is_the_settings_own_documentation(capsys):
     assert main(["pretrain", "--help"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("examples:") and text.index("usual options") < text.index("--mlp-ratio")
+    assert text.startswith("examples:") and "Side of a patch in pixels" in text and "--mlp-ratio" not in text
+    assert main(["pretrain", "--help-all"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("examples:")
     plain = " ".join(text.replace("│", " ").split())
     for kind in (DataConfig, OptimConfig):
         for name, doc in field_docs(kind).items():

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from studies.__main__ import main
-from studies.records import StudyWriter, read_study
+from studies.records import StudyWriter, read_studies, read_study
 from studies.verdict import judge
 from tests.studies.make_study import make_study, trial
 
@@ -76,6 +77,22 @@ def test_verdict_in_words_and_with_other_settings(digits: Path, capfd: Capture) 
         wide = json.loads(printed(capfd, "verdict", digits, "--margin", margin, "--json"))
         assert {row["verdict"] for row in wide["rows"]} == {expected}
     assert len(list(csv.DictReader(io.StringIO(printed(capfd, "verdict", digits, "--csv"))))) == len(wide["rows"])
+
+
+@pytest.mark.parametrize("command", ["list", "show", "verdict"])
+def test_results_fit_a_terminal_of_80_columns_and_end_with_the_answer(command, storage: Path, monkeypatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr("studies.cli.terminal.make_console", lambda: Console(file=out, width=80, highlight=False))
+    assert main([command, str(storage)]) == 0
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
+    if command == "verdict":
+        answer = judge(read_studies([storage])).answer
+        assert " ".join(lines).endswith(answer) and lines[0].startswith("Test accuracy")
+        assert sum("may be best" in line for line in lines) == 1
+        assert sum("     default  " in line for line in lines) == 4
+        rows = [line for line in lines if line.startswith(" ") and " % " in line]
+        assert " ".join(" ".join(line[1:15] for line in rows).split()).startswith("PMAE on cifar10, patch 4 PMAE on")
 
 
 def test_export_writes_what_other_programs_read(storage: Path, tmp_path: Path, capfd: Capture) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 from types import SimpleNamespace
 
+from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.utils.object_cache import _ObjectCache
 
+from pmae.config import preset
 from tune.run.callbacks import KeepProcesses
+from tune.trial.spec import TrialSpec
 
 
 def controller(cache: _ObjectCache | None) -> SimpleNamespace:
@@ -41,6 +44,32 @@ def test_without_the_cache_nothing_happens():
     assert scheduler.choose_trial_to_run(controller(None)) is None
 
 
-def test_this_version_of_tune_has_the_cache():
+def test_the_tasks_of_a_trial_have_its_name_and_only_while_they_are_submitted():
+    class Actor:
+        def train(self): ...
+
+        train.options = lambda name: name
+
+    class Trial:
+        def __init__(self, seed):
+            spec = TrialSpec("explore-0000", "explore", seed, "pmae r=0.20 p=4", preset("quick"))
+            self.config = {"trial": spec.to_dict()}
+
+    trials = [Trial(1), Trial(2)]
+    actor, submitted = Actor(), []
+    tune = controller(_ObjectCache(may_keep_one=True))
+    tune._trial_to_actor = dict.fromkeys(trials, "tracked")
+    tune._actor_manager = SimpleNamespace(_live_actors_to_ray_actors_resources={"tracked": (actor, None)})
+    tune._schedule_trial_train = lambda trial: submitted.append(actor.train)
+    KeepProcesses(2).choose_trial_to_run(tune)
+    for trial in trials:
+        tune._schedule_trial_train(trial)
+    assert submitted == ["pmae r=0.20 p=4 seed=1", "pmae r=0.20 p=4 seed=2"]
+    assert "train" not in vars(actor)
+
+
+def test_this_version_of_tune_has_the_cache_and_the_method_that_submits_tasks():
+    assert "self._schedule_trial_train(trial)" in inspect.getsource(TuneController)
+    assert "getattr(ray_actor, method_name)" in inspect.getsource(RayActorManager)
     assert "_actor_cache" in inspect.getsource(TuneController)
     assert "force_all" in inspect.signature(TuneController._cleanup_cached_actors).parameters

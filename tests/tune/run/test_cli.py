@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tune.masking_ratio_study import main
+from tune.options import USUAL
 from tune.storage.folder import without_options
 
 SCRIPT = Path(__file__).resolve().parents[3] / "tune" / "masking_ratio_study.py"
@@ -54,6 +56,7 @@ SCRIPT = Path(__file__).resolve().parents[3] / "tune" / "masking_ratio_study.py"
         (["--storage", "s3://bucket/x?region=x&speed=9&endpoint_override=http://127.0.0.1:9"], "speed"),
         (["--storage", "s3://bucket/x?region=x&allow_bucket_creation=true"], "allowed are region"),
         (["--storage", "s3://bucket/x?region=x&endpoint_override=http://127.0.0.1:9"], "check the network"),
+        (["--quiet", "--verbose"], "leave one of them out"),
         (["--resume"], "there is no study"),
         (["--resume", "--name", "gone"], "'gone'"),
     ],
@@ -120,18 +123,30 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     storage = tmp_path / "runs"
     assert main(["--dry-run", "--storage", str(storage), "--trials", "8"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    for part in ("1295 train", "8 trials", "limited by", "expected", "5 paired seeds"):
+    assert said.startswith("Digits, 8 x 8 grey, 1,295 images: up to 83 trials, about ")
+    for part in ("1295 train", "8 trials", "limited by", "5 paired seeds"):
         assert part in said
     assert not storage.exists()
 
 
-def test_the_script_runs_from_any_folder_and_shows_its_options(tmp_path):
+def test_the_script_runs_from_any_folder_and_shows_its_usual_options(tmp_path):
     run = subprocess.run(
         [sys.executable, SCRIPT, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )
     assert run.returncode == 0
-    for option in ("--ratios", "--confirm-seeds", "--resume", "--preset"):
-        assert option in run.stdout
+    shown = set(re.findall(r"--[a-z-]+(?= )", run.stdout))
+    assert {f"--{name.replace('_', '-')}" for name in USUAL} <= shown and "--knn-k" not in shown
+    assert run.stdout.startswith("examples:\n  pmae-study") and max(map(len, run.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("study", [[], ["basis"], ["theory"]])
+def test_all_options_are_shown_on_demand(study, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*study, "--help-all"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("examples:") and max(map(len, text.splitlines())) <= 80
+    for option in ("--ratios", "--knn-k", "--trial-timeout", "--dry-run"):
+        assert option in text
 
 
 def test_options_are_taken_out_with_their_values_however_they_are_given():

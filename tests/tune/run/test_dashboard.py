@@ -52,6 +52,12 @@ def exported(cluster: TwoNodes, token: str) -> set[str]:
     return names
 
 
+def listed(cluster: TwoNodes, token: str, kind: str, field: str) -> set[str]:
+    """What the dashboard shows in one column of its tasks or actors."""
+    answer = json.loads(fetch(f"{cluster.url}/api/v0/{kind}?limit=1000&detail=1", token))
+    return {each[field] for each in answer["data"]["result"]["result"]}
+
+
 def submit(cluster: TwoNodes, folder: Path, *more: str) -> subprocess.Popen:
     """``ray job submit`` of a small study, its output in ``job.log``."""
     options = [*(o for o in LONG if o != "--quiet"), *more]
@@ -71,19 +77,25 @@ def submit(cluster: TwoNodes, folder: Path, *more: str) -> subprocess.Popen:
 def test_a_submitted_job_shows_its_progress_and_exports_what_grafana_asks_for(workers, cluster, tmp_path):
     token = token_path().read_text().strip()
     seen: set[str] = set()
+    tasks: set[str] = set()
+    actors: set[str] = set()
     job = submit(cluster, tmp_path, "--workers-per-trial", str(workers), *(["--epochs", "60"] if workers > 1 else []))
     end = time.monotonic() + 900
     while job.poll() is None and time.monotonic() < end:
         seen |= exported(cluster, token)
+        tasks |= listed(cluster, token, "tasks", "name")
+        actors |= listed(cluster, token, "actors", "class_name")
         time.sleep(0.5)
     said = (tmp_path / "job.log").read_text()
     assert job.wait(60) == 0, said
-    assert re.search(r"\[1/\d\] explore  pmae r=0.20 p=4", said) and "[2/2] confirm" in said
+    assert re.search(r"\[ 1/11\] explore pmae r=0.20 p=4", said) and "[2/9] confirm" in said
     assert f"its access token is in {token_path()}" in said and token not in said
     asked = set(re.findall(r"ray_pmae_\w+", DASHBOARD.read_text()))
     assert len(asked) == 9 and not asked - seen
+    assert "Trial" in actors and "ImplicitFunc" not in actors
+    assert {"pmae r=0.20 p=4 seed=1", "pmae r=0.20 p=4 seed=2"} <= tasks and "Trial.train" not in tasks
     rows = read_study(tmp_path / "runs" / "digits").trials.to_pylist()
-    assert [r["status"] for r in rows] == ["done", "done"]
+    assert [r["status"] for r in rows] == ["done"] * 9
     written = [p for p in (tmp_path / "runs").rglob("*") if p.is_file()]
     assert not [p for p in written if token.encode() in p.read_bytes()]
 

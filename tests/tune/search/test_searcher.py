@@ -72,8 +72,11 @@ def test_trials_are_passed_on_and_those_on_record_are_only_logged(plan, tmp_path
     search.on_trial_complete("e", error=True)
     assert search.spec("e") is None
     assert optuna_states(tmp_path) == {"COMPLETE": 1, "FAIL": 2}
-    logged = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'optuna.db'}").trials
-    assert [t.user_attrs["trial_id"] for t in logged] == ["explore-0000", "explore-0001", "explore-0002"]
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'optuna.db'}")
+    logged = [t.user_attrs for t in study.trials]
+    assert study.metric_names == ["validation accuracy (linear probe)"]
+    assert [a["trial_id"] for a in logged] == ["explore-0000", "explore-0001", "explore-0002"]
+    assert logged[0]["candidate"] == "pmae r=0.20 p=4" and all(isinstance(a["seed"], int) for a in logged)
 
 
 def test_the_study_is_finished_when_every_trial_has_ended(plan, tmp_path):
