@@ -59,10 +59,10 @@ def _guarded(
     rule: ConfirmRule | None,
     examples: Sequence[str],
 ) -> int:
-    from studies.errors import StudyError
-    from tune.run.ray_session import SessionError
-
     try:
+        from studies.errors import StudyError
+        from tune.run.ray_session import SessionError
+
         options = parse_options(words, f"python {program}", default, examples=examples)
         if any(word.partition("=")[0] == "--config" for word in words):  # the record does not depend on the file
             words = options.to_argv()

@@ -118,6 +118,7 @@ def ray_session(
         stack.callback(ray.shutdown)
         options |= {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
         context = _init(options) if address is None else _join(options)
+        interrupts.reinstall()
         if address is None:
             stack.enter_context(_watched(on_lost, last_words))
         close_token()
