@@ -47,7 +47,7 @@ OUTLIVES = 60.0  # seconds after which a process of an ended session counts as l
 # What ends a session, and how it may then end: exit codes, negative for signals. Before the study's own handlers are
 # installed, and while Ray's are, a signal ends it as it ends any process.
 DRIVER = {signal.SIGKILL: {-9}, signal.SIGTERM: {130, 1, -2, -15}, signal.SIGINT: {130, -2}}
-RAY = ("/raylet/raylet", "/gcs/gcs_server", "runtime_env/agent/main.py", "log_monitor.py", "watchdog.py")
+RAY = ("/raylet/raylet", "/gcs/gcs_server", "RuntimeEnvAgent", "DashboardAgent", "log_monitor.py", "watchdog.py")
 GOOD = {0}
 
 
@@ -272,7 +272,7 @@ class Disturber:
             driver.kill()
             return "watchdog and SIGKILL"
         self.allowed = {1}
-        name = Path(self._end_by).name if "agent" not in self._end_by else "agent"
+        name = Path(self._end_by).name
         if self._end_by == "log_monitor.py":  # Ray lives on without it
             self._end_by, self._end_at = signal.SIGKILL, seconds + 10
         return name

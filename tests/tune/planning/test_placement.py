@@ -56,6 +56,15 @@ def test_a_search_is_not_run_all_at_once_but_the_confirm_phase_is():
     assert place(cluster, MachineOptions(max_concurrent=1), trials=40, memory=GIB, explored=16).lag == 1
 
 
+def test_a_study_that_resumes_keeps_its_threads():
+    box = Machine(cpus=8, memory=256 * GIB)
+    before = place(box, MachineOptions(max_concurrent=2), trials=16, memory=GIB)
+    assert (before.concurrent, before.threads) == (2, 4)
+    again = place(Machine(cpus=16, memory=256 * GIB), MachineOptions(), trials=16, memory=GIB, threads=before.threads)
+    assert (again.concurrent, again.threads) == (4, 4)
+    assert place(LAPTOP, MachineOptions(), trials=16, memory=GIB, threads=before.threads).threads == 2
+
+
 def test_fewer_workers_do_while_nodes_are_missing():
     elastic = place(LAPTOP, MachineOptions(workers_per_trial="1-4"), trials=16, memory=GIB)
     assert (elastic.concurrent, elastic.threads, elastic.workers, elastic.least_workers) == (1, 1, 4, 1)
