@@ -70,10 +70,7 @@ class StudySearch(OptunaSearch):
         return self._specs.get(trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Log validation accuracies of unfinished trials."""
-        value, epoch = result.get(OBJECTIVE), result.get("epoch")
-        if trial_id in self._ot_trials and epoch is not None and value is not None and math.isfinite(value):
-            self._ot_trials[trial_id].report(value, int(epoch))
+        """Do nothing: epochs have no validation accuracy."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record a trial that ended; in Optuna an interrupted one stays open until the study resumes."""
