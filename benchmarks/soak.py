@@ -212,6 +212,8 @@ class Disturber:
         draws: Source of the moments and the victims.
         every: Mean seconds between the ends of workers.
         session_seconds: Mean seconds from the first trial of a session until it is ended.
+
+    On a busy machine, where processes start slowly, both are longer, so that the study makes progress.
     """
 
     def __init__(self, draws: random.Random, every: float, session_seconds: float) -> None:
@@ -236,10 +238,12 @@ class Disturber:
         if seconds < self._next_worker:
             return None
         workers = [p for p in driver.children(recursive=True) if _title(p).startswith("ray::") and "seed=" in _title(p)]
-        self._next_worker = seconds + (self.draws.expovariate(1 / self.every) if self._training else 1.0)
+        wait = self.draws.expovariate(1 / max(self.every, self.startup / 4)) if self._training else 0.5
+        self._next_worker = seconds + wait
         if workers and not self._training:
             self._training, self.startup = True, seconds
-            self._end_at = min(self._end_at, seconds + self.draws.expovariate(1 / self.session_seconds))
+            mean = max(self.session_seconds, 2 * self.startup)
+            self._end_at = min(self._end_at, seconds + self.draws.expovariate(1 / mean))
         # A trial whose process is lost more often than it is retried is recorded as failed, as it should be.
         workers = [p for p in workers if self.victims[_title(p)] < RETRIES]
         if not workers:
@@ -384,7 +388,7 @@ def main() -> None:
     parser.add_argument("--confirm-seeds", type=int, help="a quarter of the trials if left out")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the faults")
     parser.add_argument("--every", type=float, default=4, help="mean seconds between the kills of workers")
-    parser.add_argument("--session-seconds", type=float, default=60, help="mean, until a session is ended")
+    parser.add_argument("--session-seconds", type=float, default=45, help="mean, until a session is ended")
     parser.add_argument("--most-seconds", type=float, default=24 * 3600.0, help="of the disturbed study")
     parser.add_argument("--keep", action="store_true", help="keep the folder")
     parser.add_argument("--out", type=Path, default=RESULTS / "soak.json", help="the JSON file")
