@@ -242,7 +242,7 @@ class Disturber:
         self._next_worker = seconds + wait
         if workers and not self._training:
             self._training, self.startup = True, seconds
-            mean = max(self.session_seconds, 2 * self.startup)
+            mean = max(self.session_seconds, self.startup)
             self._end_at = min(self._end_at, seconds + self.draws.expovariate(1 / mean))
         # A trial whose process is lost more often than it is retried is recorded as failed, as it should be.
         workers = [p for p in workers if self.victims[_title(p)] < RETRIES]
@@ -313,19 +313,28 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return found
 
 
-def growth(samples: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Medians of the first and the last third of the samples, those of a session's first 15 s aside."""
-    steady = [s for s in samples if s["seconds"] > 15]
-    third = max(1, len(steady) // 3)
-    names = [name for name in (steady[0] if steady else {}) if name not in ("session", "seconds")]
+def growth(points: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Medians of the first and the last third of ``points``, and the largest."""
+    third = max(1, len(points) // 3)
+    names = [name for name in (points[0] if points else {}) if name not in ("session", "seconds")]
     return {
         name: {
-            "first_third": statistics.median(s[name] for s in steady[:third]),
-            "last_third": statistics.median(s[name] for s in steady[-third:]),
-            "largest": max(s[name] for s in steady),
+            "first_third": statistics.median(point[name] for point in points[:third]),
+            "last_third": statistics.median(point[name] for point in points[-third:]),
+            "largest": max(point[name] for point in points),
         }
         for name in names
     }
+
+
+def peaks(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The largest values of each session that ran trials."""
+    found = []
+    for number in sorted({sample["session"] for sample in samples}):
+        mine = [sample for sample in samples if sample["session"] == number]
+        if mine[-1]["trials"] > mine[0]["trials"]:
+            found.append({name: max(sample[name] for sample in mine) for name in mine[0]})
+    return found
 
 
 def soak(options: argparse.Namespace, base: Path) -> dict[str, Any]:
@@ -375,8 +384,8 @@ def soak(options: argparse.Namespace, base: Path) -> dict[str, Any]:
         "outlived": [*calm.outlived.values(), *wild.outlived.values()],
         "ray_folders_left": len([*calm.ray.glob("*"), *wild.ray.glob("*")]),
         "seconds": {"undisturbed": first["seconds"], "disturbed": sum(s["seconds"] for s in wild.sessions)},
-        "undisturbed": growth(calm.samples),
-        "disturbed": growth(wild.samples),
+        "undisturbed": growth([sample for sample in calm.samples if sample["trials"]]),
+        "disturbed": growth(peaks(wild.samples)),
         "sessions": wild.sessions,
     }
 

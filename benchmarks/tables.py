@@ -130,7 +130,8 @@ def soak(result: Result) -> str:
         f"A study of {result['trials']} trials, resumed {len(result['sessions']) - 1} times. Killed: {faults}.\n"
         f"Differences from the undisturbed study: {len(result['differences'])}; unexpected ends: "
         f"{len(result['unexpected_ends'])}; left behind: {len(result['outlived'])} processes, "
-        f"{result['ray_folders_left']} folders of Ray.\n\n" + table(["median", "first third", "last third"], rows)
+        f"{result['ray_folders_left']} folders of Ray.\n\n"
+        + table(["largest in a session, median", "first third of the sessions", "last third"], rows)
     )
 
 
