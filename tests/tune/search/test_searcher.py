@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -14,6 +15,7 @@ from tests.tune.conftest import optuna_states
 from tune import ConfirmOptions, DataOptions, SearchOptions, StudyOptions
 from tune.planning.plan import StudyPlan, plan_study
 from tune.search.searcher import StudySearch
+from tune.search.space import Setting
 from tune.search.state import StudyState
 from tune.trial.result import TrialResult, blank_result
 from tune.trial.spec import TrialJob, TrialSpec
@@ -74,6 +76,15 @@ def test_trials_are_passed_on_and_those_on_record_are_only_logged(plan, tmp_path
     assert optuna_states(tmp_path) == {"COMPLETE": 1, "FAIL": 2}
     logged = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'optuna.db'}").trials
     assert [t.user_attrs["trial_id"] for t in logged] == ["explore-0000", "explore-0001", "explore-0002"]
+
+
+def test_a_ratio_that_is_rounded_out_of_its_range_is_logged(plan, tmp_path):
+    search = replace(plan.options.search, ratios=(0.3004, 0.9), trials=1)
+    narrow = plan_study(replace(plan.options, search=search))
+    known = Setting("pmae", narrow.space.patches["pmae"][0], 0.3, "expected", "pca")
+    started = start(narrow, tmp_path, [])
+    started._log("a", narrow.explore_spec(0, known, seed=1), known, None)
+    assert optuna_states(tmp_path) == {"RUNNING": 1}
 
 
 def test_the_study_is_finished_when_every_trial_has_ended(plan, tmp_path):
