@@ -114,7 +114,7 @@ class StudySearch(OptunaSearch):
 
 def _outcome(row: TrialRow) -> tuple[TrialState, float | None]:
     """Optuna's state and value of a trial that ended."""
-    state, value = optuna_state(row["status"]), row.get(OBJECTIVE)
+    state, value = optuna_state(row["status"]), row.get("val_linear")
     if state != TrialState.COMPLETE:
         return state, None
     return (state, value) if value is not None and math.isfinite(value) else (TrialState.FAIL, None)

@@ -79,9 +79,9 @@ def test_trials_are_passed_on_and_those_on_record_are_only_logged(plan, tmp_path
 
 
 def test_a_ratio_that_is_rounded_out_of_its_range_is_logged(plan, tmp_path):
-    search = replace(plan.options.search, ratios=(0.3004, 0.9), trials=1)
+    search = replace(plan.options.search, ratios=(0.1, 0.4996), trials=1)
     narrow = plan_study(replace(plan.options, search=search))
-    known = Setting("pmae", narrow.space.patches["pmae"][0], 0.3, "expected", "pca")
+    known = Setting("pmae", narrow.space.patches["pmae"][0], 0.5, "expected", "pca")
     started = start(narrow, tmp_path, [])
     started._log("a", narrow.explore_spec(0, known, seed=1), known, None)
     assert optuna_states(tmp_path) == {"RUNNING": 1}
