@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pmae.devices import synchronise
+from pmae.devices import cpu_name, synchronise
 
 if TYPE_CHECKING:
     from pmae.training.loop import Training
@@ -36,7 +36,7 @@ def describe_machine(device: str, packages: Sequence[str], script: str) -> dict[
     return {
         "device": device,
         "gpu": torch.cuda.get_device_name(device) if device != "cpu" else None,
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()} | {p: v for p in packages if (v := _version(p))},
@@ -94,14 +94,6 @@ def write_result(result: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written to {path}")
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    names = (
-        [x.split(":")[1].strip() for x in info.read_text().splitlines() if "model name" in x] if info.exists() else []
-    )
-    return names[0] if names else platform.processor()
 
 
 def _version(package: str) -> str | None:

@@ -109,6 +109,32 @@ def study(result: Result) -> str:
     return head + table(["", "seconds"], rows)
 
 
+def soak(result: Result) -> str:
+    """Faults, and what a study whose processes were killed left behind."""
+    faults = ", ".join(f"{name} {count}" for name, count in sorted(result["faults"].items(), key=lambda f: -f[1]))
+    names = {
+        "driver_mib": "resident memory of the driver, MiB",
+        "driver_files": "open files of the driver",
+        "processes": "processes",
+        "object_store_mib": "shared memory of the raylet, MiB",
+        "ray_mib": "files of Ray, MiB",
+        "ray_folders": "folders of Ray sessions",
+        "study_files": "files of the study",
+        "study_mib": "files of the study, MiB",
+    }
+    found = result["disturbed"]
+    rows = [
+        [text, *(f"{found[name][part]:g}" for part in ("first_third", "last_third"))] for name, text in names.items()
+    ]
+    return (
+        f"A study of {result['trials']} trials, resumed {len(result['sessions']) - 1} times. Killed: {faults}.\n"
+        f"Differences from the undisturbed study: {len(result['differences'])}; unexpected ends: "
+        f"{len(result['unexpected_ends'])}; left behind: {len(result['outlived'])} processes, "
+        f"{result['ray_folders_left']} folders of Ray.\n\n"
+        + table(["largest in a session, median", "first third of the sessions", "last third"], rows)
+    )
+
+
 def step_variants(result: Result) -> str:
     """What each choice is worth."""
     rows = [[name, middle(gain["runs"], 2)] for name, gain in result["gain"].items()]
@@ -326,6 +352,7 @@ TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "probes": (probes, "probes-cpu.json"),
     "growth": (growth, "growth-cpu.json"),
     "study": (study, "study-cpu.json"),
+    "soak": (soak, "soak.json"),
     "step-variants": (step_variants, "step-variants-pmae-cpu.json"),
     "stacked-trials": (stacked_trials, "stacked-trials-cpu.json"),
     "threads": (threads, "threads-cpu.json"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -51,6 +53,16 @@ def autocast_dtype(precision: str, device: torch.device, model: ModelConfig) -> 
     width = BF16_CPU_WIDTH if model.shape is None else model.shape[0]
     wide = max(width, model.decoder_width) >= BF16_CPU_WIDTH
     return torch.bfloat16 if wide and cpu_has_bf16() else None
+
+
+def cpu_name() -> str:
+    """The CPU's model and the vector instructions that torch uses on it, which both decide how sums are rounded."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.processor()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def cpu_has_bf16() -> bool:

@@ -41,10 +41,11 @@ def same_budget(rows: Sequence[Row], label: str, free: frozenset[str], warnings:
             f"{label}: {len(others)} trials have another {name} than the {len(done)} that are compared "
             f"({how}) and are left out: {names(others)}"
         )
-    for name in ("code_version", "device"):
+    for name in ("code_version", "device", "versions"):
         values = sorted({str(row[name]) for row in done if row[name] is not None})
         if len(values) > 1:
-            warnings.append(f"{label}: compared trials differ in {name}: {', '.join(values)}")
+            how = _difference(values[0], values[1]) if name == "versions" else ", ".join(values)
+            warnings.append(f"{label}: compared trials differ in {name}: {how}")
     return done
 
 
@@ -69,7 +70,7 @@ def _difference(usual: str, other: str) -> str:
     try:
         ours, theirs = json.loads(usual), json.loads(other)
     except ValueError:
-        return "configurations are not readable as JSON"
+        return "not readable as JSON"
     names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     return ", ".join(f"{name} {theirs.get(name)!r} instead of {ours.get(name)!r}" for name in names[:4])
 

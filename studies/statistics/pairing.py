@@ -23,7 +23,8 @@ from studies.storage.schema import TRIAL_SCHEMA
 COLUMNS = (
     "study", "trial_id", "phase", "dataset", "method", "strategy", "basis", "ratio", "achieved_ratio", "achieved_sd",
     "patch_size", "patch_stride", "mask_unit", "seed", "status", "epochs", "val_linear", "test_linear", "evaluation",
-    "train_loss", "training_problem", "config", "pool", "code_version", "device", "precision",
+    "train_loss", "training_problem", "config", "pool", "code_version", "device", "versions",
+    "precision",
 )  # fmt: skip
 CONTROL_METHODS = ("untrained", "pixels")
 SAME_SHARE = 1e-4  # achieved ratios of MAE closer than this mask the same number of patches

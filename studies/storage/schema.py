@@ -61,7 +61,7 @@ TRIAL_SCHEMA: pa.Schema = pa.schema(
         ("config", _TEXT),  # JSON
         ("config_hash", _TEXT),
         ("code_version", _TEXT),
-        ("device", _TEXT),
+        ("device", _TEXT),  # model of the GPU, or of the CPU with its number of threads
         ("precision", _TEXT),  # fp32 or bf16, as resolved on the device
         ("versions", _TEXT),  # JSON
         ("basis", _TEXT),  # null for mae

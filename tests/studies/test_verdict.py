@@ -354,10 +354,18 @@ def test_only_confirmed_trials_judge() -> None:
         ([*FLAT, FLAT[3] | {"trial_id": "twin"}], "ratio 0.35 has seed 0 twice"),
         (change(FLAT, 0.35, [0], code_version="abc"), None),
         (change(change(FLAT, 0.35, [0], code_version="b"), 0.2, [0], code_version="a"), "differ in code_version: a, b"),
+        (
+            change(change(FLAT, 0.35, [0], device="cpu: A (AVX2), 1 thread"), 0.2, [0], device="gpu B"),
+            r"differ in device: cpu: A \(AVX2\), 1 thread, gpu B",
+        ),
+        (
+            change(change(FLAT, 0.35, [0], versions='{"ray": "1", "torch": "2"}'), 0.2, [0], versions='{"torch": "3"}'),
+            r"differ in versions: ray None instead of '1', torch '3' instead of '2'",
+        ),
     ],
     ids=[
         "diverged", "NaN", "epochs", "precision", "evaluation", "config", "repeat", "twin", "one known version",
-        "versions",
+        "code", "device", "versions",
     ],
 )  # fmt: skip
 def test_oddities_are_named_and_never_averaged_away(rows: Rows, warning: str | None) -> None:

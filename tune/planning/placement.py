@@ -120,7 +120,9 @@ def memory_here() -> float:
         return total
 
 
-def place(machine: Machine, options: MachineOptions, trials: int, memory: float, explored: int = 0) -> Placement:
+def place(
+    machine: Machine, options: MachineOptions, trials: int, memory: float, explored: int = 0, threads: int | None = None
+) -> Placement:
     """Fit trials on a machine.
 
     Args:
@@ -129,6 +131,7 @@ def place(machine: Machine, options: MachineOptions, trials: int, memory: float,
         trials: Trials of the larger phase; more never run at a time.
         memory: Estimated bytes of the largest trial, see :func:`trial_memory`.
         explored: Trials of the exploration.
+        threads: Those that trials had so far, which decide the last bits of a result; kept if there are so many CPUs.
 
     Raises:
         ConfigError: More workers, GPUs or memory than there are.
@@ -136,8 +139,9 @@ def place(machine: Machine, options: MachineOptions, trials: int, memory: float,
     _check(machine, options)
     least, workers = worker_range(options.workers_per_trial)
     gpus = _gpus_per_trial(machine, options)
+    kept = min(threads or 1, max(1, machine.cpus // workers))
     fits = {
-        f"{machine.cpus} CPU{'s' * (machine.cpus > 1)}": max(1, machine.cpus // workers),
+        f"{machine.cpus} CPU{'s' * (machine.cpus > 1)}": max(1, machine.cpus // (workers * kept)),
         f"memory ({machine.memory / GIB:.0f} GiB)": int(machine.memory * MEMORY_SHARE // memory),
     }
     if gpus:
@@ -153,7 +157,7 @@ def place(machine: Machine, options: MachineOptions, trials: int, memory: float,
             f"a trial needs about {memory / GIB:.1f} GiB, more than {limited_by} allows; use a smaller --batch-size, "
             "larger --patch-sizes or a smaller model"
         )
-    threads = max(1, min(MOST_THREADS, machine.cpus // (concurrent * workers)))
+    threads = kept if threads else max(1, min(MOST_THREADS, machine.cpus // (concurrent * workers)))
     lag = min(concurrent, max(2, explored // 4))
     return Placement(concurrent, threads, workers, gpus, memory, limited_by, least if least < workers else None, lag)
 

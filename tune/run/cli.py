@@ -50,10 +50,10 @@ def run_command(
 def _guarded(
     words: list[str], program: str, default: StudyOptions | None, examples: Sequence[str], study: dict[str, Any]
 ) -> int:
-    from studies.errors import StudyError
-    from tune.run.ray_session import SessionError
-
     try:
+        from studies.errors import StudyError
+        from tune.run.ray_session import SessionError
+
         options = parse_options(words, f"python {program}", default, examples=examples)
         if any(word.partition("=")[0] == "--config" for word in words):  # the record does not depend on the file
             words = options.to_argv()

@@ -1,4 +1,4 @@
-"""Ctrl-C that cannot get lost while a study starts.
+"""Ctrl-C and SIGTERM that cannot get lost while a study starts.
 
 Python discards a ``KeyboardInterrupt`` that is raised inside a weak-reference callback or ``__del__``, and imports run
 such callbacks all the time. :func:`noticed` remembers the signal, so that :func:`check` raises it again.
@@ -7,11 +7,13 @@ such callbacks all the time. :func:`noticed` remembers the signal, so that :func
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _received = False
 
 
@@ -23,28 +25,44 @@ def _remember(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def noticed() -> Iterator[None]:
-    """Remember every Ctrl-C while the block runs. Does nothing outside the main thread or under another handler."""
+    """Remember Ctrl-C and SIGTERM while the block runs; nothing outside the main thread or under another handler."""
     global _received
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGINT) not in (signal.default_int_handler, _remember):
         yield
         return
-    before = signal.signal(signal.SIGINT, _remember)
-    if before is not _remember:
+    before = {number: signal.signal(number, _remember) for number in SIGNALS}
+    if before[signal.SIGINT] is not _remember:
         _received = False
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def install() -> None:
-    """Remember every Ctrl-C from now on: for a script, before it imports anything else."""
-    signal.signal(signal.SIGINT, _remember)
+    """Remember every Ctrl-C or SIGTERM from now on: for a script, before it imports anything else."""
+    for number in SIGNALS:
+        signal.signal(number, _remember)
+    sys.excepthook = _report
+
+
+def reinstall() -> None:
+    """Take SIGTERM back from Ray, whose ``init`` installs a handler that ends the process without a word."""
+    if signal.getsignal(signal.SIGINT) is _remember and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _remember)
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):  # during the script's imports, before anything can catch it
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def check() -> None:
-    """Raise ``KeyboardInterrupt`` if one was received earlier and discarded."""
+    """Raise ``KeyboardInterrupt`` if a signal was received earlier and discarded."""
     global _received
     if _received:
         _received = False

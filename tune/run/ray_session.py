@@ -121,6 +121,7 @@ def ray_session(
         options |= {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
         options["job_config"] = ray.job_config.JobConfig(metadata={"job_name": job_name})
         context = _init(options) if address is None else _join(options)
+        interrupts.reinstall()
         if address is None:
             stack.enter_context(_watched(on_lost, last_words))
         close_token()

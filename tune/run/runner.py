@@ -172,7 +172,8 @@ def _place(
     configs = [plan.config(s) for s in plan.space.grid()]
     memory = max(trial_memory(c, plan.images.images.nbytes) for c in configs)
     trials = max(plan.trials, confirmations(plan))
-    placement = place(machine, plan.options.machine, trials, memory, explored=plan.trials)
+    threads = None if record is None else record["resources"].get("threads")
+    placement = place(machine, plan.options.machine, trials, memory, explored=plan.trials, threads=threads)
     if record is None:
         plan = fit_to_budget(plan, placement)
     else:  # the lag is part of what a study finds

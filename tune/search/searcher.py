@@ -8,13 +8,14 @@ Optuna trial without a final state.
 from __future__ import annotations
 
 import math
+import sqlite3
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FixedTrial, TrialState, create_trial
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
@@ -50,23 +51,24 @@ class StudySearch(OptunaSearch):
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         database.unlink(missing_ok=True)
-        storage = optuna.storages.RDBStorage(f"sqlite:///{database}")
+        storage = optuna.storages.RDBStorage(f"sqlite:///{database}", {"creator": lambda: _connect(database)})
         super().__init__(space=space.draw, metric=OBJECTIVE, mode="max", study_name=name, storage=storage)
-        self._state, self._on_end, self._parameters = state, on_end, space.parameters
+        self._state, self._on_end, self._parameters, self._draw = state, on_end, space.parameters, space.draw
         self._specs: dict[str, TrialSpec] = {}  # by Ray's trial id
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental in Optuna
             self._optuna.set_metric_names([SHOWN_OBJECTIVE])
+        self._numbers: dict[str, int] = {}  # of running trials in Optuna
+        self._logged = 0
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial as ``{"trial": spec}``, None while running trials decide it, FINISHED at the end."""
         while isinstance(step := self._state.next(), Start):
             if step.setting is not None:
-                self._log_start(trial_id, step.spec, step.setting)
+                self._log(trial_id, step.spec, step.setting, step.record)
             if step.record is None:
                 self._specs[trial_id] = step.spec
                 return {"trial": step.spec.to_dict()}
-            self._log_end(trial_id, step.record)
         return Searcher.FINISHED if step is Idle.FINISHED else None
 
     def spec(self, trial_id: str) -> TrialSpec | None:
@@ -81,25 +83,26 @@ class StudySearch(OptunaSearch):
         spec = self._specs.pop(trial_id, None)
         if spec is not None:
             row = self._on_end(spec, (result or {}).get("row"))
-            if row is not None and row["status"] != "interrupted":
-                self._log_end(trial_id, row)
+            number = self._numbers.pop(trial_id, None)  # None in the confirm phase
+            if number is not None and row is not None and row["status"] != "interrupted":
+                state, value = _outcome(row)
+                self._optuna.tell(number, value, state=state)
 
-    def _log_start(self, ray_id: str, spec: TrialSpec, setting: Setting) -> None:
-        parameters = {"method": setting.method, **self._parameters(setting)}
+    def _log(self, ray_id: str, spec: TrialSpec, setting: Setting, row: TrialRow | None) -> None:
+        """Log an explored trial: as it ended where it is on record, otherwise as running."""
+        drawn = FixedTrial({"method": setting.method, **self._parameters(setting)})
+        self._draw(drawn)
+        state, value = (TrialState.RUNNING, None) if row is None else _outcome(row)
         names = {"candidate": spec.label, "seed": spec.seed, "trial_id": spec.trial_id, "ray_trial_id": ray_id}
-        self._optuna.enqueue_trial(parameters, user_attrs=names)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            super().suggest(ray_id)
-
-    def _log_end(self, ray_id: str, row: TrialRow) -> None:
-        trial = self._ot_trials.pop(ray_id, None)
-        if trial is None:  # a trial of the confirm phase
-            return
-        state, value = optuna_state(row["status"]), row.get("val_linear")
-        if state == TrialState.COMPLETE and (value is None or not math.isfinite(value)):
-            state = TrialState.FAIL
-        self._optuna.tell(trial, value if state == TrialState.COMPLETE else None, state=state)
+        # In one transaction; to ask Optuna for the trial takes ten, which adds up when a long study resumes.
+        self._optuna.add_trial(
+            create_trial(
+                state=state, value=value, params=drawn.params, distributions=drawn.distributions, user_attrs=names
+            )
+        )
+        if row is None:
+            self._numbers[ray_id] = self._logged
+        self._logged += 1
 
     @property
     def _optuna(self) -> optuna.Study:
@@ -112,3 +115,18 @@ class StudySearch(OptunaSearch):
     def __getstate__(self) -> dict[str, Any]:
         # Ray pickles searchers with its snapshots, which a study never restores.
         return {}
+
+
+def _outcome(row: TrialRow) -> tuple[TrialState, float | None]:
+    """Optuna's state and value of a trial that ended."""
+    state, value = optuna_state(row["status"]), row.get("val_linear")
+    if state != TrialState.COMPLETE:
+        return state, None
+    return (state, value) if value is not None and math.isfinite(value) else (TrialState.FAIL, None)
+
+
+def _connect(database: Path) -> sqlite3.Connection:
+    """A connection that never waits for the disk, which takes longer than a short trial, ten times in each."""
+    connection = sqlite3.connect(database, check_same_thread=False)
+    connection.execute("PRAGMA synchronous=OFF")
+    return connection

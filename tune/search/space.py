@@ -223,6 +223,8 @@ class Space:
         if choice.listed:
             return _choose(trial, name, sorted({*choice.listed, *default}))
         ends = [choice.low, choice.high, *default]
+        if with_default:  # ratios on record are rounded, perhaps to just outside
+            ends += [round(end, RATIO_DIGITS) for end in ends]
         return round(trial.suggest_float(name, min(ends), max(ends)), RATIO_DIGITS)
 
     def contains(self, setting: Setting) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, cast
 
+from studies.formatting import count
 from studies.storage.rows import EpochRow, Status, TrialRow
 from tune.trial.spec import TrialJob, TrialSpec
 
@@ -60,14 +61,18 @@ def trial_columns(spec: TrialSpec, job: TrialJob) -> dict[str, Any]:
         "config_hash": config.hash(),
         "code_version": job.code_version,
         "versions": job.versions,
-        "device": device_name(job.gpus > 0),
+        "device": device_name(job),
     }
 
 
-def device_name(gpu: bool) -> str:
-    """For the record: the GPU's name, or ``cpu``."""
-    if not gpu:
-        return "cpu"
+def device_name(job: TrialJob) -> str:
+    """For the record: what decides how results are rounded, such as ``cpu: AMD EPYC 7B13 (AVX2), 1 thread``."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "gpu"
+    from pmae.devices import cpu_name
+
+    if job.gpus:
+        name = torch.cuda.get_device_name() if torch.cuda.is_available() else "gpu"
+    else:
+        name = f"cpu: {cpu_name()}, {count(job.threads, 'thread')}"
+    return name if job.workers == 1 else f"{name}, {job.workers} workers"

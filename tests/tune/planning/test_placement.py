@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from pmae.cli.options import DataOptions
 from pmae.config import preset
 from pmae.errors import ConfigError
-from tune.options import MachineOptions
+from tune.options import MachineOptions, StudyOptions
 from tune.planning.placement import (
     GIB,
     Machine,
@@ -23,6 +24,9 @@ from tune.planning.placement import (
     trial_memory,
     trial_seconds,
 )
+from tune.planning.plan import plan_study
+from tune.run import runner
+from tune.run.display import Display
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -54,6 +58,22 @@ def test_a_search_is_not_run_all_at_once_but_the_confirm_phase_is():
     assert (placement.concurrent, placement.lag, placement.threads) == (40, 4, 1)
     assert place(LAPTOP, MachineOptions(), trials=40, memory=GIB, explored=16).lag == 2
     assert place(cluster, MachineOptions(max_concurrent=1), trials=40, memory=GIB, explored=16).lag == 1
+
+
+def test_a_study_that_resumes_keeps_its_threads():
+    box = Machine(cpus=8, memory=256 * GIB)
+    before = place(box, MachineOptions(max_concurrent=2), trials=16, memory=GIB)
+    assert (before.concurrent, before.threads) == (2, 4)
+    again = place(Machine(cpus=16, memory=256 * GIB), MachineOptions(), trials=16, memory=GIB, threads=before.threads)
+    assert (again.concurrent, again.threads) == (4, 4)
+    assert place(LAPTOP, MachineOptions(), trials=16, memory=GIB, threads=before.threads).threads == 2
+
+
+def test_threads_and_lag_of_a_study_come_from_its_record():
+    plan = plan_study(StudyOptions(data=DataOptions(limit=100)))
+    record = {"resources": {"threads": 3, "lag": 1}}
+    placement = runner._place(plan, Display(quiet=True), Machine(cpus=8, memory=256 * GIB), record, None)[1]
+    assert (placement.threads, placement.concurrent, placement.lag) == (3, 2, 1)
 
 
 def test_fewer_workers_do_while_nodes_are_missing():

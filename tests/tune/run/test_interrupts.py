@@ -28,8 +28,11 @@ def interruptible():
 class Discarding:
     """Python discards what its finalizer raises, as it does in the callbacks that imports run."""
 
+    def __init__(self, number: signal.Signals = signal.SIGINT) -> None:
+        self.number = number
+
     def __del__(self) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), self.number)
         for _ in range(1000):  # let the handler run here
             pass
 
@@ -47,18 +50,48 @@ def test_an_interrupt_that_python_discards_is_raised_at_the_next_check():
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_study_that_starts_does_not_lose_it(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("number", interrupts.SIGNALS)
+def test_a_study_that_starts_does_not_lose_it(number, monkeypatch, tmp_path, capsys):
     from tune.run import runner
 
     plan_study = runner.plan_study
 
     def plan(*given: object, **named: object) -> object:
-        Discarding()
+        Discarding(number)
         return plan_study(*given, **named)
 
     monkeypatch.setattr(runner, "plan_study", plan)
     assert main(["--dry-run", "--storage", str(tmp_path / "runs")]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_while_a_study_imports_its_modules(monkeypatch, capsys):
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "studies.errors":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "studies.errors")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    assert main(["--dry-run"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_an_interrupt_before_the_program_runs_shows_no_traceback():
+    code = "from tune.run import interrupts; interrupts.install(); import os; os.kill(os.getpid(), 15)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == -signal.SIGINT and run.stderr == "interrupted\n"
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ray_does_not_keep_sigterm():
+    with interrupts.noticed():
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as ray.init does
+        interrupts.reinstall()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize(

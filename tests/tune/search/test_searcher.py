@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -14,6 +15,7 @@ from tests.tune.conftest import optuna_states
 from tune import ConfirmOptions, DataOptions, SearchOptions, StudyOptions
 from tune.planning.plan import StudyPlan, plan_study
 from tune.search.searcher import StudySearch
+from tune.search.space import Setting
 from tune.search.state import StudyState
 from tune.trial.result import TrialResult, blank_result
 from tune.trial.spec import TrialJob, TrialSpec
@@ -77,6 +79,15 @@ def test_trials_are_passed_on_and_those_on_record_are_only_logged(plan, tmp_path
     assert study.metric_names == ["validation accuracy (linear probe)"]
     assert [a["trial_id"] for a in logged] == ["explore-0000", "explore-0001", "explore-0002"]
     assert logged[0]["candidate"] == "pmae r=0.20 p=4" and all(isinstance(a["seed"], int) for a in logged)
+
+
+def test_a_ratio_that_is_rounded_out_of_its_range_is_logged(plan, tmp_path):
+    search = replace(plan.options.search, ratios=(0.1, 0.4996), trials=1)
+    narrow = plan_study(replace(plan.options, search=search))
+    known = Setting("pmae", narrow.space.patches["pmae"][0], 0.5, "expected", "pca")
+    started = start(narrow, tmp_path, [])
+    started._log("a", narrow.explore_spec(0, known, seed=1), known, None)
+    assert optuna_states(tmp_path) == {"RUNNING": 1}
 
 
 def test_the_study_is_finished_when_every_trial_has_ended(plan, tmp_path):

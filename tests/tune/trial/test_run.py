@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ def test_a_trial_gives_a_record_and_its_curve(spec, job):
     row = run_trial(spec, job)
     assert row["status"] == "done", row["error"]
     assert 0.2 < row["val_linear"] <= 1 and row["test_linear"] is None
+    assert re.fullmatch(r"cpu: .* \(.+\), 1 thread", row["device"])
     assert [h["epoch"] for h in row["history"]] == [0, 1]
     again = run_trial(spec, TrialJob(job.folder + "/other", "digits"))
     assert (again["train_loss"], again["val_linear"]) == (row["train_loss"], row["val_linear"])
