@@ -131,34 +131,21 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
 
 
 def _confirmed_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    labels = setting_labels(Setting.of(dict(row)) for row in rows)
-    cells = [
-        (
-            plain(labels[Setting.of(dict(row))]),
-            percent(row["achieved_ratio"]),
-            accuracy(row["test_linear"]),
-            in_points(row["deviation"]),
-            str(row["seeds"]),
-        )
-        for row in rows
-    ]
+    labels, cells = setting_labels(Setting.of(dict(row)) for row in rows), []
+    for row in rows:
+        numbers = accuracy(row["test_linear"]), in_points(row["deviation"]), str(row["seeds"])
+        cells.append((plain(labels[Setting.of(dict(row))]), percent(row["achieved_ratio"]), *numbers))
     return make_table(
         ("setting", ">masked", ">accuracy", ">s.d. (points)", ">seeds"), cells, "Confirmed: test accuracy"
     )
 
 
 def _explored_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    cells = [
-        (
-            METHOD_NAMES.get(row["method"], plain(row["method"])),
-            percent(row["ratio"]),
-            plain(row["patch_size"]),
-            plain(row["seed"]),
-            accuracy(row["val_linear"]),
-            accuracy(row["val_knn"]),
-        )
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        method = METHOD_NAMES.get(row["method"], plain(row["method"]))
+        scores = accuracy(row["val_linear"]), accuracy(row["val_knn"])
+        cells.append((method, percent(row["ratio"]), plain(row["patch_size"]), plain(row["seed"]), *scores))
     headings = ("method", ">masked", ">patch", ">seed", ">linear", ">k-NN")
     return make_table(headings, cells, "Best explored: validation accuracy")
 
@@ -178,16 +165,11 @@ def _rung_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         label = plain(row_label(row, rows))
         lines = textwrap.wrap(label if several else label.replace(f" on {row['dataset']}", ""), LABEL_WIDTH)
         for number, rung in enumerate(row["rungs"], 1):
-            line = (
-                " ".join(lines[number - 1 : number if number < len(row["rungs"]) else None]),
-                percent(rung["ratio"]),
-                accuracy(rung["accuracy"]),
-                "default" if rung["is_default"] else in_points(rung["difference"], True),
-                interval(rung["low"], rung["high"], True),
-                {True: "yes", False: "no"}.get(rung["may_be_best"], ""),
-                plain(rung["seeds"]),
-            )
-            cells.append(line)
+            line = " ".join(lines[number - 1 : number if number < len(row["rungs"]) else None])
+            difference = "default" if rung["is_default"] else in_points(rung["difference"], True)
+            best = {True: "yes", False: "no"}.get(rung["may_be_best"], "")
+            judged = difference, interval(rung["low"], rung["high"], True), best
+            cells.append((line, percent(rung["ratio"]), accuracy(rung["accuracy"]), *judged, plain(rung["seeds"])))
         cells.append(())
     headings = ("setting", ">masked", ">accuracy", ">difference", ">bounds", "may be best", ">seeds")
     return make_table(headings, cells, title)

@@ -36,7 +36,7 @@ class Display:
         self.console = PipedConsole(
             highlight=False, soft_wrap=not terminal, width=width, file=file, force_jupyter=False
         )
-        self.quiet, self.verbose = quiet, verbose
+        self.quiet, self.verbose = quiet, verbose and not quiet
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._running = 0
@@ -66,10 +66,9 @@ class Display:
         """Print the plan in a line, and with ``--verbose`` as aligned pairs of name and text."""
         if not self.quiet:
             self.console.print(f"[bold]{escape(summary)}[/bold]")
-        if not self.quiet and self.verbose:
+        if self.verbose:
             table = Table.grid(padding=(0, 2))
             table.add_column(style="cyan", no_wrap=True)
-            table.add_column()
             for name, text in rows:
                 table.add_row(f"  {name}", escape(text))
             self.console.print(table)

@@ -74,8 +74,9 @@ def test_a_pipe_gets_whole_lines_and_no_bar(show):
     assert f"[ 2/94] confirm {NAME} failed: out of memory" in lines
 
 
-def test_quiet_leaves_warnings_and_the_result(show):
-    lines = show(quiet=True)
+@pytest.mark.parametrize("verbose", [False, True])  # a dry run is verbose
+def test_quiet_leaves_warnings_and_the_result(show, verbose):
+    lines = show(quiet=True, verbose=verbose)
     assert " ".join(line.strip() for line in lines if line).count("warning:") == 3
-    assert not {"Digits,", "trials,", "confirming"} & set(" ".join(lines).split())
+    assert not {"Digits,", "trials,", "confirming", "epochs,"} & set(" ".join(lines).split())
     assert any(line.startswith("report:") for line in lines)
