@@ -28,8 +28,8 @@ from tune.search.space import (
     DEFAULT_LADDER,
     DEFAULT_RANGE,
     LEAST_TOKENS,
+    Candidate,
     Ratios,
-    Setting,
     Space,
     confirm_seeds,
     default_patch_sizes,
@@ -68,7 +68,7 @@ class StudyPlan:
         options: What was asked for.
         name: The study's name.
         space: What may be tried.
-        base: Configuration that every setting changes.
+        base: Configuration that every candidate changes.
         images: The images (their train, val and test splits).
         search: ``tpe``, ``gp``, ``qmc``, ``random``, ``grid`` or ``none``.
         trials: Trials of the exploration.
@@ -90,24 +90,24 @@ class StudyPlan:
     rule: ConfirmRule
     metrics: str | None = None
     warnings: tuple[str, ...] = field(default=())
-    configs: dict[Setting, PretrainConfig] = field(default_factory=dict, repr=False, compare=False)
+    configs: dict[Candidate, PretrainConfig] = field(default_factory=dict, repr=False, compare=False)
 
-    def config(self, setting: Setting) -> PretrainConfig:
-        """The resolved configuration of one setting."""
-        if setting not in self.configs:
+    def config(self, candidate: Candidate) -> PretrainConfig:
+        """The resolved configuration of one candidate."""
+        if candidate not in self.configs:
             train = len(self.images.indices("train"))
-            resolved = setting.config(self.base).resolve(self.images.image_size, self.images.channels, train)
-            self.configs[setting] = resolved
-        return self.configs[setting]
+            resolved = candidate.config(self.base).resolve(self.images.image_size, self.images.channels, train)
+            self.configs[candidate] = resolved
+        return self.configs[candidate]
 
-    def known_settings(self) -> dict[int, Setting]:
+    def known_candidates(self) -> dict[int, Candidate]:
         """Settings given from the start by trial number: all of a grid, else the fixed points."""
         points = self.space.grid() if self.search == "grid" else self.space.fixed()
         return dict(enumerate(points[: self.trials]))
 
-    def explore_spec(self, number: int, setting: Setting, seed: int) -> TrialSpec:
+    def explore_spec(self, number: int, candidate: Candidate, seed: int) -> TrialSpec:
         """Trial ``number`` of the exploration."""
-        return TrialSpec(self.explore_id(number), "explore", seed, setting.label, self.config(setting))
+        return TrialSpec(self.explore_id(number), "explore", seed, candidate.label, self.config(candidate))
 
     def explore_id(self, number: int) -> str:
         """Trial id of number ``number`` of the exploration."""
@@ -193,8 +193,8 @@ def plan_study(
         rule=rule or budget.rule,
         metrics=metrics,
     )
-    for setting in space.grid():  # every combination is built once, so that none fails hours later
-        plan.config(setting)
+    for candidate in space.grid():  # every combination is built once, so that none fails hours later
+        plan.config(candidate)
     return replace(plan, warnings=tuple(_warnings(plan)))
 
 
@@ -215,8 +215,8 @@ def _check_distinct_rungs(space: Space, asked: Sequence[float] | None) -> None:
     if asked is None or "mae" not in space.methods:
         return
     for patches in space.patches["mae"]:
-        setting = Setting("mae", patches, DEFAULT_RATIO["mae"], space.strategies["mae"][0])
-        kept = [s.ratio for s in space.rungs(setting)]
+        candidate = Candidate("mae", patches, DEFAULT_RATIO["mae"], space.strategies["mae"][0])
+        kept = [s.ratio for s in space.rungs(candidate)]
         lost = [f"{ratio:g}" for ratio in space.ladder["mae"] if ratio not in kept]
         if lost:
             raise ConfigError(
@@ -231,7 +231,7 @@ def _check_for_size(options: StudyOptions, size: int | None) -> None:
         return
     space = _space(options, size)
     base = _base(options, space)
-    configs = [setting.config(base).resolve(size, 1) for setting in space.grid()]
+    configs = [candidate.config(base).resolve(size, 1) for candidate in space.grid()]
     if options.machine.address is None:
         check_memory(configs)
 
@@ -378,7 +378,7 @@ def distinct_ladder(plan: StudyPlan) -> dict[str, list[float]]:
     found = {}
     for method in plan.space.methods:
         kept = [
-            {s.ratio for s in plan.space.rungs(Setting(method, p, 0.5, plan.space.strategies[method][0]))}
+            {s.ratio for s in plan.space.rungs(Candidate(method, p, 0.5, plan.space.strategies[method][0]))}
             for p in plan.space.patches[method]
         ]
         found[method] = sorted(r for r in set.intersection(*kept) if r is not None)

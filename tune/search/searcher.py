@@ -20,7 +20,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from studies.storage.rows import TrialRow
 from tune.search.sampler import optuna_state
-from tune.search.space import Setting, Space
+from tune.search.space import Candidate, Space
 from tune.search.state import Idle, Start, StudyState
 from tune.trial.spec import TrialSpec
 
@@ -57,8 +57,8 @@ class StudySearch(OptunaSearch):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial as ``{"trial": spec}``, None while running trials decide it, FINISHED at the end."""
         while isinstance(step := self._state.next(), Start):
-            if step.setting is not None:
-                self._log_start(trial_id, step.spec, step.setting)
+            if step.candidate is not None:
+                self._log_start(trial_id, step.spec, step.candidate)
             if step.record is None:
                 self._specs[trial_id] = step.spec
                 return {"trial": step.spec.to_dict()}
@@ -83,8 +83,8 @@ class StudySearch(OptunaSearch):
             if row is not None and row["status"] != "interrupted":
                 self._log_end(trial_id, row)
 
-    def _log_start(self, ray_id: str, spec: TrialSpec, setting: Setting) -> None:
-        parameters = {"method": setting.method, **self._parameters(setting)}
+    def _log_start(self, ray_id: str, spec: TrialSpec, candidate: Candidate) -> None:
+        parameters = {"method": candidate.method, **self._parameters(candidate)}
         self._optuna.enqueue_trial(parameters, user_attrs={"trial_id": spec.trial_id, "ray_trial_id": ray_id})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

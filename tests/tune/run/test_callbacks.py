@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from types import SimpleNamespace
 
-from ray.tune.execution.tune_controller import TuneController
 from ray.tune.utils.object_cache import _ObjectCache
 
 from tune.run.callbacks import KeepProcesses
@@ -39,8 +37,3 @@ def test_without_the_cache_nothing_happens():
     scheduler = KeepProcesses(2)
     scheduler.drop_idle()
     assert scheduler.choose_trial_to_run(controller(None)) is None
-
-
-def test_this_version_of_tune_has_the_cache():
-    assert "_actor_cache" in inspect.getsource(TuneController)
-    assert "force_all" in inspect.signature(TuneController._cleanup_cached_actors).parameters
