@@ -11,7 +11,7 @@ from pmae.cli.options import ComponentsOptions
 from pmae.components import PrincipalComponents, cached_components
 from pmae.devices import pick_device
 
-SHARES = (0.2, 0.5, 0.9, 0.99)
+VARIANCE_SHARES = (0.2, 0.5, 0.9, 0.99)
 
 
 def run(options: ComponentsOptions) -> None:
@@ -42,7 +42,7 @@ def spectrum_summary(components: PrincipalComponents) -> dict[str, Any]:
     ratio = components.explained_variance_ratio
     cumulated = np.cumsum(ratio)
     needed: dict[str, int | None] = {}
-    for share in SHARES:
+    for share in VARIANCE_SHARES:
         count = int(np.searchsorted(cumulated, share - 1e-12)) + 1
         needed[str(share)] = count if count <= len(ratio) else None
     return {

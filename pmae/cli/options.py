@@ -234,7 +234,7 @@ class ProbeOptions:
     pool: Annotated[ProbedPool | None, shown_default("{cls,mean,concat,both}", "the encoder's")] = None
     """Read the class token, the mean of the patch tokens, or (linear) both."""
     k: Annotated[int | None, shown_default("N", "20")] = None
-    """knn: neighbours that vote."""
+    """knn: neighbors that vote."""
     epochs: Annotated[int | None, shown_default("N", "50 for mlp, 100 for finetune")] = None
     """mlp, finetune: passes over the training images."""
     layer_decay: Annotated[float | None, shown_default("X", "none")] = None

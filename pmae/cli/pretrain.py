@@ -19,7 +19,7 @@ from pmae.training.checkpoint import list_checkpoints
 
 CHECKPOINTS = "checkpoints"
 SECONDS_BETWEEN_LINES = 5.0
-SAVES = 20  # checkpoints over a run
+CHECKPOINTS_PER_RUN = 20
 
 
 def run(options: PretrainOptions) -> None:
@@ -45,7 +45,7 @@ def run(options: PretrainOptions) -> None:
             seed=options.training.seed,
             on_epoch=lambda record, model: lines(record),
             checkpoint_dir=checkpoints,
-            checkpoint_every=max(1, epochs // SAVES),
+            checkpoint_every=max(1, epochs // CHECKPOINTS_PER_RUN),
             resume_from=checkpoints if options.resume else None,
             device=options.machine.device,
         )

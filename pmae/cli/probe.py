@@ -85,7 +85,7 @@ def trained_on(folder: Any) -> DataConfig | None:
 
 
 def _notable(details: dict[str, Any]) -> dict[str, Any]:
-    names = ("strength", "learning_rate", "k", "val_by_k", "val_clean", "val_by_corruption", "test_clean")
+    names = ("penalty", "learning_rate", "k", "val_by_k", "val_clean", "val_by_corruption", "test_clean")
     return {name: details[name] for name in (*names, "test_by_corruption") if name in details}
 
 

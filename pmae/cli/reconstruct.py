@@ -76,7 +76,7 @@ def over_split(
 
 
 def draw(made: Reconstruction, count: int, config: PretrainConfig, path: Path) -> None:
-    """One row per image: original, visible, predicted and true masked part (around grey), completed."""
+    """One row per image: original, visible, predicted and true masked part (around gray), completed."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,6 +1,6 @@
 """Decode files to uint8 pixels in parallel, refusing hostile and corrupted files by name.
 
-Decoding is Pillow's; a crop to the centre square and a bicubic, antialiased resize follow if a size is requested.
+Decoding is Pillow's; a crop to the center square and a bicubic, antialiased resize follow if a size is requested.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000")  # MP
 MAX_PIXELS = 64 * 1024 * 1024
 MAX_FILE_BYTES = 1 << 28
 THREADED_FROM = 16 * 1024  # bytes of an encoded image; smaller ones are faster without threads
-GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
+GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 BATCH = 128
 
 Pixels = npt.NDArray[np.uint8]
@@ -51,12 +51,12 @@ class UnreadableError(DataError):
     """A file that is not an image, is truncated, or is refused because of its size."""
 
 
-class _ColourAmongGreyError(Exception):
+class _ColorAmongGrayError(Exception):
     pass
 
 
 def decode_image(name: str, payload: Payload, image_size: int | None = None) -> Pixels:
-    """One image as uint8 (H, W, C), C 1 for grey modes and 3 for all others; 16-bit grey keeps its high byte.
+    """One image as uint8 (H, W, C), C 1 for gray modes and 3 for all others; 16-bit gray keeps its high byte.
 
     Raises:
         UnreadableError: ``name`` is not an image, is truncated, or has more than ``MAX_PIXELS`` pixels.
@@ -108,7 +108,7 @@ def pixels_of(image: Image.Image) -> Pixels:
 def _fitted(image: Image.Image, image_size: int | None) -> Pixels:
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    mode = "L" if image.mode in GREY_MODES else "RGB"
+    mode = "L" if image.mode in GRAY_MODES else "RGB"
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range; save 8-bit images")
     if image.mode != mode:
@@ -145,8 +145,8 @@ def decode_images(
     """
     order = np.argsort(wanted, kind="stable")
 
-    def attempt(colour: bool) -> list[tuple[int, str]]:
-        collector = _Collector(len(wanted), allocate, colour)
+    def attempt(color: bool) -> list[tuple[int, str]]:
+        collector = _Collector(len(wanted), allocate, color)
         failed: list[tuple[int, str]] = []
         items = ((int(p), *item) for p, item in zip(order, read(wanted[order]), strict=True))
         with progress_bar(title, len(wanted), unit="images", shown=progress) as advance:
@@ -165,17 +165,17 @@ def decode_images(
         return failed
 
     try:
-        return attempt(colour=False)
-    except _ColourAmongGreyError:
-        return attempt(colour=True)
+        return attempt(color=False)
+    except _ColorAmongGrayError:
+        return attempt(color=True)
 
 
 class _Collector:
     """Checks that all images have the same size and writes them with one number of channels."""
 
-    def __init__(self, count: int, allocate: Allocate, colour: bool) -> None:
+    def __init__(self, count: int, allocate: Allocate, color: bool) -> None:
         self.count, self.allocate = count, allocate
-        self.channels = 3 if colour else 0
+        self.channels = 3 if color else 0
         self.sink: PixelSink | None = None
         self.first = ""
         self.size = (0, 0)
@@ -195,7 +195,7 @@ class _Collector:
             if height != width:
                 raise DataError(
                     f"{name} has {width} x {height} pixels and is not square; give image_size=PIXELS (--image-size) "
-                    "to crop every image to its centre square and resize it"
+                    "to crop every image to its center square and resize it"
                 )
             self.sink = self.allocate((self.count, height, width, self.channels))
         if (height, width) != self.size:
@@ -204,7 +204,7 @@ class _Collector:
                 f"{width} x {height}; give image_size=PIXELS (--image-size) to bring them to one"
             )
         if channels > self.channels:
-            raise _ColourAmongGreyError
+            raise _ColorAmongGrayError
 
 
 def _decode_batch(batch: list[Item], image_size: int | None) -> list[Decoded]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pmae.errors import DataError
 
 Indices = npt.NDArray[np.int64]
-UNLABELLED: tuple[str, ...] = ("unlabelled",)  # the class names of images without labels
+UNLABELED: tuple[str, ...] = ("unlabelled",)  # the class names of images without labels
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -24,7 +24,7 @@ class ImageSet:
     """Square uint8 images of one size with labels and splits.
 
     Attributes:
-        images: uint8 (N, H, W, C), H = W, C 1 (grey) or 3 (colour, RGB); usually a read-only memory map.
+        images: uint8 (N, H, W, C), H = W, C 1 (gray) or 3 (color, RGB); usually a read-only memory map.
         labels: int64 (N,), each an index into ``class_names``.
         class_names: Names of the classes.
         splits: Split name (``train``, ``val``, ``test``) -> int64 indices into ``images``.
@@ -78,7 +78,7 @@ class ImageSet:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split} {len(indices):,}" for split, indices in self.splits.items()) or "no splits"
-        classes = _count(len(self.class_names), "class", "classes") if self.is_labelled else "no labels"
+        classes = _count(len(self.class_names), "class", "classes") if self.is_labeled else "no labels"
         channels = _count(self.channels, "channel", "channels")
         return f"ImageSet({self.name!r}, {len(self)} images, {self.image_size} px, {channels}, {classes}; {sizes})"
 
@@ -86,9 +86,9 @@ class ImageSet:
         return len(self.images)
 
     @property
-    def is_labelled(self) -> bool:
+    def is_labeled(self) -> bool:
         """Whether the images have labels, so that they can be probed."""
-        return self.class_names != UNLABELLED
+        return self.class_names != UNLABELED
 
     @property
     def image_size(self) -> int:
@@ -97,7 +97,7 @@ class ImageSet:
 
     @property
     def channels(self) -> int:
-        """1 (grey) or 3 (colour)."""
+        """1 (gray) or 3 (color)."""
         return int(self.images.shape[3])
 
     def indices(self, split: str) -> Indices:

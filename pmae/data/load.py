@@ -47,7 +47,7 @@ def load_images(
             ``DatasetDict``, an :class:`ImageSet`, or a mapping from split names to any of these.
         root: For a named source the folder of its downloads; for a path the folder that a relative path starts from.
             None: the cache, or the current folder.
-        image_size: Side in pixels; each image is cropped to its centre square and resized (bicubic, antialiased).
+        image_size: Side in pixels; each image is cropped to its center square and resized (bicubic, antialiased).
             None keeps the size, which must then be one and square.
         limit: Training images at most, as even over the classes as they allow; also caps val and test.
         seed: Seed of what is held out and of ``limit``.

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from pmae.data.imageset import UNLABELLED, Indices
+from pmae.data.imageset import UNLABELED, Indices
 from pmae.errors import ConfigError, DataError
 
 TEST_SHARE = 0.2
@@ -71,7 +71,7 @@ def _check_classes(
     labels: npt.NDArray[np.int64], class_names: tuple[str, ...], splits: dict[str, Indices], name: str
 ) -> None:
     present = {split: set(np.unique(labels[indices]).tolist()) for split, indices in splits.items()}
-    if len(present["train"]) < 2 and class_names != UNLABELLED:
+    if len(present["train"]) < 2 and class_names != UNLABELED:
         only = ", ".join(class_names[c] for c in present["train"])
         raise DataError(
             f"{name!r} has one class only in train ({only}); a probe needs two: add images of another class"

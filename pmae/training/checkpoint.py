@@ -20,7 +20,7 @@ from pmae.errors import ConfigError, DataError
 from pmae.files import replacing
 
 MAGIC = b"PMAECKP1"
-KEPT = 2
+KEEP_CHECKPOINTS = 2
 _NAME = re.compile(r"epoch-(\d{6})\.ckpt")
 
 
@@ -38,7 +38,7 @@ def save_checkpoint(folder: str | os.PathLike[str], epoch: int, state: dict[str,
     path = folder / f"epoch-{epoch:06d}.ckpt"
     with replacing(path) as beside:
         beside.write_bytes(MAGIC + hashlib.sha256(payload).digest() + payload)
-    for old in list_checkpoints(folder)[:-KEPT]:
+    for old in list_checkpoints(folder)[:-KEEP_CHECKPOINTS]:
         old.unlink(missing_ok=True)
     return path
 

@@ -110,7 +110,7 @@ def print_verdict(console: Console, verdict: Mapping[str, Any]) -> None:
 
 
 def verdict_text(verdict: str | None) -> Text:
-    """The verdict in its colour."""
+    """The verdict in its color."""
     return Text(plain(verdict), style=VERDICT_STYLES.get(verdict or "", ""))
 
 

@@ -51,9 +51,9 @@ TRIAL_SCHEMA: pa.Schema = pa.schema(
         ("test_linear", _NUMBER),
         ("val_knn", _NUMBER),
         ("test_knn", _NUMBER),
-        ("evaluation", _TEXT),  # split (a held-out test split) or folds (cross-validated over all labelled images)
+        ("evaluation", _TEXT),  # split (a held-out test split) or folds (cross-validated over all labeled images)
         ("train_loss", _NUMBER),  # share of the masked variance left unexplained; 1 is predicting the mean
-        ("objective", _NUMBER),  # the loss that was minimised
+        ("objective", _NUMBER),  # the loss that was minimized
         ("training_problem", _TEXT),  # soft divergence, in words; empty where training went well, null where unknown
         ("images_per_second", _NUMBER),
         ("seconds", _NUMBER),

@@ -134,7 +134,7 @@ class StudyPlan:
         size = len(self.seeds)
         return tuple(confirm_seeds(size, self.options.training.seed, first=number * size))
 
-    def judgement(self) -> dict[str, Any]:
+    def judge_options(self) -> dict[str, Any]:
         """What ``studies.verdict.judge`` is given."""
         from studies.verdict import Looks
 

@@ -96,7 +96,7 @@ def judge_rows(plan: StudyPlan, rows: Sequence[TrialRow]) -> Verdict:
     """The verdict on records in memory, with the plan's margin, levels and ladder."""
     from studies.verdict import judge
 
-    return judge(trial_table(rows), **plan.judgement())
+    return judge(trial_table(rows), **plan.judge_options())
 
 
 def trial_table(rows: Sequence[TrialRow]) -> pa.Table:

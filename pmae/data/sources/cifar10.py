@@ -1,4 +1,4 @@
-"""``cifar10``: 60,000 colour images of 32 px in 10 classes (Krizhevsky 2009).
+"""``cifar10``: 60,000 color images of 32 px in 10 classes (Krizhevsky 2009).
 
 The *binary* version of the archive is read: plain bytes, so nothing from the web is unpickled. torchvision's pickled
 files of the same images are not read.

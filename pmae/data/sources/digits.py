@@ -1,4 +1,4 @@
-"""``digits``: scikit-learn's handwritten digits, 1,797 grey images of 8 px that come with the package."""
+"""``digits``: scikit-learn's handwritten digits, 1,797 gray images of 8 px that come with the package."""
 
 from __future__ import annotations
 

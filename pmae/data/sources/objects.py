@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pmae.data.decode import MAX_PIXELS, Pixels, UnreadableError, pixels_of
-from pmae.data.imageset import UNLABELLED, ImageSet, Indices
+from pmae.data.imageset import UNLABELED, ImageSet, Indices
 from pmae.data.source import Listing, Payload, Source, encode_labels
 from pmae.data.sources.parquet import IMAGE_COLUMNS, LABEL_COLUMNS, SPLIT_NAMES
 from pmae.errors import ConfigError, DataError
@@ -246,7 +246,7 @@ def _list(parts: dict[str, Part], name: str) -> Listing:
     splits = {s: np.arange(a, b) for s, a, b in zip(parts, ends[:-1], ends[1:], strict=True)}
     known = [part.labels for part in ordered if part.labels is not None]
     if not known:
-        labels, class_names = np.zeros(int(ends[-1]), dtype=np.int64), UNLABELLED
+        labels, class_names = np.zeros(int(ends[-1]), dtype=np.int64), UNLABELED
     elif len(known) < len(ordered):
         raise DataError(f"only some splits of {name!r} have labels; give all of them labels, or none")
     else:

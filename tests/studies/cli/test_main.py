@@ -84,7 +84,8 @@ def test_export_writes_what_other_programs_read(storage: Path, tmp_path: Path, c
     rows = pq.read_table(out["parquet"]).to_pylist()
     assert len(rows) == 117 + 93
     assert len(json.loads(out["json"].read_text())) == len(rows)
-    assert len(list(csv.DictReader(out["csv"].open(newline="")))) == len(rows)
+    with out["csv"].open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(rows)
     history = printed(capfd, "export", storage / "digits-quick", "--table", "history", "--csv", "-")
     assert history.startswith('"study","trial_id"')
 
@@ -149,7 +150,7 @@ def test_mistakes_are_one_line_and_code_two(
 
 def test_unknown_options_are_refused(digits: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["show", str(digits), "--colour"])
+        main(["show", str(digits), "--color"])
     assert stopped.value.code == 2
 
 

@@ -79,10 +79,10 @@ def overflow(driver: Any) -> int:
 
 
 def luminance(driver: Any, selector: str, prop: str) -> float:
-    """Mean of the red, green and blue (0 to 255) of a computed colour."""
+    """Mean of the red, green and blue (0 to 255) of a computed color."""
     script = "return getComputedStyle(document.querySelector(arguments[0])).getPropertyValue(arguments[1])"
-    colour = driver.execute_script(script, selector, prop)
-    return sum(float(v) for v in colour[colour.index("(") + 1 : -1].split(",")[:3]) / 3
+    color = driver.execute_script(script, selector, prop)
+    return sum(float(v) for v in color[color.index("(") + 1 : -1].split(",")[:3]) / 3
 
 
 def test_the_page_opens_without_errors_and_asks_the_network_for_nothing(opened: Any) -> None:

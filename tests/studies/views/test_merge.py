@@ -12,7 +12,7 @@ from studies.records import read_studies, read_study
 from studies.report import write_report
 from studies.statistics.sequential import level_for_look
 from studies.verdict import current_verdict, judge
-from studies.views.merge import datasets_apart
+from studies.views.merge import disambiguate_datasets
 from tests.studies.make_study import make_study
 
 
@@ -39,10 +39,10 @@ def test_trials_of_two_studies_are_never_averaged_on_a_page(twins: list[Path], t
     import pyarrow as pa
 
     trials = pa.concat_tables([study.trials for study in studies])
-    shown, rows = datasets_apart(trials, judge(studies).rows)
+    shown, rows = disambiguate_datasets(trials, judge(studies).rows)
     assert set(shown["dataset"].to_pylist()) == {f"digits, {study.name}" for study in studies}
     assert {row["dataset"] for row in rows} == set(shown["dataset"].to_pylist())
-    alone, same = datasets_apart(studies[0].trials, [{"dataset": "digits", "study": "x"}])
+    alone, same = disambiguate_datasets(studies[0].trials, [{"dataset": "digits", "study": "x"}])
     assert alone.equals(studies[0].trials) and same[0]["dataset"] == "digits"
     page = write_report(twins, tmp_path / "page.html").read_text()
     assert all(f"PMAE on digits, {study.name}" in page for study in studies)

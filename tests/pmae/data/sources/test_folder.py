@@ -79,7 +79,7 @@ def class_without_images(root: Path) -> None:
     (root / "c").mkdir()
 
 
-def unlabelled(root: Path) -> None:
+def unlabeled(root: Path) -> None:
     root.mkdir()
     (root / "x.jpg").write_bytes(encoded(pixels(0), "JPEG"))
 
@@ -148,7 +148,7 @@ def a_file(root: Path) -> None:
         (a_file, "is a file, not a folder"),
         (empty, "is empty; it needs one sub-folder of images per class"),
         (class_without_images, r"class folder .*c holds no images; fill it or remove it"),
-        (unlabelled, r"have no labels \(for example x\.jpg\); put them into one sub-folder per class"),
+        (unlabeled, r"have no labels \(for example x\.jpg\); put them into one sub-folder per class"),
         (one_class, r"one class only in train \(a\)"),
         (sizes, r"different sizes: .*000\.png has 8 x 8 pixels, .*000\.png has 9 x 9; give image_size"),
         (broken_link, r"x\.png is a link to a file that does not exist"),
@@ -184,7 +184,7 @@ def test_a_pipe_is_no_image_and_is_never_opened(tmp_path: Path) -> None:
     assert len(load_images(f"folder:{tmp_path}")) == 12
 
 
-def test_grey_files_make_a_grey_set(tmp_path: Path) -> None:
+def test_gray_files_make_a_gray_set(tmp_path: Path) -> None:
     images = load_images(f"folder:{write_folder(tmp_path, {'a': 6, 'b': 6}, channels=1)}")
     assert images.channels == 1
     assert contents(images) == {(pixels(i, channels=1).tobytes(), "a" if i < 6 else "b") for i in range(12)}

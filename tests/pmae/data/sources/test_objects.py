@@ -126,7 +126,7 @@ def test_unequal_sizes_need_an_image_size() -> None:
 
 def test_images_without_labels_can_be_loaded() -> None:
     images = load_images(IMAGES[..., :1], limit=10)
-    assert not images.is_labelled and images.channels == 1 and len(images.split("train")) == 10
+    assert not images.is_labeled and images.channels == 1 and len(images.split("train")) == 10
     assert repr(images).endswith("1 channel, no labels; train 10, val 3, test 8)")
 
 
