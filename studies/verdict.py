@@ -27,7 +27,6 @@ VERDICT_VERSION = 2
 MARGIN, DEFAULT_RATIO, MAE_DEFAULT_RATIO = 0.01, 0.20, 0.75
 ALPHA = 0.05
 PLANNED = ("margin", "default_ratio", "mae_default_ratio", "alpha", "looks", "ladder")  # of a plan, for the judge
-VERDICTS = ("holds", "fails", "inconclusive", "uninformative")
 
 Trials: TypeAlias = pa.Table | Study
 

@@ -3,7 +3,7 @@
 The theory: ratio and unit decide which level of features is learned, those near 0 or 1 giving low-level ones. Beside
 linear and k-NN accuracy each trial measures SSIM (structure) and PSNR (pixels) of reconstructed images and accuracy
 under common corruptions; the report tests the inverted U over the ratio. ``python tune/theory_study.py --help`` shows
-the options; all work is done in the modules beside this one.
+the options; the work is done in the sub-packages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m pmae components``: fit, or find in the cache, and show how the variance is spread."""
+"""``python -m pmae components``: fit components, or load them from the cache, and show their spectrum."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(options: ComponentsOptions) -> None:
 
 
 def spectrum_summary(components: PrincipalComponents) -> dict[str, Any]:
-    """How many leading components hold given shares of the variance (None: more than there are)."""
+    """Return how many leading components hold each of ``VARIANCE_SHARES`` (None: all components do not)."""
     ratio = components.explained_variance_ratio
     cumulated = np.cumsum(ratio)
     needed: dict[str, int | None] = {}

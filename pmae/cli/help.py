@@ -1,4 +1,4 @@
-"""The start of ``--help``: examples and the usual options; tyro prints all of them below."""
+"""The beginning of ``--help``: examples and the usual options; tyro prints all options after it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pmae.cli.options import field_docs
 
 
 def print_introduction(examples: Sequence[str], usual: Sequence[str], options: type) -> None:
-    """Print examples and, of the usual options, the first sentence of their help."""
+    """Print the examples, and the usual options with the first sentence of their help."""
     docs = all_docs(options)
     print("examples:", *(f"  {example}" for example in examples), sep="\n")
     if usual:
@@ -22,7 +22,7 @@ def print_introduction(examples: Sequence[str], usual: Sequence[str], options: t
 
 
 def all_docs(options: type) -> dict[str, str]:
-    """The help of every option of a command, by field name."""
+    """Return the help of every option of a command by field name."""
     docs = field_docs(options)
     for f in dataclasses.fields(options):
         if f.default_factory is not dataclasses.MISSING:

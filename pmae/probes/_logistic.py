@@ -1,7 +1,7 @@
 """Multinomial logistic regression for a grid of L2 penalties, fitted together in torch.
 
-The penalties share every product with the features, so a grid of ten costs little more than one. Choosing a
-penalty and scoring it is the linear probe's business.
+The penalties share every product with the features, so a grid of ten costs little more than one. The
+linear probe chooses the penalty and scores it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CHUNK_LOGITS = 1 << 21
 # Up to this many numbers the fit is done in float64: it costs nothing there.
 SMALL = 1 << 22
 # Largest matrix whose eigenvectors are computed (about 10 s on one core); without them the fit only takes more steps.
-MOST_AXES = 4096
+MAX_AXES = 4096
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,10 @@ def principal_axes(x: Tensor) -> tuple[Tensor, Tensor | None]:
     """Variances (R,) and orthonormal principal axes (D, R) of standardized features (N, D), R at most min(N, D).
 
     The axes span all rows, so nothing is lost. They come from the smaller of the covariance (D, D) and the Gram
-    matrix (N, N). Where both are larger than ``MOST_AXES`` the axes are None: the features' own, with variances (D,).
+    matrix (N, N). Where both are larger than ``MAX_AXES`` the axes are None: the features' own, with variances (D,).
     """
     images, width = x.shape
-    if min(images, width) > MOST_AXES:
+    if min(images, width) > MAX_AXES:
         return x.square().mean(0, dtype=torch.float64), None
     if width <= images:
         variances, axes = torch.linalg.eigh((x.T @ x / images).double())

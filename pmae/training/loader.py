@@ -69,7 +69,7 @@ class TrainLoader:
         statistics: Pixel statistics for the standardization.
         batch_size: Images per step over all workers; a smaller split is one batch.
         seed: Seed of order and augmentation.
-        device: Where batches come to be.
+        device: Device on which batches are assembled.
         rank, world_size: This worker and how many there are; each takes an equal part of every batch.
 
     Raises:

@@ -1,6 +1,6 @@
 """The report's table of trials as compact JSON: columns, rows, and every distinct configuration once.
 
-Sorting, filtering and opening a row's configuration are the page script's business. Configurations are stored as
+The script of the page sorts, filters and shows the configuration of a row. Configurations are stored as
 differences from the most common one, so that 10,000 trials stay a few megabytes.
 """
 

@@ -1,7 +1,7 @@
 """What a record is: the Arrow schemas of trials and histories, and the check of a row before it is written.
 
 One row of the trials is one trial with one seed, whatever its end; one row of the history is one epoch of one
-trial. Ratios and accuracies are fractions. Files and their safety are the business of ``journal.py``.
+trial. Ratios and accuracies are fractions. For files see ``journal.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The state of a running study: records, rounds, running trials, and what ended it. This is its only owner.
 
-The driver, the searcher and ``tune.simulate`` call its methods; nobody else changes it. It is pure: no Ray, no files,
-and the time is an argument, so that the decisions of a study can be replayed in a test, faults included::
+The driver, the searcher and ``tune.simulate`` call its methods and change nothing else. It is pure: no Ray, no files,
+and the time is an argument, so that a test can replay the decisions of a study, including faults::
 
     state = StudyState(plan, records, lag)
     while isinstance(step := state.next(), Start):
@@ -39,7 +39,7 @@ class Start:
     Attributes:
         spec: What to run.
         candidate: Its point of the search space while exploring, else None.
-        record: Its row where it has ended before; it is then not run again.
+        record: Its row if it has ended before; it is not run again.
     """
 
     spec: TrialSpec

@@ -257,6 +257,16 @@ def test_help_is_exit_code_0(capsys):
     assert "reconstruct" in capsys.readouterr().out
 
 
+def test_progress_shows_epochs_and_loss(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pmae.data.progress.SECONDS_BETWEEN_LINES", -1.0)
+    assert main(["pretrain", "--out", str(tmp_path / "a"), *(word for word in TINY if word != "--quiet")]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("training: ")]
+    assert [line.partition(", loss ")[0] for line in lines] == [
+        "training: 1 of 2 epochs (50%)",
+        "training: 2 of 2 epochs (100%)",
+    ]
+
+
 def test_a_diverged_training_is_exit_code_1(tmp_path, capsys):
     assert main(["pretrain", "--out", str(tmp_path), *TINY, "--learning-rate", "1e12"]) == 1
     assert "the training loss became" in capsys.readouterr().err

@@ -278,7 +278,7 @@ def test_a_long_fit_reports_on_standard_error(monkeypatch, capsys):
     monkeypatch.setattr(np.linalg, "eigh", lambda matrix: (time.sleep(1.5), eigh(matrix))[1])
     PrincipalComponents.fit(color_images(), progress=True)
     shown = capsys.readouterr().err
-    assert "summing products of pixels: 400 images" in shown
+    assert "summing products of pixels: 400 of 400 images" in shown
     assert "eigenvectors of a 108 x 108 matrix: 1 seconds" in shown
 
 

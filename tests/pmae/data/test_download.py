@@ -148,7 +148,7 @@ def test_progress_is_plain_lines_without_a_terminal(
     with serving(files={"file.bin": BODY}) as server:
         fetch(remote(server), tmp_path, progress=True)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1] == "downloading file.bin: 0.3 MB of 0.3 MB (100%)"
+    assert lines[-1] == "downloading file.bin: 0.3 of 0.3 MB (100%)"
     with serving(files={"file.bin": BODY}) as server:
         fetch(remote(server), tmp_path / "quiet")
     assert capsys.readouterr().err == ""

@@ -85,8 +85,8 @@ def test_a_single_official_held_out_split_is_the_test_split() -> None:
     [
         ([0, 1], {"train": [], "test": [0, 1]}, "train split of 'toy' holds no images"),
         ([0, 1], {"test": [0, 1]}, "no train split, only test"),
-        ([0, 0, 0], {"train": [0, 1, 2]}, r"one class only in train \(a\)"),
-        ([0, 1, 2], {"train": [0, 1], "test": [0, 1, 2]}, "test split of 'toy' has class 'c' that train lacks"),
+        ([0, 0, 0], {"train": [0, 1, 2]}, r"has a single class \(a\)"),
+        ([0, 1, 2], {"train": [0, 1], "test": [0, 1, 2]}, "test split of 'toy' has class 'c', which train lacks"),
         ([0, 1], {"train": [0, 1]}, "one training image per class"),
     ],
 )

@@ -88,7 +88,7 @@ def test_no_matrix_larger_than_the_limit_is_decomposed(monkeypatch):
     x = torch.tensor(rng.standard_normal((80, 12_288)), dtype=torch.float32) + 0.05 * y[:, None]
     path = fit_logistic_path(x, y, [1e-1])
     assert decomposed == [80] and path.weights.shape == (1, 12_288, 2) and path.converged.all()
-    monkeypatch.setattr(logistic, "MOST_AXES", 50)
+    monkeypatch.setattr(logistic, "MAX_AXES", 50)
     plain = fit_logistic_path(x, y, [1e-1])
     assert decomposed == [80] and torch.allclose(plain.weights, path.weights, atol=1e-4)
 

@@ -186,7 +186,7 @@ def test_a_trial_that_the_kernel_kills_again_and_again_is_recorded(tmp_path, sta
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
-def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(damage, undisturbed_long, tmp_path, start_study):
+def test_a_corrupted_checkpoint_falls_back_to_the_previous_one(damage, undisturbed_long, tmp_path, start_study):
     study = start_study(tmp_path / "runs", *LONG)
     study.wait_for(lambda: len(study.checkpoints()) >= 2)
     study.wait_for(lambda: study.workers("seed="), every=0.01)
@@ -200,7 +200,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(damage, undisturb
         content[len(content) // 2] ^= 1
     newest.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
     study = start_study(tmp_path / "runs", "--resume")
-    assert f"checkpoint {newest} is damaged" in study.ends_well().replace("\n", "")
+    assert f"checkpoint {newest} is corrupted" in study.ends_well().replace("\n", "")
     assert_same(study, undisturbed_long)
 
 

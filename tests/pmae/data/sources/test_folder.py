@@ -149,7 +149,7 @@ def a_file(root: Path) -> None:
         (empty, "is empty; it needs one sub-folder of images per class"),
         (class_without_images, r"class folder .*c holds no images; fill it or remove it"),
         (unlabeled, r"have no labels \(for example x\.jpg\); put them into one sub-folder per class"),
-        (one_class, r"one class only in train \(a\)"),
+        (one_class, r"has a single class \(a\)"),
         (sizes, r"different sizes: .*000\.png has 8 x 8 pixels, .*000\.png has 9 x 9; give image_size"),
         (broken_link, r"x\.png is a link to a file that does not exist"),
         (empty_split, "test is empty"),
@@ -161,7 +161,7 @@ def a_file(root: Path) -> None:
         (linked_into_a_class, "black is a link to"),
         (linked_split, "test/cat is a link to|test/cat .*shares its images"),
         (twice_linked, "two is a link to .*one"),
-        (new_class_in_test, "has class 'c' that train lacks"),
+        (new_class_in_test, "has class 'c', which train lacks"),
     ],
 )
 def test_folders_that_cannot_serve_are_refused(tmp_path: Path, make, message: str) -> None:  # type: ignore[no-untyped-def]

@@ -299,8 +299,8 @@ def test_medmnist_sets_that_do_not_fit_say_why() -> None:
         ("bloodmist", "did you mean 'bloodmnist'"),
         ("zebras", "available are digits, .*pathmnist, .*folder:PATH, parquet:PATH, npz:PATH"),
         ("digits:here", "unknown dataset 'digits:here'"),
-        ("folder", "names no path; write folder:PATH"),
-        ("parquet:", "names no path; write parquet:PATH"),
+        ("folder", "has no path; write folder:PATH"),
+        ("parquet:", "has no path; write parquet:PATH"),
     ],
 )
 def test_unknown_sources_are_refused_with_the_list(source: str, message: str) -> None:

@@ -63,7 +63,7 @@ def test_one_named_split_alone_is_split_anew(tmp_path: Path) -> None:
 def test_a_file_of_no_split_is_left_out_and_said(tmp_path: Path) -> None:
     for name in ("train-0.parquet", "test-0.parquet", "extra-0.parquet"):
         write_parquet(tmp_path / name, LABELS)
-    with pytest.warns(UserWarning, match=r"names tell no split: extra-0\.parquet"):
+    with pytest.warns(UserWarning, match=r"names contain no split: extra-0\.parquet"):
         assert len(load_images(f"parquet:{tmp_path}")) == 48
 
 
@@ -136,7 +136,7 @@ def test_tables_that_cannot_serve_are_refused(tmp_path: Path, columns: dict, mes
 def test_labels_beyond_the_class_names_are_refused(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "x.parquet", [0, 1, 2] * 4, class_names=["a", "b"])
     with pytest.raises(
-        DataError, match="labels run from 0 to 2, which are no classes; the metadata names 2 classes: a, b"
+        DataError, match="labels run from 0 to 2, which are not class numbers; the metadata names 2 classes: a, b"
     ):
         load_images(f"parquet:{path}")
 
@@ -166,9 +166,7 @@ def test_a_page_with_wrong_bytes_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["missing.parquet", "no*.parquet", "."])
 def test_no_files_is_an_error(tmp_path: Path, name: str) -> None:
-    with pytest.raises(
-        DataError, match=r"there are no Parquet files at .*; give parquet:PATH a file, a glob or a folder"
-    ):
+    with pytest.raises(DataError, match=r"no Parquet files at .*; give parquet:PATH a file, a glob or a folder"):
         load_images(f"parquet:{tmp_path / name}")
 
 
