@@ -27,7 +27,7 @@ def losses(result) -> list[float]:
 
 
 @pytest.mark.parametrize("method", ["pmae", "mae"])
-def test_history_says_what_happened(digits, tiny, method):
+def test_history_records_every_epoch(digits, tiny, method):
     seen = []
     config = tiny.with_values({"masking.method": method})
     result = pretrain(config, digits, seed=0, on_epoch=lambda record, model: seen.append(record["epoch"]))

@@ -223,7 +223,7 @@ if sys.argv[2] == "go on":
 
 
 @pytest.mark.parametrize("then", ["stop", "go on"])
-def test_a_full_disk_leaves_what_was_there_and_says_the_way_out(tmp_path: Path, then: str) -> None:
+def test_a_full_disk_leaves_the_table_and_the_error_has_a_way_out(tmp_path: Path, then: str) -> None:
     run = subprocess.run(
         [sys.executable, "-c", FILL_DISK, str(tmp_path / "a"), then], capture_output=True, text=True, check=True
     )

@@ -55,7 +55,7 @@ def test_a_study_ends_with_tables_verdict_and_report(undisturbed):
     assert not any((folder / "checkpoints").glob("*"))
 
 
-def test_trials_run_beside_each_other_in_both_phases(undisturbed):
+def test_trials_run_concurrently_in_both_phases(undisturbed):
     if undisturbed.log.read_text().count("2 at a time") == 0:
         pytest.skip("this machine runs one trial at a time")
     rows = read_study(undisturbed.folder).trials.to_pylist()

@@ -294,7 +294,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["c.safetensors"]
 
 
-def test_damaged_files_are_refused(tmp_path: Path):
+def test_corrupted_files_are_refused(tmp_path: Path):
     path = tmp_path / "c.safetensors"
     PrincipalComponents.fit(DIGITS[:200]).save(path)
     whole = path.read_bytes()
@@ -321,7 +321,7 @@ def test_the_second_fit_comes_from_the_cache(tmp_path: Path):
     assert cached_components(fewer, folder=tmp_path)[1] == "fitted", "other training images, other components"
 
 
-def test_a_damaged_or_foreign_cache_is_fitted_again_and_said(tmp_path: Path):
+def test_a_corrupted_or_foreign_cache_is_fitted_again_with_a_warning(tmp_path: Path):
     images, others = image_set(color_images()), image_set(color_images(seed=1))
     first, _ = cached_components(images, folder=tmp_path)
     (path,) = tmp_path.glob("*.safetensors")

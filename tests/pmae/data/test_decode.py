@@ -133,7 +133,7 @@ def test_unreadable_files_are_named_or_skipped(broken: bytes) -> None:
     np.testing.assert_array_equal(images[[0, 2]], np.stack([pixels(0), pixels(2)]))
 
 
-def test_what_is_no_image_is_said_without_internals() -> None:
+def test_a_file_that_is_not_an_image_is_reported_without_internals() -> None:
     with pytest.raises(DataError, match=r"^x cannot be read as an image \(not one of JPEG, PNG, [^)]*\); repair"):
         decode_image("x", b"not an image")
 

@@ -101,7 +101,7 @@ def test_a_limit_below_the_classes_is_refused() -> None:
         plan([9, 9, 9], limit=2)
 
 
-def test_a_class_missing_in_test_is_said() -> None:
+def test_a_class_missing_in_test_is_a_warning() -> None:
     official = {"train": np.arange(20), "test": np.array([20, 22])}
     with pytest.warns(UserWarning, match="test split of 'toy' has no images of class 'b'"):
         plan_splits(np.arange(24) % 2, ("a", "b"), official, limit=None, seed=0, name="toy")

@@ -96,7 +96,7 @@ def test_both_poolings_are_recorded_and_the_first_is_the_result(digits, encoder)
     assert linear_probe(None, digits, features=given, pools=("mean", "cls"), penalties=PENALTIES) == both
 
 
-def test_the_paper_protocol_is_deterministic_and_says_what_it_did(digits, pixels):
+def test_the_paper_protocol_is_deterministic_and_reports_its_details(digits, pixels):
     scaled = {split: x / 255 for split, x in pixels.items()}
     first, again = (linear_probe(None, digits, "paper", seed=3, features=scaled) for _ in range(2))
     assert first == again

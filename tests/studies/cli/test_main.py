@@ -53,7 +53,7 @@ def test_show_gives_means_over_seeds_and_what_was_lost(digits: Path, capfd: Capt
     assert len(list(csv.DictReader(io.StringIO(printed(capfd, "show", digits, "--csv"))))) == 11
 
 
-def test_verdict_json_is_the_file_and_is_made_anew_when_missing_or_stale(
+def test_verdict_json_is_the_file_and_is_rebuilt_when_missing_or_stale(
     digits: Path, tmp_path: Path, capfd: Capture
 ) -> None:
     own = shutil.copytree(digits, tmp_path / "digits-quick")
@@ -110,7 +110,7 @@ def test_watch_follows_a_study_until_its_last_planned_trial(tmp_path: Path) -> N
     assert watching.returncode == 0
 
 
-def test_watch_goes_on_after_the_exploration_until_the_study_is_judged(tmp_path: Path) -> None:
+def test_watch_continues_after_the_exploration_until_the_study_is_judged(tmp_path: Path) -> None:
     folder = make_study(tmp_path, "running", seeds=0, explored=1, losses=False, samples=False)
     plan = json.loads((folder / "study.json").read_text())
     plan["phases"] = {"explore": {"planned": 4, "seeds": []}, "confirm": {"planned": None, "seeds": [1, 2]}}

@@ -215,7 +215,7 @@ def test_several_studies_share_one_page(browser: Any, storage: Path, tmp_path: P
     assert console_errors(browser) == [] and requests(browser) == []
 
 
-def test_a_partial_study_has_a_page_that_says_what_is_missing(browser: Any, tmp_path: Path) -> None:
+def test_a_partial_study_has_a_page_that_lists_what_is_missing(browser: Any, tmp_path: Path) -> None:
     forget(browser)
     folder = make_study(tmp_path, "young", explored=2, seeds=0, samples=False, losses=False)
     browser.get(write_report(folder).as_uri())

@@ -24,7 +24,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [make_study(here, "digits", seeds=3, **options), make_study(there, "digits", seeds=5, **options)]
 
 
-def test_studies_of_one_name_are_told_apart_and_none_is_lost(twins: list[Path]) -> None:
+def test_studies_of_one_name_are_distinguished_and_none_is_lost(twins: list[Path]) -> None:
     studies = read_studies(twins)
     assert len({study.name for study in studies}) == 2
     assert all(study.name.startswith("digits (") and "/digits)" in study.name for study in studies)

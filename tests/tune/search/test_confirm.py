@@ -53,7 +53,7 @@ def test_a_ratio_next_to_a_rung_is_not_trained_as_another_one():
     assert ratios(candidates_to_confirm(space_for(32), near, ConfirmRule()), "pmae") == LADDER
 
 
-def test_every_patch_setting_and_no_refinement_where_the_rule_says_so():
+def test_the_rule_may_confirm_every_patch_setting_without_refinement():
     chosen = candidates_to_confirm(space_for(32), ROWS, ConfirmRule(refinements=0, every_patch_setting=True))
     assert {(s.patches, s.ratio) for s in chosen if s.method == "pmae"} == {
         (p, r) for p in (FINE, COARSE) for r in LADDER

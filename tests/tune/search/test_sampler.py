@@ -37,7 +37,7 @@ def test_the_order_of_ends_does_not_matter(search):
     assert run(search, 1) == run(search, 2)
 
 
-def test_a_restart_goes_on_with_the_same_settings():
+def test_a_restart_continues_with_the_same_candidates():
     whole = run("tpe", 1)
     ran = {n: s for n, s in enumerate(whole[:11]) if n != 9}  # trial 9 was running when the driver was killed
     assert run("tpe", 5, known=ran) == whole

@@ -170,7 +170,7 @@ def test_folders_that_cannot_serve_are_refused(tmp_path: Path, make, message: st
         load_images(f"folder:{tmp_path / 'data'}")
 
 
-def test_loose_images_beside_class_folders_are_said(tmp_path: Path) -> None:
+def test_images_outside_the_class_folders_are_a_warning(tmp_path: Path) -> None:
     write_folder(tmp_path, {"a": 6, "b": 6})
     (tmp_path / "loose.png").write_bytes(encoded(pixels(0)))
     with pytest.warns(UserWarning, match="1 images in .* are outside the class folders"):
