@@ -95,12 +95,12 @@ class _MetaGenerator(torch.Generator):
 def meta_device() -> Iterator[None]:
     """Lets a :class:`Training` be built and stepped on meta."""
 
-    def stream(device: Any, *parts: Any) -> torch.Generator:
+    def seeded_generator(device: Any, *parts: Any) -> torch.Generator:
         return _MetaGenerator() if torch.device(device).type == "meta" else torch.Generator()
 
     with (
-        mock.patch.object(pmae.training.loader, "stream", stream),
-        mock.patch.object(pmae.training.loop, "stream", stream),
+        mock.patch.object(pmae.training.loader, "seeded_generator", seeded_generator),
+        mock.patch.object(pmae.training.loop, "seeded_generator", seeded_generator),
         mock.patch.object(torch, "autocast", _no_autocast),
     ):
         yield

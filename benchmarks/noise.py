@@ -40,7 +40,7 @@ from pmae.config import PretrainConfig, preset
 from pmae.data import ImageSet, load_images
 from pmae.probes import extract_pools
 from pmae.probes.crossval import assign_folds, predict_out_of_fold
-from pmae.probes.features import SPLITS, labelled
+from pmae.probes.features import SPLITS, attach_labels
 from pmae.probes.linear import fit_and_choose
 
 # Source -> purposes of the seeded generators that it consists of.
@@ -86,8 +86,7 @@ def seeds_replaced(seeds: Mapping[str, int]) -> Iterator[None]:
     Raises:
         RuntimeError: Training did not ask for a source by the names in ``SOURCES``.
     """
-    name = "stream" if hasattr(pmae.training.loader, "stream") else "seeded_generator"
-    original = getattr(pmae.training.loader, name)
+    name, original = "seeded_generator", pmae.training.loader.seeded_generator
     by_purpose = {purpose: seed for source, seed in seeds.items() for purpose in SOURCES[source]}
     asked: set[str] = set()
 
@@ -188,7 +187,7 @@ def stored_trial(folder: Path | None, task: Task, *settings: Any) -> tuple[Score
 
 
 def _split(features: Mapping[str, np.ndarray], images: ImageSet) -> np.ndarray:
-    data = labelled(features, images, SPLITS, "cpu")
+    data = attach_labels(features, images, SPLITS, "cpu")
     path, best, _ = fit_and_choose(data)
     return (path.predict(data["test"].x, best) == data["test"].y).double().numpy()
 

@@ -204,7 +204,7 @@ class ModelConfig:
     patch_size: int = 4
     """Side of a patch in pixels; must divide the image and leave at least 4 patches."""
     patch_stride: int | None = None
-    """Pixels between neighbouring patches; below the patch size they overlap. By default the patch size."""
+    """Pixels between neighboring patches; below the patch size they overlap. By default the patch size."""
     encoder: str | None = None
     """vit_tiny, vit_small, vit_base or the name of a timm vision transformer; replaces width, depth and heads. By
     default the shape that those three give."""
@@ -232,7 +232,7 @@ class ModelConfig:
         _check_int("patch_size", self.patch_size, 1)
         _check_int("patch_stride", self.patch_stride, 1, optional=True)
         if self.channels not in (None, 1, 3):
-            raise ConfigError(f"channels is {self.channels!r}; allowed are 1 (grey) and 3 (color)")
+            raise ConfigError(f"channels is {self.channels!r}; allowed are 1 (gray) and 3 (color)")
         for name in ("decoder_width", "decoder_depth", "decoder_heads"):
             _check_int(name, getattr(self, name), 1)
         check_choice("position", self.position, ("learned", "sincos"))
@@ -278,7 +278,7 @@ class ModelConfig:
 
     @property
     def stride(self) -> int:
-        """Pixels between neighbouring patches."""
+        """Pixels between neighboring patches."""
         return self.patch_stride or self.patch_size
 
     @property
@@ -393,7 +393,7 @@ class ProbeConfig:
     protocol: Literal["fast", "paper"] = "fast"
     """Linear probe: fast (cached features, a grid of L2 penalties) or paper (SGD, 100 epochs)."""
     knn_k: int = 20
-    """Neighbours of the k-NN vote."""
+    """Neighbors of the k-NN vote."""
 
     def __post_init__(self) -> None:
         check_choice("protocol", self.protocol, ("fast", "paper"))

@@ -13,7 +13,7 @@ import numpy as np
 
 from pmae.errors import ConfigError, DataError
 
-MOST_NAME_BYTES, MOST_PATH_BYTES = 255, 4000  # of Linux and macOS, with room for the files below
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4000  # of Linux and macOS, with room for the files below
 
 
 @contextmanager
@@ -58,10 +58,10 @@ def user_path(text: str | Path, what: str) -> Path:
     except RuntimeError as error:  # ~somebody
         raise ConfigError(f"{what} {_shortened(text)}: {error}; give the path in full") from None
     encoded = os.fsencode(path)
-    if b"\0" in encoded or len(encoded) > MOST_PATH_BYTES or max(map(len, encoded.split(b"/"))) > MOST_NAME_BYTES:
+    if b"\0" in encoded or len(encoded) > MAX_PATH_BYTES or max(map(len, encoded.split(b"/"))) > MAX_NAME_BYTES:
         raise ConfigError(
-            f"{what} {_shortened(text)} cannot be a path: names have at most {MOST_NAME_BYTES} bytes, paths "
-            f"{MOST_PATH_BYTES:,}, and none is zero; give a shorter one"
+            f"{what} {_shortened(text)} cannot be a path: names have at most {MAX_NAME_BYTES} bytes, paths "
+            f"{MAX_PATH_BYTES:,}, and none is zero; give a shorter one"
         )
     return path
 

@@ -30,7 +30,7 @@ class Reconstruction(NamedTuple):
 
     Attributes:
         original: Levels 0..255.
-        visible: What the encoder was shown, in levels; PMAE's may be outside 0..255, MAE's masked pixels are grey
+        visible: What the encoder was shown, in levels; PMAE's may be outside 0..255, MAE's masked pixels are gray
             (the mean image).
         prediction: The masked part as predicted: signed deviations in levels (PMAE: the masked components of the
             decoder's image, V diag(m) Vᵀ x̂; MAE: its masked pixels less the mean image, 0 elsewhere).

@@ -46,7 +46,7 @@ def pretrain(
         seed: Fixes initialization, order, augmentation and masks.
         on_epoch: Called after every epoch with its history entry and the model; what it raises ends the training.
         checkpoint_dir: Folder for checkpoints; None writes none.
-        resume_from: Folder of checkpoints or one file to go on from; the result equals an undisturbed run's.
+        resume_from: Folder of checkpoints or one file to resume from; the result equals that of an undisturbed run.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         checkpoint_every: Epochs between checkpoints; the last epoch always has one.
         threads: CPU threads of the training; None takes one where a step is small and neither ``OMP_NUM_THREADS`` nor
@@ -57,7 +57,7 @@ def pretrain(
 
     Raises:
         ConfigError: Settings contradict the images, the components, the machine or the checkpoint.
-        DataError: The images cannot be trained on, or there is no whole checkpoint to resume from.
+        DataError: The images cannot be trained on, or no intact checkpoint exists to resume from.
         DivergedError: The loss became infinite or NaN; it names the step.
     """
     if threads is not None and threads < 1:

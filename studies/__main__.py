@@ -219,9 +219,9 @@ def _read(paths: Sequence[str]) -> list[Study]:
     if not paths:
         raise StudyError("no PATH given; name a study's folder, or a storage folder with several studies")
     if any(map(is_uri, paths)):
-        from studies.storage.object_store import fetched
+        from studies.storage.object_store import download_studies
 
-        return read_studies([fetched(path) if is_uri(path) else path for path in paths])
+        return read_studies([download_studies(path) if is_uri(path) else path for path in paths])
     return read_studies(paths)
 
 

@@ -174,7 +174,7 @@ def read_studies(paths: Iterable[Path | str] | Path | str) -> list[Study]:
     """
     given: Sequence[Path | str] = [paths] if isinstance(paths, (str, Path)) else list(paths)
     folders = [folder for path in given for folder in find_studies(path)]
-    return named_apart([_read(folder) for folder in dict.fromkeys(folders)])
+    return disambiguate_names([_read(folder) for folder in dict.fromkeys(folders)])
 
 
 def find_studies(path: Path | str) -> list[Path]:
@@ -241,7 +241,7 @@ def _check_plan_version(folder: Path, plan: Mapping[str, Any]) -> None:
         )
 
 
-def named_apart(studies: Sequence[Study]) -> list[Study]:
+def disambiguate_names(studies: Sequence[Study]) -> list[Study]:
     """``studies`` with the place of the folder after every name that several of them have.
 
     Their trials may have the same ids, and would otherwise pass for repeated rows.

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from studies.errors import StudyError
 from studies.formatting import at_least, at_most, percent, points, ratio_list
-from studies.records import Study, named_apart
+from studies.records import Study, disambiguate_names
 from studies.statistics.decision import Rules, judge_comparison
 from studies.statistics.margin import Margin
 from studies.statistics.pairing import collect, confirmed_rows
@@ -259,7 +259,7 @@ def _plan_of(trials: Any) -> Mapping[str, Any]:
 
 def _one_table(trials: Trials | Sequence[Trials]) -> pa.Table:
     parts = [trials] if isinstance(trials, (pa.Table, Study)) else list(trials)
-    studies = iter(named_apart([part for part in parts if isinstance(part, Study)]))
+    studies = iter(disambiguate_names([part for part in parts if isinstance(part, Study)]))
     tables = []
     for part in (next(studies) if isinstance(part, Study) else part for part in parts):
         table = part.trials if isinstance(part, Study) else part

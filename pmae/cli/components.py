@@ -1,4 +1,4 @@
-"""``python -m pmae components``: fit, or find in the cache, and show how the variance is spread."""
+"""``python -m pmae components``: fit components, or load them from the cache, and show their spectrum."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pmae.cli.options import ComponentsOptions
 from pmae.components import PrincipalComponents, cached_components
 from pmae.devices import pick_device
 
-SHARES = (0.2, 0.5, 0.9, 0.99)
+VARIANCE_SHARES = (0.2, 0.5, 0.9, 0.99)
 
 
 def run(options: ComponentsOptions) -> None:
@@ -38,11 +38,11 @@ def run(options: ComponentsOptions) -> None:
 
 
 def spectrum_summary(components: PrincipalComponents) -> dict[str, Any]:
-    """How many leading components hold given shares of the variance (None: more than there are)."""
+    """Return how many leading components hold each of ``VARIANCE_SHARES`` (None: all components do not)."""
     ratio = components.explained_variance_ratio
     cumulated = np.cumsum(ratio)
     needed: dict[str, int | None] = {}
-    for share in SHARES:
+    for share in VARIANCE_SHARES:
         count = int(np.searchsorted(cumulated, share - 1e-12)) + 1
         needed[str(share)] = count if count <= len(ratio) else None
     return {

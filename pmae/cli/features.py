@@ -1,4 +1,4 @@
-"""``python -m pmae features``: an encoder's features as a .npz or .parquet file."""
+"""``python -m pmae features``: write the features of an encoder to a .npz or .parquet file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pmae.files import replacing
 
 
 def run(options: FeaturesOptions) -> None:
-    """Extract and write."""
+    """Extract the features and write them."""
     out = check_output(options.out, (".npz", ".parquet"))
     encoder = load_encoder(options.encoder)
     images = load_for_encoder(options.data, trained_on(options.encoder), encoder.image_size, options.printing)
@@ -40,7 +40,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def write_npz(path: Path, features: Arrays, labels: Arrays, images: ImageSet) -> None:
-    """Arrays ``<split>_features`` (N, W) float32, ``<split>_labels`` (N,) int64 and ``class_names``."""
+    """Write arrays ``<split>_features`` (N, W) float32, ``<split>_labels`` (N,) int64 and ``class_names``."""
     arrays = {f"{split}_features": x for split, x in features.items()}
     arrays |= {f"{split}_labels": y for split, y in labels.items()}
     arrays["class_names"] = np.array(images.class_names, dtype=np.str_)
@@ -49,7 +49,7 @@ def write_npz(path: Path, features: Arrays, labels: Arrays, images: ImageSet) ->
 
 
 def write_parquet(path: Path, features: Arrays, labels: Arrays, images: ImageSet) -> None:
-    """Columns ``split``, ``label``, ``class_name`` and ``features`` (fixed-size list of float32), a row per image."""
+    """Write one row per image: ``split``, ``label``, ``class_name`` and ``features`` (fixed-size list of float32)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""What several commands share: images for a saved encoder, places to write to, results to print."""
+"""Shared by the commands: load images, check output paths, print results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pmae.files import make_writable_folder
 
 
 def load_dataset(options: DataOptions, printing: PrintOptions) -> ImageSet:
-    """The images that the options name."""
+    """Load the images that the options name."""
     return load_images(
         options.dataset,
         options.data_root,
@@ -31,12 +31,12 @@ def load_dataset(options: DataOptions, printing: PrintOptions) -> ImageSet:
 def load_for_encoder(
     options: SavedDataOptions, trained: DataConfig | None, image_size: int, printing: PrintOptions
 ) -> ImageSet:
-    """The images that the options name, else those that the encoder was trained on, at its size.
+    """Load the images that the options name, else those that the encoder was trained on, at its size.
 
-    Limit and seed are the training's for its own data: another split would put training images into validation.
+    For its own images the limit and the seed of the training apply: another split would validate on training images.
     """
     if options.dataset is None and trained is None:
-        raise ConfigError("the encoder does not say what it was trained on; give --dataset")
+        raise ConfigError("the encoder has no record of the images it was trained on; give --dataset")
     own = trained is not None and options.dataset in (None, trained.dataset)
     default = trained if own and trained is not None else DataConfig(dataset=options.dataset or "digits")
     return load_images(
@@ -51,7 +51,7 @@ def load_for_encoder(
 
 
 def check_output(path: Path, suffixes: tuple[str, ...]) -> Path:
-    """An output file in a folder that is made if need be; refused before any work is done if it cannot be written."""
+    """Return the absolute output path and create its folder; ConfigError if the file cannot be written."""
     path = path.expanduser().absolute()
     if path.suffix.lower() not in suffixes:
         raise ConfigError(f"--out is {path.name!r}; its name must end in {' or '.join(suffixes)}")
@@ -62,15 +62,15 @@ def check_output(path: Path, suffixes: tuple[str, ...]) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Make ``folder``; ConfigError where that or writing in it is not possible."""
+    """Create ``folder``; ConfigError if that fails or it is not writable."""
     try:
         make_writable_folder(folder)
     except OSError as error:
-        raise ConfigError(f"--out: {folder} cannot be written ({error.strerror}); choose another place") from None
+        raise ConfigError(f"--out: {folder} cannot be written ({error.strerror}); choose another folder") from None
 
 
 def print_result(printing: PrintOptions, result: Mapping[str, Any], lines: list[tuple[str, str]]) -> None:
-    """The result as JSON, or as aligned lines of a name and a value."""
+    """Print the result as JSON, or as aligned lines of a name and a value."""
     if printing.json:
         print(json.dumps(result, indent=2))
         return
@@ -80,6 +80,6 @@ def print_result(printing: PrintOptions, result: Mapping[str, Any], lines: list[
 
 
 def say(printing: PrintOptions, text: str) -> None:
-    """One line of progress on standard error."""
+    """Print a line on standard error unless ``--quiet`` is given."""
     if not printing.quiet:
         print(text, file=sys.stderr, flush=True)

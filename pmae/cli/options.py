@@ -1,7 +1,7 @@
 """The options of ``python -m pmae``: one dataclass per command, read by tyro.
 
-Settings of a run are declared once, in ``pmae.config``: :func:`settings_options` makes options of them, with the same
-names and help. Values are checked by the settings they become and by the functions that they are given to.
+Settings of a run are declared once, in ``pmae.config``; :func:`settings_options` makes options of them with the same
+names and help. Values are checked by the settings and by the functions that receive them.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ METAVARS = {int: "N", float: "X", str: "NAME", bool: "{on,off}"}
 
 
 def shown_default(metavar: str, default: str) -> Any:
-    """How an option is shown whose default is worked out later."""
+    """Show ``default`` in the help of an option whose default is computed later."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 def settings_options(
     name: str, *sections: type, without: Collection[str] = (), only: Collection[str] = (), keep: Collection[str] = ()
 ) -> Any:
-    """A frozen dataclass of the settings in ``sections`` as options, each None where it is not given.
+    """Make a frozen dataclass of options from the settings in ``sections``; options that are not given are None.
 
     Args:
-        name: Of the class.
-        sections: Of ``pmae.config``.
+        name: Name of the class.
+        sections: Sections of ``pmae.config``.
         without, only: Settings to leave out, or the only ones to take.
-        keep: Settings whose option has the section's default instead of None.
+        keep: Settings whose option has the default of the section instead of None.
     """
     fields: list[tuple[str, Any, Any]] = []
     texts: dict[str, str] = {}
@@ -86,13 +86,13 @@ def settings_options(
 
 
 def given(*groups: Any) -> dict[str, Any]:
-    """The settings that option groups hold a value for, by name."""
+    """Return the settings that were given in option groups, by name."""
     found = {f.name: getattr(group, f.name) for group in groups for f in dataclasses.fields(group)}
     return {name: value for name, value in found.items() if name in SETTINGS and value is not None}
 
 
 def field_docs(kind: type) -> dict[str, str]:
-    """The text below each field of a dataclass, in one line each."""
+    """Return the docstring below each field of a dataclass, each as one line."""
     docs: dict[str, str] = {}
     for base in reversed(kind.__mro__[:-1]):
         docs |= base.__dict__.get("_docs", {})
@@ -139,7 +139,7 @@ Augmentation: Any = settings_options("Augmentation", DataConfig, only=("crop_sca
 
 @dataclass(frozen=True)
 class DataOptions(_Images):
-    """Which images."""
+    """Images to use."""
 
     skip_unreadable: bool = False
     """Leave out files that cannot be read as images instead of stopping at the first one."""
@@ -147,7 +147,7 @@ class DataOptions(_Images):
 
 @dataclass(frozen=True)
 class SavedDataOptions(_SavedImages):
-    """Which images; resized to the encoder's size. By default those that it was trained on, with the limit and the
+    """Images to use, resized to the encoder's size. By default those that it was trained on, with the limit and the
     split of its training."""
 
     skip_unreadable: bool = False
@@ -156,17 +156,17 @@ class SavedDataOptions(_SavedImages):
 
 @dataclass(frozen=True)
 class MaskingOptions(_Masking):
-    """What is masked."""
+    """Masking."""
 
 
 @dataclass(frozen=True)
 class ModelOptions(_Model):
-    """Shapes of encoder and decoder."""
+    """Shape of encoder and decoder."""
 
 
 @dataclass(frozen=True)
 class PresetOption:
-    """The recipe that settings are taken from."""
+    """Recipe."""
 
     preset: Preset = "quick"
     """Recipe for all settings that are not given. quick: a small model and a short schedule that order ratios within
@@ -176,15 +176,15 @@ class PresetOption:
 
 @dataclass(frozen=True)
 class TrainingOptions(Augmentation, _Optim, PresetOption):
-    """How the model is trained."""
+    """Training."""
 
     seed: int = 0
-    """Random seed of initialization, data order, augmentation and masks."""
+    """Random seed for initialization, data order, augmentation and masks."""
 
 
 @dataclass(frozen=True)
 class DeviceOptions:
-    """What to run on."""
+    """Device to run on."""
 
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
@@ -192,12 +192,12 @@ class DeviceOptions:
 
 @dataclass(frozen=True)
 class MachineOptions(_Precision, DeviceOptions):
-    """What to run on."""
+    """Device and precision to run with."""
 
 
 @dataclass(frozen=True)
 class PrintOptions:
-    """What is printed."""
+    """Output."""
 
     json: bool = False
     """Print the result as JSON."""
@@ -210,11 +210,11 @@ class PretrainOptions:
     """Pre-train one model and save it: encoder, decoder, components, history."""
 
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Folder for the model; it must not hold one yet."""
+    """Folder for the model; it must not contain one yet."""
     resume: bool = False
     """Resume from the checkpoints of an interrupted run in --out."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
-    """YAML or JSON file with any of these options (names as here, flat or in sections); the command line wins."""
+    """YAML or JSON file with any of these options by name, flat or in sections; the command line takes precedence."""
     machine: DeviceOptions = field(default_factory=DeviceOptions)
     data: DataOptions = field(default_factory=DataOptions)
     masking: MaskingOptions = field(default_factory=MaskingOptions)
@@ -236,19 +236,19 @@ class ProbeOptions:
     pool: Annotated[ProbedPool | None, shown_default("{cls,mean,concat,both}", "the encoder's")] = None
     """Read the class token, the mean of the patch tokens, or (linear) both."""
     k: Annotated[int | None, shown_default("N", "20")] = None
-    """knn: neighbours that vote."""
+    """knn: neighbors that vote."""
     epochs: Annotated[int | None, shown_default("N", "50 for mlp, 100 for finetune")] = None
     """mlp, finetune: passes over the training images."""
     layer_decay: Annotated[float | None, shown_default("X", "none")] = None
     """finetune: factor of the learning rate from each block to the one below."""
     severity: Annotated[int | None, shown_default("1-5", "3")] = None
-    """corruptions: how strong they are."""
+    """corruptions: severity."""
     augment: bool = False
     """finetune and linear with --protocol paper: crop and flip the training images as in pre-training."""
     skip_test: bool = False
-    """Leave the test split unread."""
+    """Do not score the test split."""
     seed: int = 0
-    """Random seed of initialization, data order and noise."""
+    """Random seed for initialization, data order and noise."""
     data: SavedDataOptions = field(default_factory=SavedDataOptions)
     machine: MachineOptions = field(default_factory=MachineOptions)
     printing: PrintOptions = field(default_factory=PrintOptions)
@@ -256,7 +256,7 @@ class ProbeOptions:
 
 @dataclass(frozen=True)
 class ComponentsOptions:
-    """Fit the components of a data set (cached) and show how its variance is spread over them."""
+    """Fit the components of a dataset (cached) and show how its variance is spread over them."""
 
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Also write the components to this safetensors file."""
@@ -269,7 +269,7 @@ class ComponentsOptions:
 
 @dataclass(frozen=True)
 class FeaturesOptions:
-    """Write an encoder's features of every image, with labels, for use elsewhere."""
+    """Write the features of every image, with labels, for use in other programs."""
 
     encoder: Saved
     """Folder that 'pretrain' or save_encoder() wrote."""
@@ -278,7 +278,7 @@ class FeaturesOptions:
     splits: tuple[str, ...] = ("train", "val", "test")
     """Splits to write."""
     pool: Annotated[Pool | None, shown_default("{cls,mean,concat}", "the encoder's")] = None
-    """The class token or the mean of the patch tokens."""
+    """Read the class token, the mean of the patch tokens, or both in one vector."""
     data: SavedDataOptions = field(default_factory=SavedDataOptions)
     machine: MachineOptions = field(default_factory=MachineOptions)
     printing: PrintOptions = field(default_factory=PrintOptions)
@@ -286,12 +286,12 @@ class FeaturesOptions:
 
 @dataclass(frozen=True)
 class ReconstructOptions:
-    """Mask images as in training, let the model fill them in, draw a few and measure SSIM and PSNR on a split."""
+    """Reconstruct masked images of a split: draw a few, and measure SSIM and PSNR over all."""
 
     model: Saved
     """Folder that 'pretrain' wrote."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """Picture to write, for example strip.png."""
+    """Picture to write: .png, .pdf or .svg."""
     split: Literal["train", "val", "test"] = "val"
     """Split whose images are reconstructed."""
     pictures: int = 8

@@ -1,4 +1,4 @@
-"""Programs whose output is read by another one that may stop reading, such as ``| head``."""
+"""Exit quietly when the reader of standard output closes it, as ``| head`` does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def quiet_when_cut_off(main: Callable[[], int]) -> int:
-    """The exit code of ``main``; 0, without a traceback, when standard output was closed by its reader."""
+    """Return the exit code of ``main``, or 0 if the reader of standard output has closed it."""
     try:
         code = main()
         sys.stdout.flush()
@@ -24,7 +24,7 @@ def quiet_when_cut_off(main: Callable[[], int]) -> int:
 
 
 def discard_output() -> None:
-    """Send standard output to the null device, so that Python's own flush at exit does not fail either."""
+    """Send standard output to the null device, so that Python's flush at exit does not fail."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):  # not a file, for example captured by a test

@@ -1,10 +1,8 @@
-"""``python -m pmae pretrain``: options to settings, training with progress and checkpoints, a saved model."""
+"""``python -m pmae pretrain``: train a model with progress and checkpoints, and save it."""
 
 from __future__ import annotations
 
 import shutil
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +10,18 @@ from pmae.cli.loading import check_writable, load_dataset, print_result, say
 from pmae.cli.options import PretrainOptions, given
 from pmae.config import METHODS, PretrainConfig, preset
 from pmae.data.load import absolute_source
+from pmae.data.progress import progress_bar
 from pmae.errors import ConfigError
 from pmae.export import MODEL_DESCRIPTION, save_model
 from pmae.trainer import pretrain
 from pmae.training.checkpoint import list_checkpoints
 
 CHECKPOINTS = "checkpoints"
-SECONDS_BETWEEN_LINES = 5.0
-SAVES = 20  # checkpoints over a run
+CHECKPOINTS_PER_RUN = 20
 
 
 def run(options: PretrainOptions) -> None:
-    """Train as asked, save the model, print where it is."""
+    """Train and save the model, and print its path."""
     out = options.out.expanduser().absolute()
     config = settings(options)
     checkpoints = out / CHECKPOINTS
@@ -37,18 +35,25 @@ def run(options: PretrainOptions) -> None:
         f"{masking.method} on {images.name} ({len(images.indices('train')):,} training images of "
         f"{images.image_size} px): ratio {masking.ratio:g}, patch {model.patch_size}, {epochs} epochs",
     )
-    lines = EpochLines(epochs, options.printing.quiet)
+    done = 0
     try:
-        result = pretrain(
-            config,
-            images,
-            seed=options.training.seed,
-            on_epoch=lambda record, model: lines(record),
-            checkpoint_dir=checkpoints,
-            checkpoint_every=max(1, epochs // SAVES),
-            resume_from=checkpoints if options.resume else None,
-            device=options.machine.device,
-        )
+        with progress_bar("training", epochs, unit="epochs", shown=not options.printing.quiet) as advance:
+
+            def report(record: dict[str, Any], model: object) -> None:
+                nonlocal done
+                advance(record["epoch"] + 1 - done, f"loss {record['train_loss']:.4f}")
+                done = record["epoch"] + 1
+
+            result = pretrain(
+                config,
+                images,
+                seed=options.training.seed,
+                on_epoch=report,
+                checkpoint_dir=checkpoints,
+                checkpoint_every=max(1, epochs // CHECKPOINTS_PER_RUN),
+                resume_from=checkpoints if options.resume else None,
+                device=options.machine.device,
+            )
     except KeyboardInterrupt:
         hint = "add --resume to the command to continue" if list_checkpoints(checkpoints) else "no epoch had ended yet"
         raise KeyboardInterrupt(hint) from None
@@ -78,7 +83,7 @@ def run(options: PretrainOptions) -> None:
 
 
 def settings(options: PretrainOptions) -> PretrainConfig:
-    """The preset with the options that are given."""
+    """Return the preset, changed by the given options."""
     asked = given(options.data, options.masking, options.model, options.training)
     source, method = asked.pop("dataset"), asked.pop("method", METHODS[0])
     base = preset(options.training.preset, absolute_source(source, options.data.data_root), method)
@@ -90,33 +95,9 @@ def _check_folder(out: Path, checkpoints: Path, resume: bool) -> None:
         raise ConfigError(f"--out: {out} holds a model already; choose another folder, or delete it first")
     found = list_checkpoints(checkpoints)
     if resume and not found:
-        raise ConfigError(f"--resume: there are no checkpoints in {checkpoints}; leave it out to start a training")
+        raise ConfigError(f"--resume: no checkpoints in {checkpoints}; leave it out to start from the beginning")
     if found and not resume:
         raise ConfigError(
             f"--out: {out} holds the checkpoints of an interrupted run; continue with --resume, or delete {checkpoints}"
         )
     check_writable(out)
-
-
-class EpochLines:
-    """Progress on standard error: one line that is rewritten on a terminal, else a line every few seconds."""
-
-    def __init__(self, epochs: int, quiet: bool) -> None:
-        self.epochs, self.quiet, self.terminal = epochs, quiet, sys.stderr.isatty()
-        self.start = self.last = time.monotonic()
-        self.first: int | None = None
-
-    def __call__(self, record: dict[str, Any]) -> None:
-        done = record["epoch"] + 1
-        self.first = done if self.first is None else self.first
-        now = time.monotonic()
-        if self.quiet or not (self.terminal or now - self.last >= SECONDS_BETWEEN_LINES or done == self.epochs):
-            return
-        self.last = now
-        left = (now - self.start) / (done - self.first + 1) * (self.epochs - done)
-        text = (
-            f"epoch {done}/{self.epochs}  loss {record['train_loss']:.4f}  "
-            f"{record['images_per_second']:,.0f} images/s  {left:.0f} s left"
-        )
-        end = "\n" if not self.terminal or done == self.epochs else ""
-        print(f"\r{text:<79}" if self.terminal else text, end=end, file=sys.stderr, flush=True)

@@ -1,9 +1,10 @@
-"""``python -m pmae probe``: score a saved encoder by any probe."""
+"""``python -m pmae probe``: score a saved encoder."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 from pmae.cli.loading import load_for_encoder, print_result
@@ -15,7 +16,7 @@ from pmae.export import DESCRIPTION, load_encoder
 from pmae.model.encoder import Encoder
 from pmae.probes import ProbeResult, corruption_probe, finetune, knn_probe, linear_probe, mlp_probe
 
-# Which options each kind of probe reads; the others are refused with it.
+# The options that each kind of probe reads; others are refused.
 EFFECTIVE = {
     "linear": ("protocol", "augment"),
     "mlp": ("epochs",),
@@ -24,9 +25,17 @@ EFFECTIVE = {
     "corruptions": ("severity",),
 }
 
+PROBES: dict[str, Callable[..., ProbeResult]] = {
+    "linear": linear_probe,
+    "mlp": mlp_probe,
+    "knn": knn_probe,
+    "finetune": finetune,
+    "corruptions": corruption_probe,
+}
+
 
 def run(options: ProbeOptions) -> None:
-    """Load encoder and images, probe, print accuracies."""
+    """Load encoder and images, run the probe, print accuracies."""
     check_effect(options)
     encoder = load_encoder(options.encoder)
     if options.pool is not None and options.pool != "both":
@@ -49,21 +58,15 @@ def run(options: ProbeOptions) -> None:
 
 def probe(options: ProbeOptions, encoder: Encoder, images: ImageSet, trained: DataConfig | None) -> ProbeResult:
     """Run the probe that the options ask for."""
-    shared: dict[str, Any] = {"seed": options.seed, "score_test": not options.skip_test}
-    shared |= {"device": options.machine.device, "precision": options.machine.precision}
-    augmentation = (trained or DataConfig()) if options.augment else None
-    given = {name: getattr(options, name) for name in EFFECTIVE[options.kind] if name != "augment"}
+    given: dict[str, Any] = {name: getattr(options, name) for name in EFFECTIVE[options.kind] if name != "augment"}
     given = {name: value for name, value in given.items() if value is not None}
-    if options.kind == "linear":
-        pools = ("cls", "mean") if options.pool == "both" else None
-        return linear_probe(encoder, images, **given, pools=pools, augmentation=augmentation, **shared)
-    if options.kind == "mlp":
-        return mlp_probe(encoder, images, **given, **shared)
-    if options.kind == "knn":
-        return knn_probe(encoder, images, **given, **shared)
-    if options.kind == "finetune":
-        return finetune(encoder, images, **given, augmentation=augmentation, **shared)
-    return corruption_probe(encoder, images, **given, **shared)
+    given |= {"seed": options.seed, "score_test": not options.skip_test}
+    given |= {"device": options.machine.device, "precision": options.machine.precision}
+    if options.augment:
+        given["augmentation"] = trained or DataConfig()
+    if options.pool == "both":
+        given["pools"] = ("cls", "mean")
+    return PROBES[options.kind](encoder, images, **given)
 
 
 def check_effect(options: ProbeOptions) -> None:
@@ -79,13 +82,13 @@ def check_effect(options: ProbeOptions) -> None:
 
 
 def trained_on(folder: Any) -> DataConfig | None:
-    """Data settings that the encoder in ``folder`` was trained with, if it says so."""
+    """Return the data settings that the encoder in ``folder`` was trained with; None if they were not stored."""
     stored = json.loads((folder / DESCRIPTION).read_bytes())["config"]
     return None if stored is None else PretrainConfig.from_dict(stored).data
 
 
 def _notable(details: dict[str, Any]) -> dict[str, Any]:
-    names = ("strength", "learning_rate", "k", "val_by_k", "val_clean", "val_by_corruption", "test_clean")
+    names = ("penalty", "learning_rate", "k", "val_by_k", "val_clean", "val_by_corruption", "test_clean")
     return {name: details[name] for name in (*names, "test_by_corruption") if name in details}
 
 

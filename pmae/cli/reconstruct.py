@@ -1,4 +1,4 @@
-"""``python -m pmae reconstruct``: pictures of what a model fills in, SSIM and PSNR over a split."""
+"""``python -m pmae reconstruct``: pictures of reconstructed images, and SSIM and PSNR over a split."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TITLES = {
 
 
 def run(options: ReconstructOptions) -> None:
-    """Reconstruct a split, draw a few of its images."""
+    """Reconstruct a split and draw a few of its images."""
     out = check_output(options.out, (".png", ".pdf", ".svg"))
     if options.pictures < 1:
         raise ConfigError(f"--pictures is {options.pictures}; it must be at least 1")
@@ -40,7 +40,7 @@ def run(options: ReconstructOptions) -> None:
     if images.channels != result.config.model.channels:
         raise DataError(
             f"the images have {images.channels} channel(s), the model was trained on {result.config.model.channels}; "
-            "choose a data set like its own"
+            "choose a dataset with as many"
         )
     result.model.on(pick_device(options.machine.device))
     first, quality = over_split(result, images, options.split, options.seed)
@@ -59,7 +59,7 @@ def run(options: ReconstructOptions) -> None:
 def over_split(
     result: PretrainResult, images: ImageSet, split: str, seed: int
 ) -> tuple[Reconstruction, dict[str, float]]:
-    """The first block's reconstructions, and the mean quality over the split."""
+    """Return the reconstructions of the first block, and the mean quality over the split."""
     indices = images.indices(split)
     if not len(indices):
         raise DataError(f"the {split} split holds no images; choose another --split")
@@ -76,7 +76,7 @@ def over_split(
 
 
 def draw(made: Reconstruction, count: int, config: PretrainConfig, path: Path) -> None:
-    """One row per image: original, visible, predicted and true masked part (around grey), completed."""
+    """Draw a row per image: original, visible, predicted and true masked part (around gray), completed."""
     import matplotlib
 
     matplotlib.use("Agg")

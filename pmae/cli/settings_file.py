@@ -1,4 +1,4 @@
-"""``--config FILE``: options from a YAML or JSON file, read as if they stood first on the command line."""
+"""``--config FILE``: options from a YAML or JSON file, read as if they came first on the command line."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pmae.errors import ConfigError, did_you_mean
 
 
 def expand_config(argv: Sequence[str], options: type, searched: Mapping[str, str] | None = None) -> list[str]:
-    """``argv`` with each ``--config FILE`` replaced by the options in the file, which later words override.
+    """Replace each ``--config FILE`` by the options in the file; the other words of ``argv`` override them.
 
     Args:
         argv: The command line without program and subcommand.
         options: The dataclass that the command line is read into.
-        searched: Settings that are refused since they are searched over, each with the option to use instead.
+        searched: Settings that are refused because they are searched over, each with the option to use instead.
 
     Raises:
         ConfigError: The file cannot be read, has an unknown option, or a setting is searched over.
@@ -40,7 +40,7 @@ def expand_config(argv: Sequence[str], options: type, searched: Mapping[str, str
 
 
 def read_settings(file: str) -> Mapping[str, Any]:
-    """The mapping in a YAML or JSON file; of a study's ``study.json`` the options it was started with."""
+    """Read the mapping in a YAML or JSON file; of a ``study.json`` the options of the study."""
     path = Path(file).expanduser()
     if not file or not path.is_file():
         raise ConfigError(f"--config is {file!r}; it must be a YAML or JSON file")
@@ -90,7 +90,7 @@ def _words(
 
 
 def option_words(value: Any) -> list[str]:
-    """A value as words of a command line."""
+    """Return a value as words of a command line."""
     if isinstance(value, bool):
         return ["on" if value else "off"]
     return [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
@@ -110,7 +110,7 @@ def _groups(options: type) -> list[dataclasses.Field[Any]]:
 
 
 def _defaults(options: type) -> Iterator[tuple[str, Any]]:
-    """Every option of a command with its default; False is a flag's."""
+    """Yield every option of a command with its default; only flags have False."""
     groups = _groups(options)
     for f in dataclasses.fields(options):
         if f in groups:

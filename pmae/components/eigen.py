@@ -132,7 +132,7 @@ def leading_eigen(
     Every variance is underestimated, so their sum errs by at most K times the bound.
 
     Args:
-        blocks: Called once a pass; gives the centred rows as float32 (n, size) tensors on ``device``.
+        blocks: Called once a pass; gives the centered rows as float32 (n, size) tensors on ``device``.
         size: D.
         rank: K, at most ``size``.
         device: Where it is computed.

@@ -191,9 +191,9 @@ class TrainingImages:
 
     def standardized_blocks(self, mean: Float64s, std: Float64s, device: Device = "cpu") -> Iterator[Tensor]:
         """Standardized images, float32 (n, D) on ``device``."""
-        centre, scale = (torch.from_numpy(a).to(device) for a in (mean - self.shift, std))
+        center, scale = (torch.from_numpy(a).to(device) for a in (mean - self.shift, std))
         for block in self.blocks():
-            yield ((shifted_pixels(block, self.shift, device) - centre) / scale).float()
+            yield ((shifted_pixels(block, self.shift, device) - center) / scale).float()
 
 
 def channels_first(images: Any) -> Shape:

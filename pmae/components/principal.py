@@ -238,14 +238,14 @@ def _fit_few(data: TrainingImages, rank: int | None, device: Device, progress: b
     mean, std = data.mean_and_std(device)
     channels, height, width = data.shape
     lines = max(1, STRIPE_BYTES // (8 * data.count * channels * width))  # image rows at a time
-    centre, scale = (torch.from_numpy(a).to(device).view(data.shape) for a in (mean, std))
+    center, scale = (torch.from_numpy(a).to(device).view(data.shape) for a in (mean, std))
 
     def stripes() -> Iterator[torch.Tensor]:
         for top in range(0, height, lines):
             rows = slice(top, top + lines)
             pixels = torch.from_numpy(np.ascontiguousarray(data.images[data.indices, rows])).to(device)
             x = pixels.permute(0, 3, 1, 2).to(torch.float64, memory_format=torch.contiguous_format)
-            yield x.sub_(centre[:, rows]).div_(scale[:, rows]).view(data.count, -1)
+            yield x.sub_(center[:, rows]).div_(scale[:, rows]).view(data.count, -1)
 
     with _eigenvector_progress(data.count, progress) as tick:
         eigen, total = gram_eigen(stripes, data.count, rank, device, tick)

@@ -1,7 +1,7 @@
-"""Decoded images on disk: one folder per set, mapped into memory by every process that uses it.
+"""Decoded images on disk: one folder per set, memory-mapped by every process that uses it.
 
-A set is written atomically, checked against its hash when a process first reads it, and rebuilt with a warning if it
-is corrupted. Processes that need the same set at the same time wait for the first one to build it.
+A set is written atomically, its hash is checked when a process first reads it, and a corrupted set is rebuilt with a
+warning. Of processes that need the same set at the same time one builds it, and the others wait.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +30,11 @@ from pmae.data.imageset import ImageSet, Indices
 from pmae.errors import DataError
 
 SCHEMA_VERSION = 1
-_verified: dict[Path, tuple[int, ...]] = {}  # folders whose hash this process has checked -> state of their files
+_verified: dict[Path, tuple[int, ...]] = {}  # folders with a hash that this process has checked -> state of the files
 
 
 def cache_dir() -> Path:
-    """The cache: ``$PMAE_CACHE``, else ``~/.cache/pmae``. It may be deleted at any time."""
+    """Return the cache folder: ``$PMAE_CACHE``, else ``~/.cache/pmae``. It may be deleted at any time."""
     chosen = os.environ.get("PMAE_CACHE")
     return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".cache" / "pmae"
 
@@ -50,7 +50,7 @@ class Contents:
     skipped: tuple[str, ...] = ()
 
     def with_images(self, images: Pixels, fingerprint: str = "") -> ImageSet:
-        """The set; a warning lists what was skipped."""
+        """Combine the contents with pixels (N, H, W, C) to a set; warn if files were skipped."""
         if self.skipped:
             shown = "\n  ".join(self.skipped[:5]) + ("\n  ..." if len(self.skipped) > 5 else "")
             warnings.warn(f"{self.name}: skipped {len(self.skipped)} unreadable images:\n  {shown}", stacklevel=4)
@@ -59,26 +59,16 @@ class Contents:
         return ImageSet(images, self.labels, self.class_names, splits, self.name, fingerprint)
 
 
-class Sink(Protocol):
-    """Where decoded pixels go; called once their shape is known."""
-
-    def check_room(self, shape: tuple[int, int, int, int]) -> None:
-        """Refuse what does not fit, before anything is decoded."""
-
-    def __call__(self, shape: tuple[int, int, int, int]) -> PixelSink:
-        """Make room."""
-
-
-Build = Callable[[Sink], Contents]
+Build = Callable[[PixelSink], Contents]
 
 
 class MemorySink:
-    """Pixels in an array; for sets that need no cache."""
+    """A :class:`PixelSink` in memory, for sets that need no cache."""
 
     images: Pixels
 
     def check_room(self, shape: tuple[int, int, int, int]) -> None:
-        """Refuse images (N, H, W, C) that take more than half of the machine's memory; raises DataError."""
+        """Raise DataError if images (N, H, W, C) take more than half of the machine's memory."""
         needed, memory = math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > memory / 2:
             raise DataError(
@@ -86,11 +76,10 @@ class MemorySink:
                 "lower limit or image_size"
             )
 
-    def __call__(self, shape: tuple[int, int, int, int]) -> MemorySink:
+    def allocate(self, shape: tuple[int, int, int, int]) -> None:
         """Allocate (N, H, W, C)."""
         self.check_room(shape)
         self.images = np.zeros(shape, dtype=np.uint8)
-        return self
 
     def write(self, positions: Indices, pixels: Pixels) -> None:
         """Put pixels (n, H, W, C) at rows ``positions``."""
@@ -98,14 +87,15 @@ class MemorySink:
 
 
 class FileSink:
-    """Pixels in an ``.npy`` file. Written, not mapped, so that a full disk raises an error."""
+    """A :class:`PixelSink` in an ``.npy`` file. It is not mapped, so that a full disk raises an error."""
+
+    file: BinaryIO | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file: BinaryIO | None = None
 
     def check_room(self, shape: tuple[int, int, int, int]) -> None:
-        """Refuse images (N, H, W, C) that do not fit on the disk; raises DataError."""
+        """Raise DataError if images (N, H, W, C) do not fit on the disk."""
         needed, free = math.prod(shape), shutil.disk_usage(self.path.parent).free
         if needed > free:
             raise DataError(
@@ -113,20 +103,18 @@ class FileSink:
                 f"{free / 1e6:,.1f} MB free; lower limit or image_size, or set PMAE_CACHE to a larger disk"
             )
 
-    def __call__(self, shape: tuple[int, int, int, int]) -> FileSink:
+    def allocate(self, shape: tuple[int, int, int, int]) -> None:
         """Start the file for (N, H, W, C)."""
         self.close()
         self.check_room(shape)
-        needed = math.prod(shape)
         self.file = open(self.path, "wb", buffering=0)  # noqa: SIM115 (closed by close)
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self.file, header)
-        self.start, self.row = self.file.tell(), int(np.prod(shape[1:]))
-        self.file.truncate(self.start + needed)
-        return self
+        self.start, self.row = self.file.tell(), math.prod(shape[1:])
+        self.file.truncate(self.start + math.prod(shape))
 
     def write(self, positions: Indices, pixels: Pixels) -> None:
-        """Put pixels (n, H, W, C) at rows ``positions``, runs of consecutive rows with one write each."""
+        """Put pixels (n, H, W, C) at rows ``positions``; consecutive rows are one write."""
         assert self.file is not None
         order = np.argsort(positions)
         for run in np.split(order, np.flatnonzero(np.diff(positions[order]) != 1) + 1):
@@ -134,13 +122,13 @@ class FileSink:
             self.file.write(pixels[run].data)
 
     def close(self) -> None:
-        """Finish the file."""
+        """Close the file."""
         if self.file is not None:
             self.file.close()
 
 
 def set_key(name: str, files: tuple[Path, ...], settings: dict[str, Any]) -> str:
-    """Name of the cached set of these files (by path, size and time of change) and settings."""
+    """Return the name of the cached set of these files (identified by path, size and time of change) and settings."""
     digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, name, settings], sort_keys=True).encode())
     for path in files:
         stat = path.stat()
@@ -150,10 +138,10 @@ def set_key(name: str, files: tuple[Path, ...], settings: dict[str, Any]) -> str
 
 
 def cached_images(key: str, build: Build, *, progress: bool = False) -> ImageSet:
-    """The set with this ``key`` from the cache, else from ``build``, whose result is cached.
+    """Return the set with this ``key`` from the cache, or build and cache it.
 
     Raises:
-        DataError: The cache cannot be written; and whatever ``build`` raises.
+        DataError: The cache cannot be written, or ``build`` raises it.
     """
     folder = cache_dir() / "images" / key
     found = _read(folder)
@@ -177,7 +165,7 @@ def cached_images(key: str, build: Build, *, progress: bool = False) -> ImageSet
 
 @contextmanager
 def _locked(path: Path, progress: bool) -> Iterator[None]:
-    """The lock; the system releases it when its holder dies."""
+    """Hold the lock; the system releases it when its holder dies."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=2)
@@ -194,41 +182,31 @@ def _locked(path: Path, progress: bool) -> Iterator[None]:
 def _write(folder: Path, build: Build) -> ImageSet:
     for stale in folder.parent.glob(f".{folder.name}.*"):  # left by a killed process; the lock is ours
         shutil.rmtree(stale, ignore_errors=True)
-    beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    beside.mkdir()
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    temporary.mkdir()
     try:
-        sink = FileSink(beside / "images.npy")
+        sink = FileSink(temporary / "images.npy")
         try:
             contents = build(sink)
         finally:
             sink.close()
-        np.save(beside / "labels.npy", contents.labels, allow_pickle=False)
-        built = contents.with_images(_map(beside))
-        _write_description(beside, contents, built.fingerprint)
+        np.save(temporary / "labels.npy", contents.labels, allow_pickle=False)
+        built = contents.with_images(_map(temporary))
+        stored = {name: getattr(contents, name) for name in ("name", "class_names", "splits", "skipped")}
+        description = {"schema_version": SCHEMA_VERSION, **stored, "fingerprint": built.fingerprint}
+        (temporary / "set.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
         if folder.exists():
-            folder.rename(beside / "damaged")
-        os.replace(beside, folder)
-        shutil.rmtree(folder / "damaged", ignore_errors=True)
+            folder.rename(temporary / "corrupted")
+        os.replace(temporary, folder)
+        shutil.rmtree(folder / "corrupted", ignore_errors=True)
         _verified[folder] = _state(folder)
         return built
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _write_description(beside: Path, contents: Contents, fingerprint: str) -> None:
-    description = {
-        "schema_version": SCHEMA_VERSION,
-        "name": contents.name,
-        "class_names": contents.class_names,
-        "splits": contents.splits,
-        "skipped": contents.skipped,
-        "fingerprint": fingerprint,
-    }
-    (beside / "set.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _read(folder: Path) -> ImageSet | str:
-    """The set, or why it cannot be used; an empty string if it does not exist."""
+    """Return the set, or the reason why it cannot be used; an empty string if it does not exist."""
     if not folder.is_dir():
         return ""
     try:

@@ -1,6 +1,6 @@
-"""Decode files to uint8 pixels in parallel, refusing hostile and corrupted files by name.
+"""Decode image files to uint8 pixels in parallel; hostile and corrupted files are refused by name.
 
-Decoding is Pillow's; a crop to the centre square and a bicubic, antialiased resize follow if a size is requested.
+Pillow decodes. If a size is requested, images are cropped to the center square and resized (bicubic, antialiased).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -28,7 +28,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "JPEG2000")  # MP
 MAX_PIXELS = 64 * 1024 * 1024
 MAX_FILE_BYTES = 1 << 28
 THREADED_FROM = 16 * 1024  # bytes of an encoded image; smaller ones are faster without threads
-GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
+GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 BATCH = 128
 
 Pixels = npt.NDArray[np.uint8]
@@ -37,26 +37,28 @@ Decoded = tuple[int, str, "Pixels | UnreadableError"]
 
 
 class PixelSink(Protocol):
-    """Takes decoded images."""
+    """Where decoded images go."""
+
+    def check_room(self, shape: tuple[int, int, int, int]) -> None:
+        """Raise DataError if images (N, H, W, C) do not fit."""
+
+    def allocate(self, shape: tuple[int, int, int, int]) -> None:
+        """Make room for images (N, H, W, C); called again if color images follow gray ones."""
 
     def write(self, positions: Indices, pixels: Pixels) -> None:
         """Put pixels (n, H, W, C) at rows ``positions`` (n,)."""
-
-
-Allocate = Callable[[tuple[int, int, int, int]], PixelSink]
-"""Creates the sink once the shape (N, H, W, C) is known; called again if color images follow gray ones."""
 
 
 class UnreadableError(DataError):
     """A file that is not an image, is truncated, or is refused because of its size."""
 
 
-class _ColourAmongGreyError(Exception):
-    pass
+class _ColorAfterGrayError(Exception):
+    """A color image after gray ones: all images must be decoded again, as color."""
 
 
 def decode_image(name: str, payload: Payload, image_size: int | None = None) -> Pixels:
-    """One image as uint8 (H, W, C), C 1 for grey modes and 3 for all others; 16-bit grey keeps its high byte.
+    """Decode one image to uint8 (H, W, C), C 1 for gray modes and 3 for all others; 16-bit gray keeps its high byte.
 
     Raises:
         UnreadableError: ``name`` is not an image, is truncated, or has more than ``MAX_PIXELS`` pixels.
@@ -101,14 +103,14 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def pixels_of(image: Image.Image) -> Pixels:
-    """A Pillow image as uint8 (H, W, C)."""
+    """Convert a Pillow image to uint8 (H, W, C), upright by its EXIF orientation."""
     return _fitted(_upright(image), None)
 
 
 def _fitted(image: Image.Image, image_size: int | None) -> Pixels:
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    mode = "L" if image.mode in GREY_MODES else "RGB"
+    mode = "L" if image.mode in GRAY_MODES else "RGB"
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range; save 8-bit images")
     if image.mode != mode:
@@ -116,7 +118,7 @@ def _fitted(image: Image.Image, image_size: int | None) -> Pixels:
     if image_size is not None and image.size != (image_size, image_size):
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        square = image.crop((left, top, left + side, top + side))  # resize(box=) would let the borders shine in
+        square = image.crop((left, top, left + side, top + side))  # resize(box=...) filters across the edge of the box
         image = square.resize((image_size, image_size), Image.Resampling.BICUBIC)
     pixels = np.asarray(image)
     return pixels[..., None] if pixels.ndim == 2 else pixels
@@ -125,16 +127,16 @@ def _fitted(image: Image.Image, image_size: int | None) -> Pixels:
 def decode_images(
     read: Reader,
     wanted: Indices,
-    allocate: Allocate,
+    sink: PixelSink,
     *,
     image_size: int | None = None,
     skip_unreadable: bool = False,
     progress: bool = False,
     title: str = "decoding",
 ) -> list[tuple[int, str]]:
-    """Decode ``wanted`` (distinct indices of the listing) into rows 0, 1, ... of a sink, in that order.
+    """Decode ``wanted`` (distinct indices of the listing) into rows 0, 1, ... of ``sink``, in that order.
 
-    The set is gray if all its images are, else color.
+    The images become gray (C = 1) if all of them are, else color (C = 3).
 
     Returns:
         (index, message) of each unreadable image; empty unless ``skip_unreadable``. Their rows are undefined.
@@ -145,8 +147,8 @@ def decode_images(
     """
     order = np.argsort(wanted, kind="stable")
 
-    def attempt(colour: bool) -> list[tuple[int, str]]:
-        collector = _Collector(len(wanted), allocate, colour)
+    def attempt(color: bool) -> list[tuple[int, str]]:
+        collector = _Collector(len(wanted), sink, color)
         failed: list[tuple[int, str]] = []
         items = ((int(p), *item) for p, item in zip(order, read(wanted[order]), strict=True))
         with progress_bar(title, len(wanted), unit="images", shown=progress) as advance:
@@ -165,46 +167,44 @@ def decode_images(
         return failed
 
     try:
-        return attempt(colour=False)
-    except _ColourAmongGreyError:
-        return attempt(colour=True)
+        return attempt(color=False)
+    except _ColorAfterGrayError:
+        return attempt(color=True)
 
 
 class _Collector:
     """Checks that all images have the same size and writes them with one number of channels."""
 
-    def __init__(self, count: int, allocate: Allocate, colour: bool) -> None:
-        self.count, self.allocate = count, allocate
-        self.channels = 3 if colour else 0
-        self.sink: PixelSink | None = None
+    def __init__(self, count: int, sink: PixelSink, color: bool) -> None:
+        self.count, self.sink = count, sink
+        self.channels = 3 if color else 0
         self.first = ""
-        self.size = (0, 0)
+        self.size: tuple[int, int] | None = None
 
     def add(self, batch: list[tuple[int, str, Pixels]]) -> None:
         for _, name, pixels in batch:
             self._check(name, pixels)
-        assert self.sink is not None
         rows = [p if p.shape[2] == self.channels else p.repeat(3, axis=2) for _, _, p in batch]
         self.sink.write(np.array([position for position, _, _ in batch]), np.stack(rows))
 
     def _check(self, name: str, pixels: Pixels) -> None:
         height, width, channels = pixels.shape
-        if self.sink is None:
+        if self.size is None:
             self.first, self.size = name, (height, width)
             self.channels = self.channels or channels
             if height != width:
                 raise DataError(
                     f"{name} has {width} x {height} pixels and is not square; give image_size=PIXELS (--image-size) "
-                    "to crop every image to its centre square and resize it"
+                    "to crop every image to its center square and resize it"
                 )
-            self.sink = self.allocate((self.count, height, width, self.channels))
+            self.sink.allocate((self.count, height, width, self.channels))
         if (height, width) != self.size:
             raise DataError(
                 f"images have different sizes: {self.first} has {self.size[1]} x {self.size[0]} pixels, {name} has "
-                f"{width} x {height}; give image_size=PIXELS (--image-size) to bring them to one"
+                f"{width} x {height}; give image_size=PIXELS (--image-size) to resize all of them"
             )
         if channels > self.channels:
-            raise _ColourAmongGreyError
+            raise _ColorAfterGrayError
 
 
 def _decode_batch(batch: list[Item], image_size: int | None) -> list[Decoded]:
@@ -218,7 +218,7 @@ def _decode_batch(batch: list[Item], image_size: int | None) -> list[Decoded]:
 
 
 def _decoded(items: Iterator[Item], image_size: int | None) -> Iterator[list[Decoded]]:
-    """Decoded batches in order; only a few are in progress at a time, which bounds memory."""
+    """Yield decoded batches in order; at most ``2 * workers`` are in progress, which bounds memory."""
     workers = available_cpus()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     pending: deque[Future[list[Decoded]]] = deque()
@@ -244,6 +244,4 @@ def _encoded_bytes(payload: Payload) -> int:
 
 def available_cpus() -> int:
     """CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

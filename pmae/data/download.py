@@ -1,7 +1,7 @@
-"""Files from the web: resumed after broken connections, verified by checksum, written atomically.
+"""Download files: resumed after broken connections, verified by checksum, written atomically.
 
-``$PMAE_MIRROR``, a URL, replaces the server of every file (the file names stay), for machines that reach only a
-mirror; the checksums stay the official ones.
+``$PMAE_MIRROR``, a URL, replaces the server of every file, for machines that reach only a mirror. File names and
+checksums stay the official ones.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -26,16 +24,16 @@ from pmae.data.cache import cache_dir
 from pmae.data.progress import progress_bar
 from pmae.errors import DataError
 
-ATTEMPTS = 5  # in a row without a single new byte
-FIRST_PAUSE = 0.5  # seconds before the second attempt; doubled for each further one
-TIMEOUT = 30.0
-CHUNK = 1 << 18
+ATTEMPTS = 5  # in a row without a new byte
+FIRST_PAUSE = 0.5  # seconds before the second attempt, doubled for each further one
+TIMEOUT = 30.0  # seconds
+CHUNK = 1 << 18  # bytes
 RETRIED_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on the web: its URL, the name it gets here, and the MD5 that its publisher states."""
+    """A file on the web: its URL, its local name, and the MD5 that its publisher states."""
 
     url: str
     filename: str
@@ -43,16 +41,16 @@ class Remote:
 
 
 class _Retry(Exception):
-    """The connection failed in a way that another attempt may mend."""
+    """The connection failed, but another attempt may succeed."""
 
 
 def fetch(remote: Remote, folder: Path | None = None, *, progress: bool = False) -> Path:
-    """Path of the file in ``folder`` (None: the cache's ``downloads``), downloaded if it is not there.
+    """Return the path of the file in ``folder`` (None: ``downloads`` in the cache); download it if it is missing.
 
-    A file that is there is taken as it is. Processes that want the same file at once download it once.
+    An existing file is not checked. Processes that need the same file at the same time download it once.
 
     Raises:
-        DataError: The server has no such file, cannot be reached, or sends bytes with another checksum; or the
+        DataError: The server has no such file, cannot be reached, or sends bytes with another checksum, or the
             folder cannot be written. The message says where to put the file by hand.
     """
     target = (folder or cache_dir() / "downloads") / remote.filename
@@ -72,20 +70,20 @@ def fetch(remote: Remote, folder: Path | None = None, *, progress: bool = False)
 
 
 def warn_unless_official(path: Path, remote: Remote) -> None:
-    """Warn when a file that was already there has another checksum than the published one."""
+    """Warn if the file does not have the published checksum."""
     found = md5_of(path)
     if found != remote.md5:
         warnings.warn(
-            f"{path} is not the published file (MD5 {found}, published {remote.md5}); its images are used as they "
-            "are, so do not compare results with published ones. Remove it to download the published file",
+            f"{path} is not the published file (MD5 {found}, published {remote.md5}); its images are used all the "
+            "same, so do not compare results with published ones. Remove it to download the published file",
             stacklevel=2,
         )
 
 
 def md5_of(path: Path) -> str:
-    """Hex MD5 of a file."""
+    """Return the hex MD5 of a file."""
+    digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
-        digest = hashlib.md5(usedforsecurity=False)
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -96,21 +94,21 @@ def _download(remote: Remote, target: Path, progress: bool) -> None:
     resumed = part.exists()
     _transfer(remote, target, part, progress)
     found = md5_of(part)
-    if found != remote.md5 and resumed:  # the part may have been another file's; once more from the start
+    if found != remote.md5 and resumed:  # the part may be of another version of the file: start over
         part.unlink()
         _transfer(remote, target, part, progress)
         found = md5_of(part)
     if found != remote.md5:
         part.unlink()
         raise DataError(
-            f"{_url(remote)} sent a file with MD5 {found} instead of {remote.md5}: damaged on the way or replaced. "
+            f"{_url(remote)} sent a file with MD5 {found} instead of {remote.md5}; it is corrupted or was replaced. "
             + _by_hand(remote, target)
         )
     os.replace(part, target)
 
 
 def _transfer(remote: Remote, target: Path, part: Path, progress: bool) -> None:
-    """Complete ``part``, over as many connections as it takes while each brings new bytes."""
+    """Complete ``part``, with a new connection whenever one breaks; ``ATTEMPTS`` without new bytes are an error."""
     failures = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
@@ -133,15 +131,17 @@ def _transfer(remote: Remote, target: Path, part: Path, progress: bool) -> None:
 
 
 def _receive(remote: Remote, part: Path, progress: bool) -> None:
-    """One connection: append to ``part`` what the server still has for it."""
+    """Append the rest of the file to ``part`` over one connection."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(_url(remote), headers={"User-Agent": "pmae", "Accept-Encoding": "identity"})
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-            start = _start(response, have)
-            total = _total(response, start)
+            given, length = (response.headers.get(name, "") for name in ("Content-Range", "Content-Length"))
+            # The answer begins at byte 0 if the server ignored the range.
+            start = have if response.status == 206 and given.startswith(f"bytes {have}-") else 0
+            total = start + int(length) if length.isdigit() else None
             _check_space(part, total, start)
             with (
                 part.open("r+b" if part.exists() else "wb") as file,
@@ -150,10 +150,12 @@ def _receive(remote: Remote, part: Path, progress: bool) -> None:
                 file.truncate(start)
                 file.seek(start)
                 advance(start)
-                _copy(response, file.write, advance)
+                while chunk := response.read1(CHUNK):
+                    file.write(chunk)
+                    advance(len(chunk))
                 received = file.tell()
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing beyond the part: it is complete, or not a part of this file
+        if error.code == 416:  # the part is complete, or longer than the file: its checksum tells
             error.close()
             return
         if error.code in RETRIED_STATUS:
@@ -163,25 +165,6 @@ def _receive(remote: Remote, part: Path, progress: bool) -> None:
         raise _Retry(str(getattr(error, "reason", error)) or type(error).__name__) from error
     if total is not None and received < total:
         raise _Retry(f"the connection broke after {received:,} of {total:,} bytes")
-
-
-def _copy(response: Any, write: Callable[[bytes], Any], advance: Callable[[int], None]) -> None:
-    while chunk := response.read1(CHUNK):
-        write(chunk)
-        advance(len(chunk))
-
-
-def _start(response: Any, have: int) -> int:
-    """Where in the file the answer begins: at 0 when the server ignored the range."""
-    given = response.headers.get("Content-Range", "")
-    if response.status == 206 and given.startswith(f"bytes {have}-"):
-        return have
-    return 0
-
-
-def _total(response: Any, start: int) -> int | None:
-    length = response.headers.get("Content-Length", "")
-    return start + int(length) if length.isdigit() else None
 
 
 def _check_space(part: Path, total: int | None, start: int) -> None:

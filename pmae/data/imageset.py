@@ -1,7 +1,4 @@
-"""Images in memory: :class:`ImageSet`.
-
-For reading, decoding and caching see ``sources``, ``decode`` and ``cache``.
-"""
+"""Images with labels and splits: :class:`ImageSet`."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ import numpy.typing as npt
 from pmae.errors import DataError
 
 Indices = npt.NDArray[np.int64]
-UNLABELLED: tuple[str, ...] = ("unlabelled",)  # the class names of images without labels
+UNLABELED: tuple[str, ...] = ("unlabelled",)  # the class names of images without labels
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -24,13 +21,12 @@ class ImageSet:
     """Square uint8 images of one size with labels and splits.
 
     Attributes:
-        images: uint8 (N, H, W, C), H = W, C 1 (grey) or 3 (colour, RGB); usually a read-only memory map.
+        images: uint8 (N, H, W, C), H = W, C 1 (gray) or 3 (color, RGB); usually a read-only memory map.
         labels: int64 (N,), each an index into ``class_names``.
         class_names: Names of the classes.
         splits: Split name (``train``, ``val``, ``test``) -> int64 indices into ``images``.
         name: Short name for tables, for example ``cifar10``.
-        fingerprint: Hex hash of pixels, labels, class names and splits; the same in every process. Computed if
-            empty.
+        fingerprint: Hex hash of pixels, labels, class names and splits; computed if empty.
 
     Raises:
         DataError: Inconsistent shapes, types, labels or splits.
@@ -78,7 +74,7 @@ class ImageSet:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split} {len(indices):,}" for split, indices in self.splits.items()) or "no splits"
-        classes = _count(len(self.class_names), "class", "classes") if self.is_labelled else "no labels"
+        classes = _count(len(self.class_names), "class", "classes") if self.is_labeled else "no labels"
         channels = _count(self.channels, "channel", "channels")
         return f"ImageSet({self.name!r}, {len(self)} images, {self.image_size} px, {channels}, {classes}; {sizes})"
 
@@ -86,9 +82,9 @@ class ImageSet:
         return len(self.images)
 
     @property
-    def is_labelled(self) -> bool:
-        """Whether the images have labels, so that they can be probed."""
-        return self.class_names != UNLABELLED
+    def is_labeled(self) -> bool:
+        """Whether the images have labels; only then can they be probed."""
+        return self.class_names != UNLABELED
 
     @property
     def image_size(self) -> int:
@@ -97,11 +93,11 @@ class ImageSet:
 
     @property
     def channels(self) -> int:
-        """1 (grey) or 3 (colour)."""
+        """1 (gray) or 3 (color)."""
         return int(self.images.shape[3])
 
     def indices(self, split: str) -> Indices:
-        """int64 indices into ``images`` of a split; DataError names the splits there are."""
+        """Return the int64 indices of a split; DataError lists the splits if there is no such one."""
         try:
             return self.splits[split]
         except KeyError:
@@ -109,7 +105,7 @@ class ImageSet:
             raise DataError(f"{self.name!r} has no split {split!r}; its splits: {there}") from None
 
     def split(self, name: str) -> ImageSet:
-        """The images of one split as a separate set, without a copy if they are contiguous."""
+        """Return the images of one split as a set; pixels are copied only if they are not contiguous."""
         indices = self.indices(name)
         if len(self.splits) == 1 and _is_run(indices) and len(indices) == len(self):
             return self
@@ -127,9 +123,9 @@ class ImageSet:
 
 
 def content_hash(images: ImageSet) -> str:
-    """Hex SHA-256 of everything in an :class:`ImageSet` except its name."""
+    """Return the hex SHA-256 of everything in an :class:`ImageSet` except its name."""
     digest = hashlib.sha256(repr((images.images.shape, images.class_names)).encode())
-    for start in range(0, len(images), 4096):  # a memory map larger than memory stays on disk
+    for start in range(0, len(images), 4096):  # in blocks: a memory map may be larger than memory
         digest.update(np.ascontiguousarray(images.images[start : start + 4096]).data)
     digest.update(images.labels.astype("<i8").tobytes())
     for name in sorted(images.splits):

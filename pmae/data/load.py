@@ -1,7 +1,4 @@
-"""``load_images``: from a source, named or in memory, to an :class:`ImageSet`, through the cache.
-
-The table of sources is here. A new source is one file with ``find`` and one line in the table.
-"""
+"""``load_images``: from a source, named or in memory, to an :class:`ImageSet`, through the cache."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pmae.data.cache import Contents, MemorySink, Sink, cached_images, set_key
-from pmae.data.decode import decode_images
+from pmae.data.cache import Contents, MemorySink, cached_images, set_key
+from pmae.data.decode import PixelSink, decode_images
 from pmae.data.imageset import ImageSet
 from pmae.data.source import Listing, Request, Source
 from pmae.data.sources import cifar10, digits, folder, medmnist, npz, parquet, tinyimagenet
@@ -47,15 +44,15 @@ def load_images(
             ``DatasetDict``, an :class:`ImageSet`, or a mapping from split names to any of these.
         root: For a named source the folder of its downloads; for a path the folder that a relative path starts from.
             None: the cache, or the current folder.
-        image_size: Side in pixels; each image is cropped to its centre square and resized (bicubic, antialiased).
-            None keeps the size, which must then be one and square.
-        limit: Training images at most, as even over the classes as they allow; also caps val and test.
-        seed: Seed of what is held out and of ``limit``.
+        image_size: Side in pixels; each image is cropped to its center square and resized (bicubic, antialiased).
+            None keeps the size; all images must then be square and of one size.
+        limit: Most training images, balanced over the classes as far as they allow; val and test get as many at most.
+        seed: Random seed for held-out splits and for ``limit``.
         skip_unreadable: Skip files that are not images, with a warning, instead of stopping at the first.
         progress: Show the progress of downloads and decoding on standard error.
 
     Returns:
-        The set, its images ordered train, val, test; mapped from the cache except for small built-in sets.
+        The set, its images ordered train, val, test; memory-mapped from the cache unless the source has no files.
 
     Raises:
         ConfigError: An invalid setting or an unknown source.
@@ -73,10 +70,10 @@ def load_images(
     else:
         found = _find(source, None if root is None else user_path(root, "root"), image_size, progress)
 
-    def build(allocate: Sink) -> Contents:
+    def build(sink: PixelSink) -> Contents:
         return _build(
             found,
-            allocate,
+            sink,
             splitting={"limit": limit, "seed": seed},
             decoding={"image_size": image_size, "skip_unreadable": skip_unreadable, "progress": progress},
         )
@@ -90,7 +87,7 @@ def load_images(
 
 
 def absolute_source(source: str, root: str | None) -> str:
-    """``source`` with its path made absolute, so that it is found from any folder; one below a ``root`` stays."""
+    """Make the path of a source absolute, so that it is found from any folder; unchanged if there is a ``root``."""
     kind, _, path = source.partition(":")
     if kind not in AT_PATH or root is not None or not path:
         return source
@@ -107,7 +104,7 @@ def _find(source: str, root: Path | None, image_size: int | None, progress: bool
     if name in AT_PATH and (argument or root is not None):
         return AT_PATH[name](request)
     if name in AT_PATH:
-        raise ConfigError(f"source {source!r} names no path; write {name}:PATH")
+        raise ConfigError(f"source {source!r} has no path; write {name}:PATH")
     if medmnist.is_flag(source):
         return medmnist.find(request)
     raise ConfigError(_unknown(source))
@@ -134,15 +131,15 @@ def _path_if_any(source: str) -> Path | None:
         return None
 
 
-def _build(found: Source, allocate: Sink, splitting: dict[str, Any], decoding: dict[str, Any]) -> Contents:
+def _build(found: Source, sink: PixelSink, splitting: dict[str, Any], decoding: dict[str, Any]) -> Contents:
     listing = found.list()
     official, skipped = listing.splits, []
     while True:
         splits = plan_splits(listing.labels, listing.class_names, official, name=found.name, **splitting)
         wanted = np.concatenate(list(splits.values()))
         if size := decoding["image_size"]:
-            allocate.check_room((len(wanted), size, size, 1))
-        failed = decode_images(listing.read, wanted, allocate, title=f"decoding {found.name}", **decoding)
+            sink.check_room((len(wanted), size, size, 1))
+        failed = decode_images(listing.read, wanted, sink, title=f"decoding {found.name}", **decoding)
         if not failed:
             break
         skipped += [message for _, message in failed]

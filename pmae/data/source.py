@@ -1,7 +1,4 @@
-"""The interface of a source: where its files are (:class:`Source`) and what is in them (:class:`Listing`).
-
-A new source is one file with ``find(request) -> Source`` and one line in the table of ``pmae.data``.
-"""
+"""The interface of a source: its files (:class:`Source`) and their contents (:class:`Listing`)."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ Payload: TypeAlias = "bytes | Path | npt.NDArray[np.uint8]"
 """One image: an encoded file's bytes, its path, or pixels uint8 (H, W, C)."""
 
 Reader: TypeAlias = Callable[[Indices], Iterator[tuple[str, Payload]]]
-"""Yields (name for messages, payload) for rising indices into a listing."""
+"""Yields (name for messages, payload) for increasing indices into a listing."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +24,11 @@ class Request:
     """What the user asked a source for.
 
     Attributes:
-        name: The part before the colon of the source, for example ``cifar10`` or ``folder``.
+        name: The part of the source before the colon, for example ``cifar10`` or ``folder``.
         argument: The part after it: a path, or an empty string.
-        root: Folder of downloads, or the one that a relative path starts from; None is the default.
-        image_size: Side in pixels that images will be resized to; None keeps theirs.
-        progress: Whether downloads show their progress.
+        root: Folder of downloads, or the folder that a relative path starts from; None is the default.
+        image_size: Side in pixels that images will be resized to; None keeps their size.
+        progress: Whether to show the progress of downloads.
     """
 
     name: str
@@ -48,8 +45,8 @@ class Listing:
     Attributes:
         labels: int64 (N,) indices into ``class_names``.
         class_names: Names of the classes.
-        splits: The official splits: name -> int64 indices. ``train`` must be there.
-        read: Reads the payloads of rising indices.
+        splits: The official splits: name -> int64 indices; ``train`` is required.
+        read: Reads the payloads of increasing indices.
     """
 
     labels: npt.NDArray[np.int64]
@@ -60,11 +57,11 @@ class Listing:
 
 @dataclass(frozen=True)
 class Source:
-    """A source that was found; cheap to create, so that a cached set is recognized without reading the source.
+    """A source that was found. Creating one reads no images, so that a cached set is recognized quickly.
 
     Attributes:
         name: Short name for tables.
-        files: Every file that the images and labels come from; none where they come with a package.
+        files: Every file that images and labels come from; empty for images in memory or in a package.
         list: Reads labels and splits.
     """
 
@@ -74,13 +71,13 @@ class Source:
 
 
 def encode_labels(values: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Labels int64 (N,) and class names for a source without class names: the classes are the sorted values."""
+    """Return labels int64 (N,) and class names: the distinct ``values``, sorted."""
     names, labels = np.unique(values, return_inverse=True)
     return labels.reshape(-1).astype(np.int64), tuple(str(name) for name in names.tolist())
 
 
 def read_rows(images: npt.NDArray[np.uint8], name: str) -> Reader:
-    """A reader of pixels that are in memory, uint8 (N, H, W, C)."""
+    """Return a reader of pixels in memory, uint8 (N, H, W, C)."""
 
     def read(indices: Indices) -> Iterator[tuple[str, Payload]]:
         for i in indices:

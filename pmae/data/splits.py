@@ -1,15 +1,15 @@
-"""Which images train, validate and test: official splits, held-out ones, and the subset that ``limit`` asks for.
+"""Train, validation and test splits: official ones, held-out ones, and the subset that ``limit`` asks for.
 
-The rules, the same for every source:
+The rules are the same for every source:
 
-* Official splits are kept. One official held-out split is the *test* split, whatever it is called (a source with
+* Official splits are kept. A single official held-out split is the *test* split, whatever its name (a source with
   ``train`` and ``val`` only, such as TinyImageNet, is tested on ``val``).
 * Without a held-out split, a stratified fifth of train is the test split.
-* Without a validation split, a stratified tenth of (the remaining) train is.
-* ``limit`` keeps that many training images, as even over the classes as they allow, and at most as many
-  validation and test images, each class in its share of the split. What is held out does not depend on ``limit``.
+* Without a validation split, a stratified tenth of the remaining train split is.
+* ``limit`` keeps that many training images, balanced over the classes as far as they allow, and at most as many
+  validation and test images, in the proportions of the classes. Held-out images do not depend on ``limit``.
 
-Everything is drawn from ``seed`` and sorted, so the same arguments give the same images in the same order.
+Splits are drawn from ``seed`` and sorted: the same arguments give the same images in the same order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from pmae.data.imageset import UNLABELLED, Indices
+from pmae.data.imageset import UNLABELED, Indices
 from pmae.errors import ConfigError, DataError
 
 TEST_SHARE = 0.2
@@ -36,12 +36,12 @@ def plan_splits(
     seed: int,
     name: str,
 ) -> dict[str, Indices]:
-    """Indices of ``train``, ``val`` and ``test`` by the rules above, each sorted.
+    """Return the sorted indices of ``train``, ``val`` and ``test`` by the rules above.
 
     Raises:
-        DataError: An empty split, fewer than two classes, too few images to hold any out, or classes that
-            train lacks.
-        ConfigError: ``limit`` below the number of classes.
+        DataError: An empty split, fewer than two classes, too few images to hold any out, or a class that is missing
+            in train.
+        ConfigError: ``limit`` is below the number of classes.
     """
     splits = {k: np.sort(np.asarray(v, dtype=np.int64)) for k, v in official.items()}
     for split, indices in splits.items():
@@ -71,17 +71,17 @@ def _check_classes(
     labels: npt.NDArray[np.int64], class_names: tuple[str, ...], splits: dict[str, Indices], name: str
 ) -> None:
     present = {split: set(np.unique(labels[indices]).tolist()) for split, indices in splits.items()}
-    if len(present["train"]) < 2 and class_names != UNLABELLED:
+    if len(present["train"]) < 2 and class_names != UNLABELED:
         only = ", ".join(class_names[c] for c in present["train"])
         raise DataError(
-            f"{name!r} has one class only in train ({only}); a probe needs two: add images of another class"
+            f"the train split of {name!r} has a single class ({only}); a probe needs two: add images of another class"
         )
     for split, classes in present.items():
         extra = sorted(classes - present["train"])
         if extra:
             raise DataError(
-                f"the {split} split of {name!r} has {_names(extra, class_names)} that train lacks; "
-                "add training images of it or take it out"
+                f"the {split} split of {name!r} has {_names(extra, class_names)}, which train lacks; "
+                "add training images of it or remove it"
             )
         missing = sorted(present["train"] - classes)
         if missing:
@@ -99,7 +99,7 @@ def _names(classes: list[int], class_names: tuple[str, ...]) -> str:
 
 
 def _hold_out(labels: npt.NDArray[np.int64], indices: Indices, share: float, draw: np.random.Generator) -> Indices:
-    """``share`` of every class, at least one image, but never a class's last."""
+    """Draw ``share`` of every class: at least one image, but never the last of a class."""
     held = []
     for members in _by_class(labels, indices):
         count = min(max(1, round(len(members) * share)), len(members) - 1)
@@ -135,12 +135,12 @@ def _draw_counts(
 
 
 def _even_counts(sizes: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
-    """``total`` spread as evenly over classes as their sizes allow."""
+    """Spread ``total`` over the classes as evenly as their sizes allow."""
     counts = np.zeros_like(sizes)
     while total:
         open_classes = np.flatnonzero(counts < sizes)
         each = total // len(open_classes)
-        if each == 0:  # what is left over goes, one each, to the first
+        if each == 0:  # fewer are left than classes: one each for the first ones
             counts[open_classes[:total]] += 1
             break
         more = np.minimum(each, (sizes - counts)[open_classes])
@@ -150,7 +150,7 @@ def _even_counts(sizes: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int
 
 
 def _shared_counts(sizes: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
-    """``total`` over classes in proportion to their sizes (largest remainders)."""
+    """Spread ``total`` over the classes in proportion to their sizes (largest remainders)."""
     exact = sizes * (total / sizes.sum())
     counts = np.floor(exact).astype(np.int64)
     counts[np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]] += 1

@@ -1,4 +1,4 @@
-"""Between images and patches, overlapping or not. Which patches are masked is ``masking``'s business."""
+"""Conversion between images and patches, overlapping or not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def unpatchify(patches: Tensor, image_size: int, patch_size: int, stride: int | 
 
 
 class OverlappingPatchEmbed(PatchEmbed):
-    """timm's patch embedding with a stride of its own. With ``stride == patch_size`` it is timm's exactly."""
+    """timm's patch embedding with a separate stride; with ``stride == patch_size`` it equals timm's."""
 
     def __init__(self, img_size: int, patch_size: int, *, stride: int, **kwargs: object) -> None:
         super().__init__(img_size=img_size, patch_size=patch_size, **kwargs)  # type: ignore[arg-type]

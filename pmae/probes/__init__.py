@@ -2,7 +2,7 @@
 
 All take an encoder and an image set, choose on the validation split, score the test split once (or not at all, with
 ``score_test=False``) and return a :class:`ProbeResult`. ``crossval_linear_probe`` and ``crossval_knn_probe`` score
-all labelled images out of fold instead. Controls for either: ``untrained_encoder`` and ``pixel_features``.
+all labeled images out of fold instead. Controls for either: ``untrained_encoder`` and ``pixel_features``.
 """
 
 from pmae.probes.controls import pixel_features, untrained_encoder

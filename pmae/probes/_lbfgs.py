@@ -1,7 +1,7 @@
 """L-BFGS for many independent smooth problems of one shape, stepped together so that they share matrix products.
 
 Every problem has its own history, line search and end; the only thing shared is the call of the objective.
-Libraries minimise one problem at a time, or the sum of all of them with one step length for the lot.
+Libraries minimize one problem at a time, or the sum of all of them with one step length for the lot.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Minimum(NamedTuple):
     evaluations: int
 
 
-def minimise(objective: Objective, x: Tensor, *, tolerance: float, max_iterations: int, history: int = 10) -> Minimum:
-    """Minimise S problems of P unknowns each by limited-memory BFGS (Nocedal & Wright 2006, algorithm 7.5).
+def minimize(objective: Objective, x: Tensor, *, tolerance: float, max_iterations: int, history: int = 10) -> Minimum:
+    """Minimize S problems of P unknowns each by limited-memory BFGS (Nocedal & Wright 2006, algorithm 7.5).
 
     Args:
         objective: ``(x (A, P), which (A,) indices of problems) -> (loss (A,), gradient (A, P))``.

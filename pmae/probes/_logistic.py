@@ -1,7 +1,7 @@
 """Multinomial logistic regression for a grid of L2 penalties, fitted together in torch.
 
-The strengths share every product with the features, so a grid of ten costs little more than one. Choosing a
-strength and scoring it is the linear probe's business.
+The penalties share every product with the features, so a grid of ten costs little more than one. The
+linear probe chooses the penalty and scores it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pmae.errors import ConfigError, DataError
-from pmae.probes._lbfgs import minimise
+from pmae.probes._lbfgs import minimize
 
 MAX_ITERATIONS = 500
 TOLERANCE = 1e-5
@@ -22,20 +22,20 @@ CHUNK_LOGITS = 1 << 21
 # Up to this many numbers the fit is done in float64: it costs nothing there.
 SMALL = 1 << 22
 # Largest matrix whose eigenvectors are computed (about 10 s on one core); without them the fit only takes more steps.
-MOST_AXES = 4096
+MAX_AXES = 4096
 
 
 @dataclass(frozen=True)
 class LogisticPath:
-    """One fitted model per strength.
+    """One fitted model per penalty.
 
     Attributes:
         classes: (K,) labels in the order of the logits' last axis.
         mean, std: (D,) of the training features; constant features have std 1.
         weights: (S, D, K), for standardized features.
         bias: (S, K).
-        strengths: S penalties, see :func:`fit_logistic_path`.
-        loss: (S,) penalised mean cross-entropy at the solution.
+        penalties: S penalties, see :func:`fit_logistic_path`.
+        loss: (S,) penalized mean cross-entropy at the solution.
         converged: (S,) bool.
         evaluations: Passes over the training features.
     """
@@ -45,13 +45,13 @@ class LogisticPath:
     std: Tensor
     weights: Tensor
     bias: Tensor
-    strengths: tuple[float, ...]
+    penalties: tuple[float, ...]
     loss: Tensor
     converged: Tensor
     evaluations: int
 
     def logits(self, features: Tensor, index: int) -> Tensor:
-        """(N, K) logits of the model with strength ``strengths[index]`` for raw features (N, D)."""
+        """(N, K) logits of the model with penalty ``penalties[index]`` for raw features (N, D)."""
         x = (features.to(self.mean) - self.mean) / self.std
         return x @ self.weights[index] + self.bias[index]
 
@@ -63,14 +63,14 @@ class LogisticPath:
 def fit_logistic_path(
     features: Tensor,
     labels: Tensor,
-    strengths: Sequence[float],
+    penalties: Sequence[float],
     *,
     tolerance: float = TOLERANCE,
     prepared: bool = False,
 ) -> LogisticPath:
-    """Fit ``mean cross-entropy + strength / 2 * |W|^2`` on standardized features, for every strength at once.
+    """Fit ``mean cross-entropy + penalty / 2 * |W|^2`` on standardized features, for every penalty at once.
 
-    The bias is not penalised. With N images, strength s is scikit-learn's ``C = 1 / (s * N)`` (for two classes,
+    The bias is not penalized. With N images, penalty s is scikit-learn's ``C = 1 / (s * N)`` (for two classes,
     whose weights scikit-learn folds into one vector, ``C = 2 / (s * N)``). Features are rotated onto their
     principal axes and each axis is scaled by the curvature it will have, which turns hundreds of L-BFGS steps
     into a few dozen and leaves the minimum where it is. Features wider than N are reduced to the span of the images,
@@ -79,7 +79,7 @@ def fit_logistic_path(
     Args:
         features: (N, D) finite floats, on the device to fit on.
         labels: (N,) integers.
-        strengths: Penalties above 0.
+        penalties: Penalties above 0.
         tolerance: Largest entry of the gradient at which a fit has converged.
         prepared: The features are used as they are, neither standardized nor rotated: :func:`principal_coordinates`
             of a larger set, of which these are some rows.
@@ -87,8 +87,8 @@ def fit_logistic_path(
     Raises:
         DataError: Fewer than two classes among the labels.
     """
-    if not strengths or min(strengths) <= 0:
-        raise ConfigError(f"strengths are {list(strengths)}; give at least one, each above 0")
+    if not penalties or min(penalties) <= 0:
+        raise ConfigError(f"penalties are {list(penalties)}; give at least one, each above 0")
     classes, target = labels.unique(return_inverse=True)
     if len(classes) < 2:
         raise DataError(f"the training split holds {len(classes)} class(es); a probe needs images of at least two")
@@ -103,12 +103,12 @@ def fit_logistic_path(
         x = (features.to(dtype) - mean.to(dtype)) / std.to(dtype)
         variances, axes = principal_axes(x)
     rotated = x if axes is None else x @ axes
-    problem = _Problem(rotated, target, variances.to(dtype), strengths, len(classes))
-    start = torch.zeros(len(strengths), problem.unknowns, dtype=dtype, device=x.device)
-    found = minimise(problem, start, tolerance=tolerance, max_iterations=MAX_ITERATIONS)
-    weights, bias = problem.weights_and_bias(found.x, torch.arange(len(strengths), device=x.device))
+    problem = _Problem(rotated, target, variances.to(dtype), penalties, len(classes))
+    start = torch.zeros(len(penalties), problem.unknowns, dtype=dtype, device=x.device)
+    found = minimize(problem, start, tolerance=tolerance, max_iterations=MAX_ITERATIONS)
+    weights, bias = problem.weights_and_bias(found.x, torch.arange(len(penalties), device=x.device))
     return LogisticPath(
-        classes, mean.to(dtype), std.to(dtype), weights if axes is None else axes @ weights, bias, tuple(strengths),
+        classes, mean.to(dtype), std.to(dtype), weights if axes is None else axes @ weights, bias, tuple(penalties),
         found.loss, found.converged, found.evaluations,
     )  # fmt: skip
 
@@ -117,10 +117,10 @@ def principal_axes(x: Tensor) -> tuple[Tensor, Tensor | None]:
     """Variances (R,) and orthonormal principal axes (D, R) of standardized features (N, D), R at most min(N, D).
 
     The axes span all rows, so nothing is lost. They come from the smaller of the covariance (D, D) and the Gram
-    matrix (N, N). Where both are larger than ``MOST_AXES`` the axes are None: the features' own, with variances (D,).
+    matrix (N, N). Where both are larger than ``MAX_AXES`` the axes are None: the features' own, with variances (D,).
     """
     images, width = x.shape
-    if min(images, width) > MOST_AXES:
+    if min(images, width) > MAX_AXES:
         return x.square().mean(0, dtype=torch.float64), None
     if width <= images:
         variances, axes = torch.linalg.eigh((x.T @ x / images).double())
@@ -154,13 +154,13 @@ def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Problem:
-    """The penalised loss and its gradient in unknowns scaled to unit curvature, for :func:`minimise`."""
+    """The penalized loss and its gradient in unknowns scaled to unit curvature, for :func:`minimize`."""
 
-    def __init__(self, x: Tensor, target: Tensor, variances: Tensor, strengths: Sequence[float], classes: int) -> None:
+    def __init__(self, x: Tensor, target: Tensor, variances: Tensor, penalties: Sequence[float], classes: int) -> None:
         self.x, self.target, self.classes = x, target, classes
-        self.strengths = torch.tensor(strengths, dtype=x.dtype, device=x.device)
+        self.penalties = torch.tensor(penalties, dtype=x.dtype, device=x.device)
         # At equal class probabilities the Hessian along an axis is its variance / classes (plus the penalty).
-        self.scale = (variances / classes + self.strengths[:, None]).rsqrt()
+        self.scale = (variances / classes + self.penalties[:, None]).rsqrt()
         self.unknowns = (x.shape[1] + 1) * classes
 
     def weights_and_bias(self, unknowns: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,7 +171,7 @@ class _Problem:
     def __call__(self, unknowns: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
         weights, bias = self.weights_and_bias(unknowns, which)
         loss, weights_gradient, bias_gradient = self._cross_entropy(weights, bias)
-        penalty = self.strengths[which]
+        penalty = self.penalties[which]
         loss = loss + penalty / 2 * weights.square().sum((1, 2))
         weights_gradient = (weights_gradient + penalty[:, None, None] * weights) * self.scale[which][:, :, None]
         gradient = torch.cat([weights_gradient, bias_gradient[:, None] * self.classes**0.5], 1)

@@ -11,13 +11,13 @@ from pmae.config import DataConfig
 from pmae.devices import pick_device
 from pmae.probes._schedule import Shuffled, warmup_cosine
 from pmae.probes.features import (
-    Labelled,
-    LabelledImages,
+    Labeled,
+    LabeledImages,
     ProbeResult,
     accuracy,
     as_encoder,
     autocast,
-    frozen,
+    eval_mode,
     read_images,
 )
 from pmae.training.augment import augment
@@ -31,7 +31,7 @@ class AugmentedFeatures:
     def __init__(
         self,
         encoder: object,
-        images: LabelledImages,
+        images: LabeledImages,
         augmentation: DataConfig,
         seed: int,
         device: str,
@@ -46,11 +46,11 @@ class AugmentedFeatures:
         pixels = read_images(self.images, self.indices[positions.cpu().numpy()]).to(self.device)
         seen = augment(pixels, self.generator, self.augmentation.crop_scale, self.augmentation.flip)
         encoder = self.encoder
-        with frozen(encoder, self.device), torch.no_grad(), autocast(encoder, self.device, self.precision):
+        with eval_mode(encoder, self.device), torch.no_grad(), autocast(encoder, self.device, self.precision):
             return encoder((seen - encoder.mean) / encoder.std).float()
 
 
-def sgd_probe(data: Mapping[str, Labelled], seed: int, encoded: AugmentedFeatures | None = None) -> ProbeResult:
+def sgd_probe(data: Mapping[str, Labeled], seed: int, encoded: AugmentedFeatures | None = None) -> ProbeResult:
     """Train on train, score the last epoch on val and, where it is in ``data``, on test.
 
     Args:

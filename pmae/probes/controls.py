@@ -11,7 +11,7 @@ import torch
 from pmae.config import PretrainConfig
 from pmae.devices import pick_device
 from pmae.model.encoder import Encoder
-from pmae.probes.features import SPLITS, LabelledImages
+from pmae.probes.features import SPLITS, LabeledImages
 from pmae.training.loader import PixelStatistics, pixel_statistics
 from pmae.training.loop import Training
 
@@ -42,7 +42,7 @@ def untrained_encoder(
 
 
 def pixel_features(
-    images: LabelledImages, splits: Sequence[str] = SPLITS, statistics: PixelStatistics | None = None
+    images: LabeledImages, splits: Sequence[str] = SPLITS, statistics: PixelStatistics | None = None
 ) -> dict[str, np.ndarray]:
     """Standardized raw pixels as features: split -> float32 (N, C * H * W), in the order of ``images.indices(split)``.
 

@@ -26,7 +26,7 @@ def corrupt(images: Pixels, corruption: str, severity: int = 3, seed: int = 0) -
     """Corrupted copies of images (N, H, W, C), uint8 as they are.
 
     Args:
-        images: Grey (C = 1) or colour (C = 3).
+        images: Gray (C = 1) or color (C = 3).
         corruption: One of :data:`CORRUPTIONS`.
         severity: 1 (mild) to 5.
         seed: Of the noise; the same images and seed give the same result. The others draw nothing.
@@ -37,8 +37,8 @@ def corrupt(images: Pixels, corruption: str, severity: int = 3, seed: int = 0) -
     check_choice("corruption", corruption, list(CORRUPTIONS))
     if severity not in SEVERITIES:
         raise ConfigError(f"severity is {severity!r}; allowed are 1, 2, 3, 4, 5")
-    function, strengths = CORRUPTIONS[corruption]
-    return function(images, strengths[severity - 1], np.random.default_rng(seed))
+    function, penalties = CORRUPTIONS[corruption]
+    return function(images, penalties[severity - 1], np.random.default_rng(seed))
 
 
 def _gaussian_noise(images: Pixels, deviation: float, rng: np.random.Generator) -> Pixels:
@@ -99,9 +99,9 @@ def _levels(x: Levels) -> Pixels:
 
 
 def _one_by_one(images: Pixels, change: Callable[[Image.Image], Image.Image]) -> Pixels:
-    grey = images.shape[3] == 1
+    gray = images.shape[3] == 1
     out = np.empty_like(images)
     for i, image in enumerate(images):
-        changed = np.asarray(change(Image.fromarray(image[:, :, 0] if grey else image)))
-        out[i] = changed[:, :, None] if grey else changed
+        changed = np.asarray(change(Image.fromarray(image[:, :, 0] if gray else image)))
+        out[i] = changed[:, :, None] if gray else changed
     return out

@@ -1,7 +1,7 @@
-"""Out-of-fold accuracy over all labelled images: every image is scored by a probe that was fitted without it.
+"""Out-of-fold accuracy over all labeled images: every image is scored by a probe that was fitted without it.
 
 A small data set has few test images, and which images they are is the largest part of the noise of a test accuracy
-(``benchmarks/noise.py``). Cross-validation scores all labelled images instead.
+(``benchmarks/noise.py``). Cross-validation scores all labeled images instead.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from pmae.errors import ConfigError, DataError
 from pmae.probes._logistic import fit_logistic_path, principal_coordinates
-from pmae.probes.features import SPLITS, LabelledImages, ProbeResult, described, labelled
+from pmae.probes.features import SPLITS, LabeledImages, ProbeResult, attach_labels, describe_input
 from pmae.probes.knn import REPORTED_K, nearest, vote
-from pmae.probes.linear import STRENGTHS
+from pmae.probes.linear import PENALTIES
 
 FOLDS = 5
 # The penalty is chosen among fits that have converged to this; the fits that are scored converge fully.
@@ -29,13 +29,13 @@ WIDE = 512
 
 def crossval_linear_probe(
     features: Mapping[str, np.ndarray],
-    imageset: LabelledImages,
+    imageset: LabeledImages,
     *,
     seed: int,
     folds: int = FOLDS,
     repeats: int = 1,
     include_test: bool = True,
-    strengths: Sequence[float] = STRENGTHS,
+    penalties: Sequence[float] = PENALTIES,
     device: str = "auto",
 ) -> ProbeResult:
     """Out-of-fold accuracy of the fast linear probe, by nested stratified cross-validation.
@@ -58,8 +58,8 @@ def crossval_linear_probe(
         folds: Number of folds, at least 3.
         repeats: Number of cross-validations, each with folds of its own, whose accuracies are averaged. With
             ``include_test`` these are of all images, and one more gives ``val_accuracy``.
-        include_test: Score all labelled images. False never reads the test split.
-        strengths: L2 penalties to choose from, see :func:`~pmae.probes._logistic.fit_logistic_path`.
+        include_test: Score all labeled images. False never reads the test split.
+        penalties: L2 penalties to choose from, see :func:`~pmae.probes._logistic.fit_logistic_path`.
         device: ``auto`` is the GPU if there is one.
 
     Returns:
@@ -72,39 +72,39 @@ def crossval_linear_probe(
         ConfigError: Fewer than 3 folds, fewer than 1 repeat, more folds than images, or no valid penalty.
         DataError: Features are not finite or do not match the images, or fewer than two classes have 3 images.
     """
-    data = labelled(features, imageset, SPLITS if include_test else SPLITS[:2], device)
+    data = attach_labels(features, imageset, SPLITS if include_test else SPLITS[:2], device)
 
     def score(splits: Sequence[str], repeats: int) -> tuple[list[float], list[list[float]]]:
         x, y = (torch.cat([getattr(data[split], name) for split in splits]) for name in "xy")
         runs = [
-            predict_out_of_fold(x, y, assign_folds(y.cpu().numpy(), folds, seed, repeat), strengths)
+            predict_out_of_fold(x, y, assign_folds(y.cpu().numpy(), folds, seed, repeat), penalties)
             for repeat in range(repeats)
         ]
-        return [(run.predicted == y).double().mean().item() for run in runs], [run.strengths for run in runs]
+        return [(run.predicted == y).double().mean().item() for run in runs], [run.penalties for run in runs]
 
     if repeats < 1:
         raise ConfigError(f"repeats is {repeats}; it must be at least 1")
-    val, val_strengths = score(SPLITS[:2], 1 if include_test else repeats)
+    val, val_penalties = score(SPLITS[:2], 1 if include_test else repeats)
     details: dict[str, Any] = {
         "protocol": "fast",
         "evaluation": "folds",
         "folds": folds,
         "repeats": repeats,
-        **described(data, "given"),
+        **describe_input(data, "given"),
         "val_accuracy_by_repeat": val,
-        "val_strengths": val_strengths,
+        "val_penalties": val_penalties,
     }
     test = None
     if include_test:
-        scores, test_strengths = score(SPLITS, repeats)
+        scores, test_penalties = score(SPLITS, repeats)
         test = float(np.mean(scores))
-        details.update(test_accuracy_by_repeat=scores, test_strengths=test_strengths)
+        details.update(test_accuracy_by_repeat=scores, test_penalties=test_penalties)
     return ProbeResult(float(np.mean(val)), test, details)
 
 
 def crossval_knn_probe(
     features: Mapping[str, np.ndarray],
-    imageset: LabelledImages,
+    imageset: LabeledImages,
     k: int = 20,
     *,
     include_test: bool = True,
@@ -120,7 +120,7 @@ def crossval_knn_probe(
         ConfigError: ``k`` is below 1 or not below the number of images.
         DataError: Features are not finite or do not match the images.
     """
-    data = labelled(features, imageset, SPLITS if include_test else SPLITS[:2], device)
+    data = attach_labels(features, imageset, SPLITS if include_test else SPLITS[:2], device)
     scores: dict[str, dict[int, float]] = {}
     for name, splits in (("val", SPLITS[:2]), ("test", SPLITS)):
         if name == "test" and not include_test:
@@ -136,7 +136,7 @@ def crossval_knn_probe(
         "folds": sum(len(part.y) for part in data.values()),
         "repeats": 1,
         "k": k,
-        **described(data, "given"),
+        **describe_input(data, "given"),
         **{f"{name}_by_k": {str(n): value for n, value in by_k.items()} for name, by_k in scores.items()},
     }
     return ProbeResult(scores["val"][k], scores["test"][k] if include_test else None, details)
@@ -170,11 +170,11 @@ class OutOfFold:
     """Predicted labels (N,), and the penalty chosen for each fold."""
 
     predicted: Tensor
-    strengths: list[float]
+    penalties: list[float]
 
 
 def predict_out_of_fold(
-    x: Tensor, y: Tensor, assigned: np.ndarray, strengths: Sequence[float] = STRENGTHS
+    x: Tensor, y: Tensor, assigned: np.ndarray, penalties: Sequence[float] = PENALTIES
 ) -> OutOfFold:
     """Predict every image from the other folds, the penalty chosen by nested cross-validation.
 
@@ -182,19 +182,19 @@ def predict_out_of_fold(
         x: Features (N, W).
         y: Labels (N,).
         assigned: Fold (N,) of every image, from 0, at least 3 folds.
-        strengths: L2 penalties; with one there is nothing to choose.
+        penalties: L2 penalties; with one there is nothing to choose.
     """
     prepared = x.shape[1] > WIDE
     if prepared:
         x = principal_coordinates(x)
     fold = torch.from_numpy(assigned).to(y.device)
-    chosen = _choose(x, y, fold, strengths, prepared) if len(strengths) > 1 else [0] * int(fold.max() + 1)
+    chosen = _choose(x, y, fold, penalties, prepared) if len(penalties) > 1 else [0] * int(fold.max() + 1)
     predicted = torch.empty_like(y)
     for f, best in enumerate(chosen):
         held = fold == f
-        path = fit_logistic_path(x[~held], y[~held], [strengths[best]], prepared=prepared)
+        path = fit_logistic_path(x[~held], y[~held], [penalties[best]], prepared=prepared)
         predicted[held] = path.predict(x[held], 0)
-    return OutOfFold(predicted, [strengths[best] for best in chosen])
+    return OutOfFold(predicted, [penalties[best] for best in chosen])
 
 
 def predict_leave_one_out(x: Tensor, y: Tensor, ks: Sequence[int]) -> dict[int, Tensor]:
@@ -207,26 +207,26 @@ def predict_leave_one_out(x: Tensor, y: Tensor, ks: Sequence[int]) -> dict[int, 
     return {k: classes[vote(target[others[:, :k]], len(classes))] for k in ks}
 
 
-def _choose(x: Tensor, y: Tensor, fold: Tensor, strengths: Sequence[float], prepared: bool) -> list[int]:
+def _choose(x: Tensor, y: Tensor, fold: Tensor, penalties: Sequence[float], prepared: bool) -> list[int]:
     """Index of the penalty for each fold: the most accurate on its two neighbors (ties: lower cross-entropy).
 
     The fits that leave out folds f and f + 1 score f + 1 for the choice of f, and f for the choice of f + 1: with as
     many fits as folds every choice uses two folds.
     """
     count = int(fold.max()) + 1
-    correct = torch.zeros(count, len(strengths), dtype=torch.float64)
-    loss = torch.zeros(count, len(strengths), dtype=torch.float64)
+    correct = torch.zeros(count, len(penalties), dtype=torch.float64)
+    loss = torch.zeros(count, len(penalties), dtype=torch.float64)
     for first in range(count):
         second = (first + 1) % count
         fitted = (fold != first) & (fold != second)
-        path = fit_logistic_path(x[fitted], y[fitted], strengths, tolerance=CHOICE_TOLERANCE, prepared=prepared)
+        path = fit_logistic_path(x[fitted], y[fitted], penalties, tolerance=CHOICE_TOLERANCE, prepared=prepared)
         for chooser, scored in ((first, fold == second), (second, fold == first)):
-            for i in range(len(strengths)):
+            for i in range(len(penalties)):
                 logits = path.logits(x[scored], i)
                 correct[chooser, i] += (path.classes[logits.argmax(1)] == y[scored]).sum().item()
                 loss[chooser, i] += _summed_cross_entropy(logits, y[scored], path.classes)
     return [
-        min(range(len(strengths)), key=lambda i: (-right[i].item(), lost[i].item()))
+        min(range(len(penalties)), key=lambda i: (-right[i].item(), lost[i].item()))
         for right, lost in zip(correct, loss, strict=True)
     ]
 

@@ -23,7 +23,7 @@ BOTH = ("cls", "mean")
 SPLITS = ("train", "val", "test")
 
 
-class LabelledImages(Protocol):
+class LabeledImages(Protocol):
     """What a probe needs of an image set (``pmae.data.ImageSet`` is one)."""
 
     @property
@@ -51,7 +51,7 @@ class ProbeResult:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """Features (N, W) float32 and labels (N,) int64 of one split, on one device."""
 
     x: Tensor
@@ -60,7 +60,7 @@ class Labelled:
 
 def extract_features(
     encoder: Any,
-    imageset: LabelledImages,
+    imageset: LabeledImages,
     splits: Sequence[str] = SPLITS,
     pool: str | None = None,
     batch_size: int = 512,
@@ -93,7 +93,7 @@ def extract_features(
 
 def extract_pools(
     encoder: Any,
-    imageset: LabelledImages,
+    imageset: LabeledImages,
     splits: Sequence[str] = SPLITS,
     pools: Sequence[str] = BOTH,
     batch_size: int = 512,
@@ -108,7 +108,7 @@ def extract_pools(
     check_images(encoder, imageset.images)
     where = pick_device(device)
     out: dict[str, dict[str, np.ndarray]] = {pool: {} for pool in pools}
-    with frozen(encoder, where), torch.inference_mode(), autocast(encoder, where, precision):
+    with eval_mode(encoder, where), torch.inference_mode(), autocast(encoder, where, precision):
         for split in splits:
             indices = imageset.indices(split)
             for pool in pools:
@@ -121,16 +121,16 @@ def extract_pools(
     return out
 
 
-def labelled(
-    features: Mapping[str, np.ndarray], imageset: LabelledImages, splits: Sequence[str], device: str
-) -> dict[str, Labelled]:
+def attach_labels(
+    features: Mapping[str, np.ndarray], imageset: LabeledImages, splits: Sequence[str], device: str
+) -> dict[str, Labeled]:
     """Features of ``splits`` with their labels, on ``device``.
 
     Raises:
         DataError: The images have no labels, a split is missing or empty, features are not finite or are not as many
             as the labels.
     """
-    if not getattr(imageset, "is_labelled", True):
+    if not getattr(imageset, "is_labeled", True):
         raise DataError("the images have no labels, so there is nothing to probe; load them with labels")
     where = pick_device(device)
     data = {}
@@ -139,11 +139,11 @@ def labelled(
             raise DataError(f"features hold {', '.join(features)} but not the split {split!r}; extract it too")
         x, y = np.asarray(features[split], np.float32), np.asarray(imageset.labels)[imageset.indices(split)]
         _check_features(x, y, split)
-        data[split] = Labelled(torch.tensor(x, device=where), torch.tensor(y, dtype=torch.int64, device=where))
+        data[split] = Labeled(torch.tensor(x, device=where), torch.tensor(y, dtype=torch.int64, device=where))
     return data
 
 
-def described(data: Mapping[str, Labelled], pool: str) -> dict[str, Any]:
+def describe_input(data: Mapping[str, Labeled], pool: str) -> dict[str, Any]:
     """What every probe's details say of its input."""
     images = {split: len(part.y) for split, part in data.items()}
     return {"pool": pool, "width": data["train"].x.shape[1], "images": images}
@@ -189,7 +189,7 @@ def check_images(encoder: Encoder, images: np.ndarray) -> None:
 
 
 @contextmanager
-def frozen(encoder: Encoder, device: torch.device) -> Iterator[None]:
+def eval_mode(encoder: Encoder, device: torch.device) -> Iterator[None]:
     """The encoder in evaluation mode on ``device``, put back afterwards."""
     training, home = encoder.training, encoder.mean.device
     encoder.eval().to(device)

@@ -18,7 +18,7 @@ from pmae.model.encoder import Encoder
 from pmae.probes._schedule import Shuffled, warmup_cosine
 from pmae.probes.features import (
     SPLITS,
-    LabelledImages,
+    LabeledImages,
     ProbeResult,
     accuracy,
     as_encoder,
@@ -34,7 +34,7 @@ WARMUP_SHARE = 0.05
 
 def finetune(
     encoder: Any,
-    imageset: LabelledImages,
+    imageset: LabeledImages,
     seed: int = 0,
     *,
     epochs: int = EPOCHS,
@@ -140,7 +140,7 @@ class _Classifier:
 
     def train_epoch(
         self,
-        images: LabelledImages,
+        images: LabeledImages,
         order: Shuffled,
         optimizer: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LambdaLR,
@@ -160,7 +160,7 @@ class _Classifier:
             total += loss.detach() * len(rows)
         return total.item() / len(indices)
 
-    def logits(self, images: LabelledImages, rows: Any, augmentation: DataConfig | None = None) -> Tensor:
+    def logits(self, images: LabeledImages, rows: Any, augmentation: DataConfig | None = None) -> Tensor:
         """(B, classes) float32 logits of the images at ``rows``."""
         pixels = read_images(images.images, rows).to(self.device)
         encoder = self.encoder
@@ -173,7 +173,7 @@ class _Classifier:
             return self.head(encoder(x)).float()
 
     @torch.no_grad()
-    def accuracy(self, images: LabelledImages, split: str, batch_size: int) -> float:
+    def accuracy(self, images: LabeledImages, split: str, batch_size: int) -> float:
         """Fraction of a split classified correctly."""
         self.encoder.eval()
         indices = images.indices(split)

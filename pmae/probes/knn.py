@@ -1,4 +1,4 @@
-"""k-nearest-neighbour classification of frozen features: Euclidean distance, unweighted vote, exact, in chunks."""
+"""k-nearest-neighbor classification of frozen features: Euclidean distance, unweighted vote, exact, in chunks."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch import Tensor
 from pmae.errors import ConfigError
 from pmae.probes.features import (
     SPLITS,
-    LabelledImages,
+    LabeledImages,
     ProbeResult,
     accuracy,
     as_encoder,
-    described,
+    attach_labels,
+    describe_input,
     extract_features,
-    labelled,
 )
 
 REPORTED_K = (2, 5, 10, 15, 20)
 # Distances held at once: 64 MiB in float32.
 CHUNK_DISTANCES = 1 << 24
-# Extra candidates of the float32 search that are measured again in float64, so that rounding cannot swap neighbours.
+# Extra candidates of the float32 search that are measured again in float64, so that rounding cannot swap neighbors.
 SPARE = 8
 
 
 def knn_probe(
     encoder: Any,
-    imageset: LabelledImages,
+    imageset: LabeledImages,
     k: int = 20,
     seed: int = 0,
     *,
@@ -47,10 +47,10 @@ def knn_probe(
     Args:
         encoder: An Encoder or a pre-training result; not read when ``features`` are given.
         imageset: Images with labels and the splits train, val and test.
-        k: Neighbours that vote.
+        k: Neighbors that vote.
         seed: Taken so that all probes are called alike; k-NN draws nothing.
         features: Split -> (N, W) float arrays extracted before.
-        reported_k: Further numbers of neighbours for the details.
+        reported_k: Further numbers of neighbors for the details.
         score_test: Whether the test split is read and scored.
         device, precision: See :func:`~pmae.probes.features.extract_features`.
 
@@ -62,7 +62,7 @@ def knn_probe(
     pool = "given" if features is not None else as_encoder(encoder).pool
     if features is None:
         features = extract_features(encoder, imageset, splits, pool, device=device, precision=precision)
-    data = labelled(features, imageset, splits, device)
+    data = attach_labels(features, imageset, splits, device)
     train = data["train"]
     if not 1 <= k <= len(train.y):
         raise ConfigError(f"k is {k}; it must be at least 1 and at most the {len(train.y)} training images")
@@ -74,7 +74,7 @@ def knn_probe(
     details: dict[str, Any] = {
         "protocol": "knn",
         "k": k,
-        **described(data, pool),
+        **describe_input(data, pool),
         **{f"{split}_by_k": {str(n): value for n, value in by_k.items()} for split, by_k in scores.items()},
     }
     return ProbeResult(scores["val"][k], scores["test"][k] if score_test else None, details)
@@ -88,9 +88,9 @@ def predict(train_x: Tensor, train_y: Tensor, queries: Tensor, ks: Sequence[int]
     classes, target = train_y.unique(return_inverse=True)
     votes: dict[int, list[Tensor]] = {k: [] for k in ks}
     for near in nearest(train_x, queries, max(ks)):
-        neighbours = target[near]
+        neighbors = target[near]
         for k in ks:
-            votes[k].append(classes[vote(neighbours[:, :k], len(classes))])
+            votes[k].append(classes[vote(neighbors[:, :k], len(classes))])
     return {k: torch.cat(parts) for k, parts in votes.items()}
 
 
@@ -99,14 +99,14 @@ def nearest(train_x: Tensor, queries: Tensor, k: int) -> list[Tensor]:
 
     Equal distances rank by index. At no time more than ``CHUNK_DISTANCES`` distances are held.
     """
-    centre = train_x.mean(0)  # distances do not change, but rounding falls with the length of the vectors
-    train = train_x - centre
+    center = train_x.mean(0)  # distances do not change, but rounding falls with the length of the vectors
+    train = train_x - center
     half_squares = train.square().sum(1) / 2
     candidates = min(k + SPARE, len(train))
     chunks = []
     for query in queries.split(max(1, CHUNK_DISTANCES // len(train))):
         # |t - q|² / 2 without the query's own length, which ranks nothing.
-        distance = torch.addmm(half_squares, query - centre, train.T, alpha=-1)
+        distance = torch.addmm(half_squares, query - center, train.T, alpha=-1)
         found = distance.topk(candidates, dim=1, largest=False, sorted=False).indices.sort(dim=1).values
         exact = _exact_distances(train_x, query, found)
         order = exact.argsort(dim=1, stable=True)[:, :k]
@@ -125,10 +125,10 @@ def _exact_distances(train: Tensor, query: Tensor, found: Tensor) -> Tensor:
     )
 
 
-def vote(neighbours: Tensor, classes: int) -> Tensor:
-    """Winning class (q,) of neighbours' classes (q, k), nearest first; ties go to the class that appears first."""
-    counts = torch.zeros(len(neighbours), classes, dtype=torch.long, device=neighbours.device)
-    counts.scatter_add_(1, neighbours, torch.ones_like(neighbours))
-    votes = counts.gather(1, neighbours)
+def vote(neighbors: Tensor, classes: int) -> Tensor:
+    """Winning class (q,) of neighbors' classes (q, k), nearest first; ties go to the class that appears first."""
+    counts = torch.zeros(len(neighbors), classes, dtype=torch.long, device=neighbors.device)
+    counts.scatter_add_(1, neighbors, torch.ones_like(neighbors))
+    votes = counts.gather(1, neighbors)
     first_of_most = (votes == votes.amax(1, keepdim=True)).to(torch.uint8).argmax(1, keepdim=True)
-    return neighbours.gather(1, first_of_most).squeeze(1)
+    return neighbors.gather(1, first_of_most).squeeze(1)

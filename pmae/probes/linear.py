@@ -1,4 +1,4 @@
-"""Linear probes on frozen features: the fast protocol (a grid of L2 strengths) and the paper's (SGD, 100 epochs).
+"""Linear probes on frozen features: the fast protocol (a grid of L2 penalties) and the paper's (SGD, 100 epochs).
 
 The two are not comparable on weak encoders, so every result names its protocol.
 """
@@ -18,28 +18,28 @@ from pmae.probes._logistic import LogisticPath, fit_logistic_path
 from pmae.probes._sgd import AugmentedFeatures, sgd_probe
 from pmae.probes.features import (
     SPLITS,
-    Labelled,
-    LabelledImages,
+    Labeled,
+    LabeledImages,
     ProbeResult,
     accuracy,
     as_encoder,
-    described,
+    attach_labels,
+    describe_input,
     extract_pools,
-    labelled,
 )
 
-STRENGTHS = tuple(float(f"{10**e:.3g}") for e in np.arange(-5, 0.25, 0.5))
+PENALTIES = tuple(float(f"{10**e:.3g}") for e in np.arange(-5, 0.25, 0.5))
 
 
 def linear_probe(
     encoder: Any,
-    imageset: LabelledImages,
+    imageset: LabeledImages,
     protocol: str = "fast",
     seed: int = 0,
     *,
     features: Mapping[str, Any] | None = None,
     pools: Sequence[str] | None = None,
-    strengths: Sequence[float] = STRENGTHS,
+    penalties: Sequence[float] = PENALTIES,
     score_test: bool = True,
     augmentation: DataConfig | None = None,
     device: str = "auto",
@@ -47,7 +47,7 @@ def linear_probe(
 ) -> ProbeResult:
     """Accuracy of a linear classifier on the frozen encoder's features.
 
-    ``fast``: multinomial logistic regression to its optimum at every strength, trained on train, the strength chosen
+    ``fast``: multinomial logistic regression to its optimum at every penalty, trained on train, the penalty chosen
     on val (ties: lower cross-entropy), test scored once. ``paper``: one linear layer on raw features, SGD with
     momentum 0.9, base rate 0.1 x batch / 256, no weight decay, 100 epochs, 10 of them warm-up, then cosine; the last
     epoch counts. Features are extracted once; with ``augmentation`` the training images are cropped and flipped again
@@ -61,7 +61,7 @@ def linear_probe(
         features: Split -> (N, W) float arrays extracted before; with ``pools``, pool -> split -> array.
         pools: Poolings to probe, for example ("cls", "mean"); the first is the result, all are in the details. None
             probes the encoder's own.
-        strengths: L2 penalties of the fast protocol, see :func:`~pmae.probes._logistic.fit_logistic_path`.
+        penalties: L2 penalties of the fast protocol, see :func:`~pmae.probes._logistic.fit_logistic_path`.
         score_test: Whether the test split is read and scored.
         augmentation: The paper protocol's random crops and flips (``crop_scale``, ``flip``); None: no augmentation.
         device, precision: See :func:`~pmae.probes.features.extract_features`.
@@ -76,21 +76,21 @@ def linear_probe(
     splits = SPLITS if score_test else SPLITS[:2]
     results = {}
     for pool, given in _features_by_pool(encoder, imageset, features, pools, splits, device, precision).items():
-        data = labelled(given, imageset, splits, device)
+        data = attach_labels(given, imageset, splits, device)
         if protocol == "fast":
-            results[pool] = _fast(data, strengths)
+            results[pool] = _fast(data, penalties)
         else:
             fresh = None
             if augmentation is not None:
                 fresh = AugmentedFeatures(encoder, imageset, augmentation, seed, device, precision)
             results[pool] = sgd_probe(data, seed, fresh)
-        results[pool].details.update(protocol=protocol, **described(data, pool))
+        results[pool].details.update(protocol=protocol, **describe_input(data, pool))
     return _first_with_all(results)
 
 
 def _features_by_pool(
     encoder: Any,
-    imageset: LabelledImages,
+    imageset: LabeledImages,
     features: Mapping[str, Any] | None,
     pools: Sequence[str] | None,
     splits: Sequence[str],
@@ -111,29 +111,29 @@ def _first_with_all(results: Mapping[str, ProbeResult]) -> ProbeResult:
     return ProbeResult(first.val_accuracy, first.test_accuracy, {**first.details, "pools": scores})
 
 
-def _fast(data: Mapping[str, Labelled], strengths: Sequence[float]) -> ProbeResult:
-    path, best, details = fit_and_choose(data, strengths)
+def _fast(data: Mapping[str, Labeled], penalties: Sequence[float]) -> ProbeResult:
+    path, best, details = fit_and_choose(data, penalties)
     test = data.get("test")
     score = None if test is None else accuracy(path.predict(test.x, best), test.y)
     return ProbeResult(details["val_accuracies"][best], score, details)
 
 
 def fit_and_choose(
-    data: Mapping[str, Labelled], strengths: Sequence[float] = STRENGTHS
+    data: Mapping[str, Labeled], penalties: Sequence[float] = PENALTIES
 ) -> tuple[LogisticPath, int, dict[str, Any]]:
-    """Fit the grid on ``data["train"]``; the index of the strength that is best on ``data["val"]``, and the details."""
+    """Fit the grid on ``data["train"]``; the index of the penalty that is best on ``data["val"]``, and the details."""
     val = data["val"]
-    path = fit_logistic_path(data["train"].x, data["train"].y, strengths)
-    logits = [path.logits(val.x, i) for i in range(len(strengths))]
+    path = fit_logistic_path(data["train"].x, data["train"].y, penalties)
+    logits = [path.logits(val.x, i) for i in range(len(penalties))]
     scores = [accuracy(path.classes[z.argmax(1)], val.y) for z in logits]
     losses = [_cross_entropy(z, val.y, path.classes) for z in logits]
-    best = min(range(len(strengths)), key=lambda i: (-scores[i], losses[i]))
+    best = min(range(len(penalties)), key=lambda i: (-scores[i], losses[i]))
     details = {
-        "strength": path.strengths[best],
-        "strengths": list(path.strengths),
+        "penalty": path.penalties[best],
+        "penalties": list(path.penalties),
         "val_accuracies": scores,
         "val_losses": losses,
-        "strength_at_edge": len(strengths) > 1 and best in (0, len(strengths) - 1),
+        "penalty_at_edge": len(penalties) > 1 and best in (0, len(penalties) - 1),
         "converged": bool(path.converged.all()),
         "evaluations": path.evaluations,
     }

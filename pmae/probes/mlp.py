@@ -14,14 +14,14 @@ from pmae.probes._logistic import standardization
 from pmae.probes._schedule import Shuffled, warmup_cosine
 from pmae.probes.features import (
     SPLITS,
-    Labelled,
-    LabelledImages,
+    Labeled,
+    LabeledImages,
     ProbeResult,
     accuracy,
     as_encoder,
-    described,
+    attach_labels,
+    describe_input,
     extract_features,
-    labelled,
 )
 
 RATES = (3e-4, 1e-3, 3e-3)
@@ -30,7 +30,7 @@ EPOCHS, BATCH, WEIGHT_DECAY = 50, 512, 0.01
 
 def mlp_probe(
     encoder: Any,
-    imageset: LabelledImages,
+    imageset: LabeledImages,
     seed: int = 0,
     *,
     features: Mapping[str, Any] | None = None,
@@ -67,14 +67,14 @@ def mlp_probe(
     pool = "given" if features is not None else as_encoder(encoder).pool
     if features is None:
         features = extract_features(encoder, imageset, splits, pool, device=device, precision=precision)
-    data = _standardized(labelled(features, imageset, splits, device))
+    data = _standardized(attach_labels(features, imageset, splits, device))
     heads = _train(data, rates, epochs, seed)
     scores, losses = zip(*(_score(head, data["val"]) for head in heads), strict=True)
     best = min(range(len(rates)), key=lambda i: (-scores[i], losses[i]))
     test = _score(heads[best], data["test"])[0] if score_test else None
     details = {
         "protocol": "mlp",
-        **described(data, pool),
+        **describe_input(data, pool),
         "learning_rate": rates[best],
         "learning_rates": list(rates),
         "val_accuracies": list(scores),
@@ -85,12 +85,12 @@ def mlp_probe(
     return ProbeResult(scores[best], test, details)
 
 
-def _standardized(data: Mapping[str, Labelled]) -> dict[str, Labelled]:
+def _standardized(data: Mapping[str, Labeled]) -> dict[str, Labeled]:
     mean, std = standardization(data["train"].x)
-    return {split: Labelled(((part.x - mean) / std).float(), part.y) for split, part in data.items()}
+    return {split: Labeled(((part.x - mean) / std).float(), part.y) for split, part in data.items()}
 
 
-def _train(data: Mapping[str, Labelled], rates: Sequence[float], epochs: int, seed: int) -> list[nn.Module]:
+def _train(data: Mapping[str, Labeled], rates: Sequence[float], epochs: int, seed: int) -> list[nn.Module]:
     train = data["train"]
     classes = int(max(part.y.max() for part in data.values())) + 1
     device, width = train.x.device, train.x.shape[1]
@@ -114,7 +114,7 @@ def _train(data: Mapping[str, Labelled], rates: Sequence[float], epochs: int, se
     return heads
 
 
-def _batch_size(train: Labelled) -> int:
+def _batch_size(train: Labeled) -> int:
     """Small training splits still get eight steps an epoch."""
     return min(BATCH, max(1, len(train.y) // 8))
 
@@ -125,7 +125,7 @@ def _mlp(width: int, classes: int) -> nn.Module:
 
 
 @torch.no_grad()
-def _score(head: nn.Module, part: Labelled) -> tuple[float, float]:
+def _score(head: nn.Module, part: Labeled) -> tuple[float, float]:
     """Accuracy and mean cross-entropy."""
     logits: Tensor = head(part.x)
     return accuracy(logits.argmax(1), part.y), nn.functional.cross_entropy(logits, part.y).item()

@@ -11,13 +11,13 @@ import numpy as np
 from pmae.probes.corruptions import CORRUPTIONS, corrupt
 from pmae.probes.features import (
     SPLITS,
-    LabelledImages,
+    LabeledImages,
     ProbeResult,
     accuracy,
     as_encoder,
-    described,
+    attach_labels,
+    describe_input,
     extract_features,
-    labelled,
 )
 from pmae.probes.linear import fit_and_choose
 
@@ -35,7 +35,7 @@ class _Corrupted:
 
 def corruption_probe(
     encoder: Any,
-    imageset: LabelledImages,
+    imageset: LabeledImages,
     seed: int = 0,
     *,
     features: Mapping[str, Any] | None = None,
@@ -47,7 +47,7 @@ def corruption_probe(
 ) -> ProbeResult:
     """Mean accuracy over corruptions of a linear probe (fast protocol) that has seen clean images only.
 
-    The strength is chosen on the clean validation split.
+    The penalty is chosen on the clean validation split.
 
     Args:
         encoder: An Encoder or a pre-training result.
@@ -70,7 +70,7 @@ def corruption_probe(
     splits = SPLITS if score_test else SPLITS[:2]
     if features is None:
         features = extract_features(encoder, imageset, splits, device=device, precision=precision)
-    data = labelled(features, imageset, splits, device)
+    data = attach_labels(features, imageset, splits, device)
     path, best, _ = fit_and_choose(data)
     by_corruption: dict[str, dict[str, float]] = {split: {} for split in splits[1:]}
     for split, scores in by_corruption.items():
@@ -79,14 +79,14 @@ def corruption_probe(
         for name in corruptions:
             changed = _Corrupted(corrupt(clean, name, severity, seed), labels)
             x = extract_features(encoder, changed, [split], device=device, precision=precision)
-            part = labelled(x, changed, [split], device)[split]
+            part = attach_labels(x, changed, [split], device)[split]
             scores[name] = accuracy(path.predict(part.x, best), part.y)
     means = {split: float(np.mean(list(scores.values()))) for split, scores in by_corruption.items()}
     details = {
         "protocol": "corruptions",
-        **described(data, encoder.pool),
+        **describe_input(data, encoder.pool),
         "severity": severity,
-        "strength": path.strengths[best],
+        "penalty": path.penalties[best],
         **{f"{split}_by_corruption": scores for split, scores in by_corruption.items()},
         **{f"{split}_clean": accuracy(path.predict(data[split].x, best), data[split].y) for split in splits[1:]},
     }

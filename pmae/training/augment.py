@@ -64,9 +64,9 @@ def resize_weights(start: Tensor, length: Tensor, size: int) -> Tensor:
     pixel = torch.arange(size, device=start.device, dtype=torch.float64)
     ratio = length.double()[:, None, None] / size
     support = ratio.clamp(min=1.0)
-    centre = (pixel[None, :, None] + 0.5) * ratio
+    center = (pixel[None, :, None] + 0.5) * ratio
     tap = pixel[None, None, :] - start.double()[:, None, None]
-    weight = _bicubic((tap - centre + 0.5) / support)
+    weight = _bicubic((tap - center + 0.5) / support)
     weight = weight.masked_fill((tap < 0) | (tap >= length[:, None, None]), 0.0)
     return (weight / weight.sum(-1, keepdim=True)).float()
 

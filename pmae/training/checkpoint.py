@@ -1,6 +1,6 @@
-"""Training checkpoints: written beside and renamed, with a checksum, the last two kept.
+"""Training checkpoints: written atomically with a checksum; the last two are kept.
 
-A checkpoint that was cut short or damaged is told by its checksum; the one before it is taken instead, and said so.
+Truncated or corrupted checkpoints are detected by their checksum; the previous one is loaded and a warning is issued.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import re
 import warnings
 from pathlib import Path
-from pickle import UnpicklingError  # raised by torch.load, which loads nothing but weights
+from pickle import UnpicklingError  # torch.load(weights_only=True) raises it
 from typing import Any
 
 import torch
@@ -20,15 +20,15 @@ from pmae.errors import ConfigError, DataError
 from pmae.files import replacing
 
 MAGIC = b"PMAECKP1"
-KEPT = 2
+KEEP_CHECKPOINTS = 2
 _NAME = re.compile(r"epoch-(\d{6})\.ckpt")
 
 
 def save_checkpoint(folder: str | os.PathLike[str], epoch: int, state: dict[str, Any]) -> Path:
-    """Write ``state`` (tensors and plain values) after ``epoch`` finished epochs; older files than two are removed.
+    """Write ``state`` (tensors and plain values) after ``epoch`` epochs, and delete all but the last two files.
 
     Raises:
-        OSError: The disk is full or the folder is not writable; checkpoints that were there stay as they were.
+        OSError: The disk is full or the folder is not writable; existing checkpoints are not changed.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,29 +36,29 @@ def save_checkpoint(folder: str | os.PathLike[str], epoch: int, state: dict[str,
     torch.save(state, buffer)
     payload = buffer.getvalue()
     path = folder / f"epoch-{epoch:06d}.ckpt"
-    with replacing(path) as beside:
-        beside.write_bytes(MAGIC + hashlib.sha256(payload).digest() + payload)
-    for old in list_checkpoints(folder)[:-KEPT]:
+    with replacing(path) as temporary:
+        temporary.write_bytes(MAGIC + hashlib.sha256(payload).digest() + payload)
+    for old in list_checkpoints(folder)[:-KEEP_CHECKPOINTS]:
         old.unlink(missing_ok=True)
     return path
 
 
 def list_checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
-    """Checkpoints in ``folder``, oldest first; empty where there are none."""
+    """List the checkpoints in ``folder``, oldest first."""
     folder = Path(folder)
     return sorted(p for p in folder.glob("epoch-*.ckpt") if _NAME.fullmatch(p.name)) if folder.is_dir() else []
 
 
 def load_checkpoint(path: str | os.PathLike[str], config_hash: str | None = None, seed: int | None = None) -> dict:
-    """The newest whole checkpoint at ``path`` (a folder or one file).
+    """Load the newest intact checkpoint at ``path``, a folder or a file.
 
     Args:
         path: Folder of checkpoints, or one of its files.
-        config_hash, seed: When given, a checkpoint of other settings or another seed is refused.
+        config_hash, seed: If given, a checkpoint of other settings or another seed is refused.
 
     Raises:
-        DataError: There is none, or all are damaged.
-        ConfigError: It belongs to other settings or another seed.
+        DataError: No checkpoint exists, or all are corrupted.
+        ConfigError: The checkpoint belongs to other settings or another seed.
     """
     path = Path(path)
     files = [path] if path.is_file() else list_checkpoints(path)
@@ -67,7 +67,7 @@ def load_checkpoint(path: str | os.PathLike[str], config_hash: str | None = None
     for file in reversed(files):
         state = _read(file)
         if state is None:
-            warnings.warn(f"checkpoint {file} is damaged (its checksum differs); trying the one before", stacklevel=2)
+            warnings.warn(f"checkpoint {file} is corrupted (checksum mismatch); loading the previous one", stacklevel=2)
             continue
         for name, want in (("config_hash", config_hash), ("seed", seed)):
             if want is not None and state.get(name) != want:
@@ -76,7 +76,7 @@ def load_checkpoint(path: str | os.PathLike[str], config_hash: str | None = None
                     "resume with the settings and the seed it was started with, or choose another folder"
                 )
         return state
-    raise DataError(f"every checkpoint in {path} is damaged; delete them to start from the beginning")
+    raise DataError(f"every checkpoint in {path} is corrupted; delete them to start from the beginning")
 
 
 def _read(file: Path) -> dict[str, Any] | None:

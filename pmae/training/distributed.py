@@ -2,7 +2,7 @@
 
 Every worker draws the order, the crops and the masks of the whole batch and takes its part, so the images seen and
 the masks on them do not depend on the number of workers; gradients and losses are averaged over them. Worker 0 saves
-a checkpoint, from which Ray Train goes on when a worker or its node is lost.
+a checkpoint, from which Ray Train resumes when a worker or its node is lost.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class PMAETrainer:
 
     Args:
         config, images, components, seed: As for :func:`pmae.trainer.pretrain`.
-        num_workers: Workers that share each batch; (least, most) lets Ray go on with fewer while nodes are missing.
+        num_workers: Workers that share each batch; (least, most) lets Ray continue with fewer while nodes are missing.
         use_gpu: One GPU per worker; ``auto`` takes them if the cluster has any.
         cpus_per_worker: CPU cores that each worker declares and uses.
         storage_path: Where checkpoints go: an absolute path, ``file://``, or a URI that pyarrow knows, seen by every
             node. None is Ray's default, ``~/ray_results``.
         storage_filesystem: pyarrow filesystem of ``storage_path`` where a URI does not say enough.
-        name: Name of the run; the same name and storage go on from the last checkpoint.
+        name: Name of the run; with the same name and storage it resumes from the last checkpoint.
         max_failures: Lost workers that are replaced before the run fails.
         checkpoint_every: Epochs between checkpoints; the last epoch always has one.
         placement_strategy: Ray's ``PACK`` or ``SPREAD``.

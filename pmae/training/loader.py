@@ -54,13 +54,13 @@ def pixel_statistics(images: np.ndarray, indices: np.ndarray) -> PixelStatistics
     return PixelStatistics(torch.from_numpy(mean.transpose(2, 0, 1).astype(np.float32)), std.float())
 
 
-def stream(device: torch.device | str, *parts: Any) -> torch.Generator:
+def seeded_generator(device: torch.device | str, *parts: Any) -> torch.Generator:
     """A generator on ``device`` whose seed is a hash of ``parts``, for example (seed, epoch, "masks")."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-class Batches:
+class TrainLoader:
     """Standardized, augmented training batches.
 
     Args:
@@ -69,7 +69,7 @@ class Batches:
         statistics: Pixel statistics for the standardization.
         batch_size: Images per step over all workers; a smaller split is one batch.
         seed: Seed of order and augmentation.
-        device: Where batches come to be.
+        device: Device on which batches are assembled.
         rank, world_size: This worker and how many there are; each takes an equal part of every batch.
 
     Raises:
@@ -131,7 +131,7 @@ class Batches:
 class EpochBatches:
     """Iterates over one epoch's batches: float32 (b, C, H, W), this worker's part of each."""
 
-    def __init__(self, batches: Batches, epoch: int) -> None:
+    def __init__(self, batches: TrainLoader, epoch: int) -> None:
         self.batches, self.epoch = batches, epoch
 
     def __len__(self) -> int:
@@ -140,9 +140,9 @@ class EpochBatches:
     def __iter__(self):  # type: ignore[no-untyped-def]
         b = self.batches
         where = b.device if b.resident is not None else torch.device("cpu")
-        order = torch.randperm(len(b.indices), generator=stream("cpu", b.seed, self.epoch, "order"))
+        order = torch.randperm(len(b.indices), generator=seeded_generator("cpu", b.seed, self.epoch, "order"))
         order = order.to(where, non_blocking=True)
-        generator = stream(b.device, b.seed, self.epoch, "augmentation")
+        generator = seeded_generator(b.device, b.seed, self.epoch, "augmentation")
         for step in range(b.steps):
             whole = order[step * b.batch_size : (step + 1) * b.batch_size]
             pixels = augment(

@@ -18,7 +18,7 @@ from pmae.errors import ConfigError, DataError, DivergedError
 from pmae.masking import DrawMask, MaskDraw, MaskSampler
 from pmae.model.autoencoder import MaskedAutoencoder, MaskedOutput
 from pmae.model.encoder import Encoder
-from pmae.training.loader import Batches, Images, PixelStatistics, pixel_statistics, stream
+from pmae.training.loader import Images, PixelStatistics, TrainLoader, pixel_statistics, seeded_generator
 
 if TYPE_CHECKING:
     from pmae.components import PrincipalComponents
@@ -120,11 +120,11 @@ class Training:
         self.seed, self.device, self.world_size, self.threads = seed, device, world_size, threads
         self.components, self.statistics = _components_and_statistics(self.config, images, components)
         optim, masking = self.config.optim, self.config.masking
-        self.batches = Batches(
+        self.batches = TrainLoader(
             images, self.config.data, self.statistics, optim.batch_size, seed, device, rank, world_size
         )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream("cpu", seed, "initialisation").initial_seed())
+            torch.manual_seed(seeded_generator("cpu", seed, "initialisation").initial_seed())
             self.model = MaskedAutoencoder(
                 self.config.model, self.components, loss=masking.loss, normalize_target=masking.normalize_target
             ).on(device)
@@ -160,8 +160,8 @@ class Training:
         """All steps of an epoch. On a GPU nothing here waits for the device: no value is read from it."""
         self.model.train()
         steps, batch = self.batches.steps, self.batches.batch_size
-        masks = stream(self.device, self.seed, self.epoch, "masks")
-        ratios = stream("cpu", self.seed, self.epoch, "ratios")
+        masks = seeded_generator(self.device, self.seed, self.epoch, "masks")
+        ratios = seeded_generator("cpu", self.seed, self.epoch, "ratios")
         losses = torch.zeros(steps, device=self.device)
         sums = torch.zeros(2, device=self.device, dtype=torch.float64)
         shares: list[Tensor] = []

@@ -16,7 +16,7 @@ from studies.statistics.ratio_curves import METHOD_NAMES, SHARE_OF, Panel, RungP
 from studies.views.palette import BLUE, GREEN, INK, METHOD_COLORS, MUTED, PAPER
 
 LEFT, RIGHT, TOP, MAIN, BELOW, STRIP, BOTTOM = 0.46, 0.18, 0.38, 2.0, 0.62, 0.42, 0.1  # inches
-MOST_DOTS = 400
+MAX_DOTS = 400
 FAR = 0.6  # a reference further from the data than this share of their range is a mark at the edge
 
 
@@ -138,7 +138,7 @@ def _draw_margin(axes: Axes, panel: Panel) -> None:
 
 def _draw_seeds(axes: Axes, rungs: Sequence[RungPoint], color: str) -> None:
     seeds = sorted({seed for rung in rungs for seed in rung.scores})
-    for seed in seeds[:: -(-len(seeds) * len(rungs) // MOST_DOTS)]:
+    for seed in seeds[:: -(-len(seeds) * len(rungs) // MAX_DOTS)]:
         xy = [(rung.ratio, rung.scores[seed]) for rung in rungs if seed in rung.scores]
         (line,) = axes.plot(*zip(*xy, strict=True), color=color, lw=0.4, alpha=0.45, zorder=2)
         add_tooltip(line, f"seed {seed}")
@@ -221,5 +221,5 @@ def _draw_strip(axes: Axes, panel: Panel, color: str) -> None:
 
 def _scatter(axes: Axes, found: Sequence[tuple[float, float]], color: str) -> None:
     if found:
-        kept = np.array(found)[:: -(-len(found) // MOST_DOTS)]
+        kept = np.array(found)[:: -(-len(found) // MAX_DOTS)]
         axes.plot(kept[:, 0], kept[:, 1], "o", color=color, ms=2.6, mew=0, alpha=0.55, clip_on=False)

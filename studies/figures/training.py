@@ -1,4 +1,4 @@
-"""Training curves: the loss over the epochs, a panel per method, every curve labelled at its end."""
+"""Training curves: the loss over the epochs, a panel per method, every curve labeled at its end."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _evaluation(row: Mapping[str, Any]) -> str:
-    return {"folds": ", cross-validated over all labelled images", "split": ", scored on the test split"}.get(
+    return {"folds": ", cross-validated over all labeled images", "split": ", scored on the test split"}.get(
         row["evaluation"], ""
     )
 

@@ -15,7 +15,7 @@ import pyarrow.feather
 from studies.storage.csv_file import csv_bytes
 
 # Beyond this a page is no longer something to pass on; the tables are in the study's folder.
-MOST_BYTES = 4_000_000
+MAX_BYTES = 4_000_000
 PLAIN_CSV_BYTES = 150_000
 
 
@@ -50,7 +50,7 @@ def downloads(
 
 
 def _csv(name: str, table: pa.Table) -> Download:
-    if table.nbytes > 30 * MOST_BYTES:  # not worth the minutes of finding out how large
+    if table.nbytes > 30 * MAX_BYTES:  # not worth the minutes of finding out how large
         return Download(f"{name}.csv", f"{name} as CSV", table.nbytes, None)
     content = csv_bytes(table)
     if len(content) > PLAIN_CSV_BYTES:
@@ -71,6 +71,6 @@ def _json(name: str, title: str, values: Any) -> Download:
 
 
 def _download(name: str, title: str, content: bytes, kind: str) -> Download:
-    if len(content) > MOST_BYTES:
+    if len(content) > MAX_BYTES:
         return Download(name, title, len(content), None)
     return Download(name, title, len(content), f"data:{kind};base64,{base64.b64encode(content).decode()}")

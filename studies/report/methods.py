@@ -98,7 +98,7 @@ def _ladder(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _evaluation(rows: Sequence[Mapping[str, Any]]) -> str:
     folds = any(row["evaluation"] == "folds" for row in rows)
-    where = "cross-validated over all labelled images" if folds else "on the test split, scored once"
+    where = "cross-validated over all labeled images" if folds else "on the test split, scored once"
     controls = any(row["untrained"] is not None for row in rows)
     text = f"Frozen encoders were scored by a linear probe, {where}"
     added = "; an untrained encoder of the same shape and raw pixels were scored alike as controls" if controls else ""

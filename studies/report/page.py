@@ -31,7 +31,7 @@ from studies.statistics.ratio_curves import DEFAULT_RATIOS, make_panels
 from studies.storage.atomic import write_file
 from studies.verdict import current_verdict
 from studies.views.extra_metrics import measures
-from studies.views.merge import datasets_apart
+from studies.views.merge import disambiguate_datasets
 from studies.views.wording import headline, judged_rows, question, verdict_word
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -66,7 +66,7 @@ def render_report(studies: Sequence[Study], refresh_seconds: float | None = None
     trials = pa.concat_tables([study.trials for study in studies])
     history = pa.concat_tables([study.history for study in studies])
     verdict = current_verdict(studies)
-    shown, rows = datasets_apart(trials, judged_rows(verdict))
+    shown, rows = disambiguate_datasets(trials, judged_rows(verdict))
     galleries = [gallery(study) for study in studies]
     charts = make_charts(make_panels(shown, rows, studies[0].plan), rows, shown, history, galleries)
     own, compared = studies[0].plan.get("question"), contrasts(shown)

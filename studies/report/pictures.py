@@ -22,7 +22,7 @@ from studies.views.image_strips import (
     signed_picture,
 )
 
-MOST_IMAGES, MOST_EIGENIMAGES, MOST_STRIPS = 8, 24, 12
+MAX_IMAGES, MAX_EIGENIMAGES, MAX_STRIPS = 8, 24, 12
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ def gallery(study: Study) -> Gallery:
         return Gallery(study.name, spectrum=samples.spectrum, problem="no samples.npz yet: no pictures to show")
     scale = error_scale(samples.strips)
     strips = []
-    for strip in samples.strips[:MOST_STRIPS]:
+    for strip in samples.strips[:MAX_STRIPS]:
         rows = []
         for caption, panel in zip(strip.captions, PANELS, strict=True):
-            images = getattr(strip, panel)[:MOST_IMAGES]
+            images = getattr(strip, panel)[:MAX_IMAGES]
             shown = [signed_picture(i, scale) if panel == "error" else as_picture(i) for i in images]
             rows.append((caption, tuple(map(png_uri, shown))))
         strips.append(PictureStrip(strip.title, tuple(rows)))
@@ -79,5 +79,5 @@ def _eigenimages(samples: Samples) -> tuple[tuple[str, str], ...]:
     shares = samples.spectrum
     return tuple(
         (f"{i + 1}" if shares is None else f"{i + 1}: {100 * shares[i]:.2g} %", png_uri(component_picture(image)))
-        for i, image in enumerate(samples.eigenimages[:MOST_EIGENIMAGES])
+        for i, image in enumerate(samples.eigenimages[:MAX_EIGENIMAGES])
     )

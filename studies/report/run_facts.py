@@ -90,7 +90,7 @@ def how_it_was_run(study: Study) -> Run:
 
 def _dataset_text(data: dict[str, Any]) -> str:
     splits = ", ".join(f"{data[split]:,} {split}" for split in ("train", "val", "test") if data.get(split) is not None)
-    channels = {1: "grey", 3: "colour"}.get(data.get("channels", 0), "")
+    channels = {1: "gray", 3: "color"}.get(data.get("channels", 0), "")
     size = "" if data.get("image_size") is None else f"{data['image_size']} px {channels}".strip()
     classes = "" if data.get("classes") is None else f"{data['classes']} classes"
     return "; ".join(part for part in (str(data.get("source") or ""), splits, size, classes) if part)

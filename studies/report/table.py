@@ -1,6 +1,6 @@
 """The report's table of trials as compact JSON: columns, rows, and every distinct configuration once.
 
-Sorting, filtering and opening a row's configuration are the page script's business. Configurations are stored as
+The script of the page sorts, filters and shows the configuration of a row. Configurations are stored as
 differences from the most common one, so that 10,000 trials stay a few megabytes.
 """
 
@@ -43,7 +43,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
 }
 FILTERS = ("study", "dataset", "method", "phase", "status")
 # Shown only where it differs between trials, or from the column that it usually repeats.
-RARE = ("study", "dataset", "basis", "strategy", "patch_stride", "mask_unit", "evaluation", "precision")
+RARE_COLUMNS = ("study", "dataset", "basis", "strategy", "patch_stride", "mask_unit", "evaluation", "precision")
 
 
 def trial_table(trials: pa.Table) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _read_mapping(text: str | None) -> Mapping[str, Any]:
 
 def _is_shown(key: str, rows: list[dict[str, Any]]) -> bool:
     values = {row[key] for row in rows} - {None}
-    if key not in RARE:
+    if key not in RARE_COLUMNS:
         return bool(values) or key in ("method", "status")
     if key in ("patch_stride", "mask_unit"):
         return any(row[key] not in (None, row["patch_size"]) for row in rows)

@@ -24,7 +24,7 @@ from studies.statistics.ratio_curves import METHOD_NAMES, Setting, rows_of
 COLUMNS = ("basis", "strategy", "mask_unit")
 REFERENCES = ("pca", "fixed", "random")  # what other bases and strategies are compared with; of mask units the smallest
 FIXED = ("dataset", "method", "strategy", "basis", "patch_size", "patch_stride", "mask_unit")
-LEAST_SEEDS, MOST_SPLITS = 2, 200
+LEAST_SEEDS, MAX_SPLITS = 2, 200
 Cells = dict[float, dict[int, tuple[float, float]]]  # ratio -> seed -> accuracies on val and test
 
 
@@ -123,14 +123,14 @@ def _scored_rows(trials: pa.Table) -> list[dict[str, Any]]:
 def _halves(seeds: int) -> np.ndarray:
     """Splits of n seeds as booleans (S, n), True where a seed selects; each split comes both ways round.
 
-    All splits where there are at most ``MOST_SPLITS``, else as many random ones.
+    All splits where there are at most ``MAX_SPLITS``, else as many random ones.
     """
     half = seeds // 2
-    if math.comb(seeds, half) <= MOST_SPLITS:
+    if math.comb(seeds, half) <= MAX_SPLITS:
         chosen = [[i in pick for i in range(seeds)] for pick in itertools.combinations(range(seeds), half)]
         splits = np.array(chosen, dtype=bool)
         return np.concatenate([splits, ~splits]) if seeds % 2 else splits
-    ranks = np.random.default_rng(0).random((MOST_SPLITS // 2, seeds)).argsort(axis=1)
+    ranks = np.random.default_rng(0).random((MAX_SPLITS // 2, seeds)).argsort(axis=1)
     return np.concatenate([ranks < half, ranks >= half])
 
 

@@ -167,13 +167,13 @@ def ratio_curves(trials: pa.Table) -> list[RatioCurve]:
     for row in rows_of(trials, columns):
         if row["status"] == "done" and is_number(row["ratio"]):
             groups[Setting.of(row)].append(row)
-    ordered = in_order(groups)
+    ordered = sort_settings(groups)
     labels = setting_labels(ordered)
     curves = (RatioCurve(s, labels[s], _confirmed(groups[s]), _explored(groups[s])) for s in ordered)
     return [curve for curve in curves if curve.confirmed or curve.explored]
 
 
-def in_order(settings: Iterable[Setting]) -> list[Setting]:
+def sort_settings(settings: Iterable[Setting]) -> list[Setting]:
     """By data set, method (``pmae`` first), patch size and the rest."""
 
     def key(setting: Setting) -> tuple[Any, ...]:

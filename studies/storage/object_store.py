@@ -60,7 +60,7 @@ class Store:
         """
         shown = without_secrets(uri)
         with _explained(shown, "use", StudyError):
-            filesystem, root = within(PATIENCE, lambda: _filesystem(uri, shown))
+            filesystem, root = run_with_timeout(PATIENCE, lambda: _filesystem(uri, shown))
         return cls(filesystem, root, shown)
 
     def below(self, name: str) -> Store:
@@ -176,7 +176,7 @@ class Store:
         return f"{self.root}/{name}"
 
 
-def within(seconds: float, work: Callable[[], T]) -> T:
+def run_with_timeout(seconds: float, work: Callable[[], T]) -> T:
     """The result of ``work()``, or TimeoutError after ``seconds``; the call then continues in the background."""
     results: list[T] = []
     problems: list[BaseException] = []
@@ -293,7 +293,7 @@ READ = (
 )
 
 
-def fetched(uri: str) -> Path:
+def download_studies(uri: str) -> Path:
     """A folder with copies of the study at ``uri``, or of those directly below it.
 
     Raises:

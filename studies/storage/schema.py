@@ -1,7 +1,7 @@
 """What a record is: the Arrow schemas of trials and histories, and the check of a row before it is written.
 
 One row of the trials is one trial with one seed, whatever its end; one row of the history is one epoch of one
-trial. Ratios and accuracies are fractions. Files and their safety are the business of ``journal.py``.
+trial. Ratios and accuracies are fractions. For files see ``journal.py``.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ TRIAL_SCHEMA: pa.Schema = pa.schema(
         ("test_linear", _NUMBER),
         ("val_knn", _NUMBER),
         ("test_knn", _NUMBER),
-        ("evaluation", _TEXT),  # split (a held-out test split) or folds (cross-validated over all labelled images)
+        ("evaluation", _TEXT),  # split (a held-out test split) or folds (cross-validated over all labeled images)
         ("train_loss", _NUMBER),  # share of the masked variance left unexplained; 1 is predicting the mean
-        ("objective", _NUMBER),  # the loss that was minimised
+        ("objective", _NUMBER),  # the loss that was minimized
         ("training_problem", _TEXT),  # soft divergence, in words; empty where training went well, null where unknown
         ("images_per_second", _NUMBER),
         ("seconds", _NUMBER),

@@ -29,7 +29,7 @@ class Each:
 
 
 NUMBER, TEXT, COUNT, FLAG = "a number", "text", "a whole number", "true or false"
-MOST_COUNT = 10**12
+MAX_COUNT = 10**12
 PLAN = {
     "schema_version": Maybe(COUNT),
     "name": Maybe(TEXT),
@@ -161,7 +161,7 @@ def _is_scalar(value: Any, kind: str) -> bool:
     if isinstance(value, float) and not math.isfinite(value):
         return False
     whole = isinstance(value, int) or value.is_integer()
-    return abs(value) <= MOST_COUNT and (kind == NUMBER or (whole and value >= 0))
+    return abs(value) <= MAX_COUNT and (kind == NUMBER or (whole and value >= 0))
 
 
 def _kind(value: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from studies.statistics.ratio_curves import Setting, in_order, rows_of, setting_labels
+from studies.statistics.ratio_curves import Setting, rows_of, setting_labels, sort_settings
 
 ACCURACIES = {"linear": "linear", "knn": "k-NN"}  # as in the columns val_linear, test_linear, ...
 
@@ -55,7 +55,7 @@ def measures(trials: pa.Table, *, nested: bool = True) -> list[MeasureRow]:
         if numbers and row["ratio"] is not None:
             scores = dict(_accuracies(row, split))
             groups[Setting.of(row), round(row["ratio"], 6)][split].append(scores | numbers)
-    order = in_order({setting for setting, _ in groups})
+    order = sort_settings({setting for setting, _ in groups})
     labels = setting_labels(order)
     found = []
     for setting, ratio in sorted(groups, key=lambda key: (order.index(key[0]), key[1])):

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from studies.formatting import is_number
 from studies.statistics.ratio_curves import Setting, achieved, rows_of, setting_labels
 
-MOST_EPOCHS = 200
+MAX_EPOCHS = 200
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _averaged(
         finite = np.isfinite(losses.astype(float))
         if not finite.any():
             continue
-        kept = np.flatnonzero(finite)[:: max(1, -(-int(finite.sum()) // MOST_EPOCHS))]
+        kept = np.flatnonzero(finite)[:: max(1, -(-int(finite.sum()) // MAX_EPOCHS))]
         setting = Setting(*key[:-1])
         shown = tuple(map(int, epochs[kept])), tuple(map(float, losses[kept]))
         curves.append(LossCurve(setting.method, labels[setting], ratios[number], int(counts.max()), *shown))

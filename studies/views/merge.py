@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 
-def datasets_apart(trials: pa.Table, rows: Sequence[Mapping[str, Any]]) -> tuple[pa.Table, list[dict[str, Any]]]:
+def disambiguate_datasets(trials: pa.Table, rows: Sequence[Mapping[str, Any]]) -> tuple[pa.Table, list[dict[str, Any]]]:
     """``trials`` and a verdict's ``rows`` with the study after every data set that several studies used.
 
     Curves and tables hold a data set's trials together; those of different studies must not be averaged.

@@ -95,7 +95,7 @@ def expected(setting: Setting) -> Expected:
         row = json.loads(results[step.spec.trial_id])
         state.end(step.spec.trial_id, row)
     rows = list(state.records.values())
-    verdict = judge(trial_table(rows), **plan.judgement()).to_dict()
+    verdict = judge(trial_table(rows), **plan.judge_options()).to_dict()
     record = dict(study_record(plan, "command", "2026-01-01T00:00:00+00:00", placement.to_dict()))
     return Expected(setting, plan, placement, record, results, facts(rows), verdict_text(verdict))
 

@@ -1,4 +1,4 @@
-"""Small real images for the tests of the method: scikit-learn's digits, grey and coloured."""
+"""Small real images for the tests of the method: scikit-learn's digits, gray and colored."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def digits() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def colour_digits(digits: np.ndarray) -> np.ndarray:
+def color_digits(digits: np.ndarray) -> np.ndarray:
     """uint8 (100, 16, 16, 3): four digits a picture, each channel shifted by its own row."""
     tiles = digits.reshape(-1, 2, 2, 8, 8)[:100] if len(digits) >= 400 else None
     if tiles is None:
         tiles = np.concatenate([digits, digits[:100]]).reshape(-1, 2, 2, 8, 8)
-    grey = tiles.transpose(0, 1, 3, 2, 4).reshape(-1, 16, 16)
-    return np.stack([np.roll(grey, k, axis=1) for k in range(3)], axis=-1)
+    gray = tiles.transpose(0, 1, 3, 2, 4).reshape(-1, 16, 16)
+    return np.stack([np.roll(gray, k, axis=1) for k in range(3)], axis=-1)
 
 
 @pytest.fixture

@@ -164,7 +164,7 @@ def test_descriptions_that_do_not_fit_are_refused(tmp_path):
         ({"format": "other"}, "not of the format"),
         ({"format_version": 99}, "format version 99"),
         ({"model": {**good["model"], "depth": 3}}, "does not describe"),
-        ({"model": {**good["model"], "colour": 3}}, "does not describe"),
+        ({"model": {**good["model"], "color": 3}}, "does not describe"),
         ({"model": 3}, "lacks"),
     ]:
         file.write_text(json.dumps({**good, **change}))

@@ -29,7 +29,7 @@ def test_a_map_and_its_pieces_are_opened_as_they_were(stored):
         assert not opened.flags.writeable
 
 
-def test_what_is_no_whole_piece_of_a_file_has_no_place(stored):
+def test_only_a_contiguous_part_of_a_file_can_be_mapped(stored):
     for array in (np.zeros(3, np.uint8), stored[::2], stored[..., 0], stored.astype(np.float32), np.array(stored)):
         assert MappedArray.of(array) is None
 

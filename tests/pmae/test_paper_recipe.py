@@ -67,8 +67,8 @@ def test_warm_up_to_the_scaled_rate_then_a_cosine_to_zero(paper):
 
 
 def test_the_model_that_is_built_has_the_papers_shapes(paper):
-    grey = ModelConfig(**{**PAPER["model"], "image_size": 16, "channels": 1})  # small pixels: the shapes stay
-    model = MaskedAutoencoder(grey, fit_basis("pixel", torch.rand(8, 16, 16, 1).mul(255).byte().numpy()))
+    gray = ModelConfig(**{**PAPER["model"], "image_size": 16, "channels": 1})  # small pixels: the shapes stay
+    model = MaskedAutoencoder(gray, fit_basis("pixel", torch.rand(8, 16, 16, 1).mul(255).byte().numpy()))
     encoder = model.encoder
     assert (encoder.embed_dim, len(encoder.blocks), encoder.blocks[0].attn.num_heads) == (192, 12, 3)
     assert encoder.blocks[0].mlp.fc1.out_features == 4 * 192 and encoder.patch_embed.patch_size == (8, 8)

@@ -50,9 +50,7 @@ def test_a_number_set_before_the_import_is_kept(four_cores, monkeypatch):
         assert pick_threads(SMALL, CPU) == 3
 
 
-def test_the_result_says_how_many_threads_trained_and_torchs_number_is_restored(
-    four_cores, monkeypatch, digits, tiny, tmp_path
-):
+def test_the_result_reports_the_threads_and_torchs_setting_is_restored(four_cores, monkeypatch, digits, tiny, tmp_path):
     config, inside, between = tiny.with_values({"optim.epochs": 2}), [], []
     forward = torch.nn.Module.__call__
 

@@ -16,7 +16,7 @@ from pmae.components.moments import STD_FLOOR
 from pmae.config import DataConfig, OptimConfig
 from pmae.errors import ConfigError, DataError, DivergedError
 from pmae.trainer import Training, pretrain
-from pmae.training.loader import Batches, pixel_statistics, stream
+from pmae.training.loader import TrainLoader, pixel_statistics, seeded_generator
 from pmae.training.loop import compiles, learning_rate, set_learning_rate, training_problem
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def losses(result) -> list[float]:
 
 
 @pytest.mark.parametrize("method", ["pmae", "mae"])
-def test_history_says_what_happened(digits, tiny, method):
+def test_history_records_every_epoch(digits, tiny, method):
     seen = []
     config = tiny.with_values({"masking.method": method})
     result = pretrain(config, digits, seed=0, on_epoch=lambda record, model: seen.append(record["epoch"]))
@@ -259,7 +259,7 @@ def test_workers_share_every_batch_without_loss_or_overlap(digits, workers):
     config, statistics = DataConfig(crop_scale=(0.5, 1)), pixel_statistics(digits, np.arange(200))
 
     def epoch(rank, world):
-        return list(Batches(Set(), config, statistics, 64, 0, CPU, rank, world).epoch(2))
+        return list(TrainLoader(Set(), config, statistics, 64, 0, CPU, rank, world).epoch(2))
 
     whole = epoch(0, 1)
     assert len(whole) == 3
@@ -269,7 +269,9 @@ def test_workers_share_every_batch_without_loss_or_overlap(digits, workers):
 
 
 def test_streams_differ_by_purpose_and_repeat():
-    draws = [torch.rand(4, generator=stream("cpu", *parts)) for parts in [(0, 1, "a"), (0, 1, "b"), (0, 1, "a")]]
+    draws = [
+        torch.rand(4, generator=seeded_generator("cpu", *parts)) for parts in [(0, 1, "a"), (0, 1, "b"), (0, 1, "a")]
+    ]
     assert torch.equal(draws[0], draws[2])
     assert not torch.equal(draws[0], draws[1])
 

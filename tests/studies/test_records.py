@@ -47,11 +47,11 @@ def test_schemas_start_with_the_contracts_columns_in_order() -> None:
 
 
 def test_a_row_is_in_the_arrow_file_as_soon_as_it_is_added(tmp_path: Path) -> None:
-    writer = StudyWriter(tmp_path / "a")
-    for number in range(3):
-        writer.add_trial(row(number))
-        table = pa.ipc.open_file(tmp_path / "a" / "trials.arrow").read_all()
-        assert table["trial_id"].to_pylist() == [f"t{n}" for n in range(number + 1)]
+    with StudyWriter(tmp_path / "a") as writer:
+        for number in range(3):
+            writer.add_trial(row(number))
+            table = pa.ipc.open_file(tmp_path / "a" / "trials.arrow").read_all()
+            assert table["trial_id"].to_pylist() == [f"t{n}" for n in range(number + 1)]
 
 
 def test_values_come_back_as_given(tmp_path: Path) -> None:
@@ -185,18 +185,16 @@ while True:
 def test_kill_9_while_writing_loses_no_finished_row(tmp_path: Path, small: int) -> None:
     finished = 0
     for stop_after in (7, 23):
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITE_FOR_EVER, str(tmp_path / "a"), str(small)], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            finished = int(line)
-            if finished >= stop_after:
-                process.send_signal(signal.SIGKILL)
-                break
-        rest = process.stdout.read().split()
-        finished = int(rest[-1]) if rest else finished
-        process.wait()
+        command = [sys.executable, "-c", WRITE_FOR_EVER, str(tmp_path / "a"), str(small)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                finished = int(line)
+                if finished >= stop_after:
+                    process.send_signal(signal.SIGKILL)
+                    break
+            rest = process.stdout.read().split()
+            finished = int(rest[-1]) if rest else finished
         ids = read_study(tmp_path / "a").trials["trial_id"].to_pylist()
         assert sorted(ids) == sorted({f"t{n}" for n in range(len(ids))})
         assert len(ids) >= finished
@@ -225,7 +223,7 @@ if sys.argv[2] == "go on":
 
 
 @pytest.mark.parametrize("then", ["stop", "go on"])
-def test_a_full_disk_leaves_what_was_there_and_says_the_way_out(tmp_path: Path, then: str) -> None:
+def test_a_full_disk_leaves_the_table_and_the_error_has_a_way_out(tmp_path: Path, then: str) -> None:
     run = subprocess.run(
         [sys.executable, "-c", FILL_DISK, str(tmp_path / "a"), then], capture_output=True, text=True, check=True
     )

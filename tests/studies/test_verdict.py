@@ -206,7 +206,7 @@ def test_a_loss_that_is_not_below_predicting_the_mean_is_uninformative(loss: flo
     assert judged(rows)["verdict"] == outcome
 
 
-def test_nothing_is_said_about_the_best_ratio_of_an_uninformative_study() -> None:
+def test_an_uninformative_study_has_no_sentence_about_the_best_ratio() -> None:
     """Rungs may differ by chance or by harm; a set of candidates would contradict the verdict."""
     row = judge(as_table(study_rows(better_at(0.55, 0.05), untrained=0.9))).to_dict()
     (shown,) = judged_rows(row)

@@ -16,7 +16,7 @@ from studies.statistics.contrasts import contrasts
 from tune.basis_study import BASES, RATIOS, RULE, BasisStudy
 from tune.options import parse_options
 from tune.planning.plan import plan_study
-from tune.search.confirm import most_settings, settings_to_confirm
+from tune.search.confirm import candidates_to_confirm, max_candidates
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,15 +35,15 @@ def test_one_patch_size_that_fits_the_images(size, patch):
 
 def test_every_basis_is_confirmed_with_the_same_ladder():
     plan = plan_study(BasisStudy(), rule=RULE)
-    assert {(s.basis, s.ratio) for s in settings_to_confirm(plan.space, [], plan.rule)} == {
+    assert {(s.basis, s.ratio) for s in candidates_to_confirm(plan.space, [], plan.rule)} == {
         (basis, ratio) for basis in BASES for ratio in RATIOS
     }
-    assert plan.trials == 0 and most_settings(plan.space, plan.rule) == len(RATIOS) * len(BASES)
+    assert plan.trials == 0 and max_candidates(plan.space, plan.rule) == len(RATIOS) * len(BASES)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_small_study_compares_the_bases_and_says_so(tmp_path):
+def test_a_small_study_compares_the_bases_and_reports_it(tmp_path):
     command = [sys.executable, str(ROOT / "tune" / "basis_study.py"), "--storage", str(tmp_path), "--name", "bases"]
     small = ["--limit", "60", "--epochs", "1", "--basis", "pca", "dct", "--ratios", "0.5", "--confirm-seeds", "2"]
     run = subprocess.run([*command, *small], capture_output=True, text=True, timeout=580, check=False)

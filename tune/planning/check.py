@@ -1,4 +1,4 @@
-"""Everything that the options alone allow to refuse, before images are decoded."""
+"""Checks of the options that need no images."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from studies.errors import StudyError
 from studies.statistics.margin import Margin
 from studies.storage.object_store import is_uri
 from tune.options import SearchOptions, StudyOptions
-from tune.planning.placement import MOST_SECONDS, check_machine
+from tune.planning.placement import MAX_SECONDS, check_machine
 from tune.storage.folder import study_name
 
-MOST_TRIALS = 10_000  # of the exploration, seeds of the confirm phase, and combinations of settings
-MOST_LOOKS = 10
-MOST = 10**9  # of any other whole number
-MOST_SEED = 2**63 - 1
-MOST_VALUES = 200  # of one option
-MOST_CHARACTERS = 4096
-MOST_LEARNING_RATE = 100.0
-SIZES = {"digits": 8, "cifar10": 32, "tinyimagenet": 64}  # of the images of these datasets, in pixels
+MAX_TRIALS = 10_000  # also of seeds in the confirm phase, and of combinations of settings
+MAX_LOOKS = 10
+MAX_NUMBER = 10**9  # for every other whole number
+MAX_SEED = 2**63 - 1
+MAX_VALUES = 200  # of one option
+MAX_CHARACTERS = 4096
+MAX_LEARNING_RATE = 100.0
+IMAGE_SIZES = {"digits": 8, "cifar10": 32, "tinyimagenet": 64}  # pixels
 
 
 def check_options(options: StudyOptions) -> None:
-    """Refuse options that no images could make valid.
+    """Refuse options that are invalid for all images.
 
     Raises:
-        ConfigError: With the option, its value and what is allowed.
+        ConfigError: Names the option, its value and what is allowed.
     """
     for group in dataclasses.fields(options):
         values = getattr(options, group.name)
@@ -55,23 +55,23 @@ def check_options(options: StudyOptions) -> None:
 
 
 def _check_value(option: str, value: Any) -> None:
-    """Refuse what no option may be: NaN, infinity, huge numbers, control characters, thousands of values."""
+    """Refuse NaN, infinity, huge numbers, control characters and hundreds of values, whatever the option."""
     if isinstance(value, (tuple, list)):
-        if len(value) > MOST_VALUES:
-            raise ConfigError(f"{option} has {len(value)} values; give at most {MOST_VALUES}")
+        if len(value) > MAX_VALUES:
+            raise ConfigError(f"{option} has {len(value)} values; give at most {MAX_VALUES}")
         for each in value:
             _check_value(option, each)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{option} is {value}; it must be a finite number")
     elif isinstance(value, int) and not isinstance(value, bool):
-        most = MOST_SEED if option in ("--seed", "--data-seed") else MOST
+        most = MAX_SEED if option in ("--seed", "--data-seed") else MAX_NUMBER
         if abs(value) > most:
             raise ConfigError(f"{option} is {_short(value)}; it must be at most {most:,}")
     elif isinstance(value, str):
-        if len(value) > MOST_CHARACTERS:
-            raise ConfigError(f"{option} has {len(value)} characters; give at most {MOST_CHARACTERS:,}")
+        if len(value) > MAX_CHARACTERS:
+            raise ConfigError(f"{option} has {len(value)} characters; give at most {MAX_CHARACTERS:,}")
         if option != "--name" and any(not c.isprintable() for c in value):  # names have a stricter rule
-            raise ConfigError(f"{option} is {value!r}; control characters are not allowed in it")
+            raise ConfigError(f"{option} is {value!r}; control characters are not allowed")
 
 
 def _short(value: int) -> str:
@@ -81,7 +81,7 @@ def _short(value: int) -> str:
 
 def _check_data(options: StudyOptions) -> None:
     data = options.data
-    if data.dataset is None:  # what 'None' on the command line is
+    if data.dataset is None:  # tyro reads 'None' on the command line as None
         raise ConfigError("--dataset is missing; give the name of a dataset or folder:PATH")
     if data.image_size is not None and not 4 <= data.image_size <= MAX_IMAGE_SIZE:
         raise ConfigError(
@@ -146,10 +146,10 @@ def _check_combinations(search: SearchOptions) -> None:
         search.ratios, search.patch_sizes, search.patch_strides, search.mask_units, search.strategies, search.basis,
     ):  # fmt: skip
         combinations *= max(1, len(values or ()))
-    if combinations > MOST_TRIALS:
+    if combinations > MAX_TRIALS:
         raise ConfigError(
             f"--ratios, --patch-sizes, --patch-strides, --mask-units, --strategies and --basis have {combinations:,} "
-            f"combinations; give fewer values, at most {MOST_TRIALS:,} combinations"
+            f"combinations; give fewer values, at most {MAX_TRIALS:,} combinations"
         )
 
 
@@ -157,14 +157,14 @@ def _check_confirm(options: StudyOptions) -> None:
     confirm = options.confirm
     check_margin(confirm.margin)
     check_ratio(confirm.default_ratio, "--default-ratio")
-    if not 1 <= confirm.look <= MOST_LOOKS:
+    if not 1 <= confirm.look <= MAX_LOOKS:
         raise ConfigError(
-            f"--look is {confirm.look}; it must be a whole number from 1 to {MOST_LOOKS}: each halves the level"
+            f"--look is {confirm.look}; it must be a whole number from 1 to {MAX_LOOKS}: each halves the level"
         )
     if confirm.confirm_seeds is not None:
         _check_count("--confirm-seeds", confirm.confirm_seeds, 2)
     if confirm.time_budget is not None:
-        if parse_duration(confirm.time_budget) > MOST_SECONDS:
+        if parse_duration(confirm.time_budget) > MAX_SECONDS:
             raise ConfigError(f"--time-budget is {confirm.time_budget!r}; give at most ten years, for example 2h")
         if confirm.confirm_seeds is not None:
             raise ConfigError("--confirm-seeds and --time-budget both set the number of seeds; leave one of them out")
@@ -173,10 +173,10 @@ def _check_confirm(options: StudyOptions) -> None:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of ``90s``, ``20m``, ``2h`` or ``1.5h``; a number alone is minutes.
+    """Parse ``90s``, ``20m``, ``2h`` or ``1.5h`` to seconds; a number without a unit is minutes.
 
     Raises:
-        ConfigError: It is none of these, or not above 0.
+        ConfigError: ``text`` has another form, or is not above 0.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(text).strip())
     seconds = float(found[1][:300]) * {"s": 1, "m": 60, "": 60, "h": 3600}[found[2]] if found else 0.0
@@ -186,12 +186,12 @@ def parse_duration(text: str) -> float:
 
 
 def _check_count(option: str, value: int, least: int) -> None:
-    if not least <= value <= MOST_TRIALS:
-        raise ConfigError(f"{option} is {value}; it must be a whole number from {least} to {MOST_TRIALS:,}")
+    if not least <= value <= MAX_TRIALS:
+        raise ConfigError(f"{option} is {value}; it must be a whole number from {least} to {MAX_TRIALS:,}")
 
 
 def check_margin(margin: float | str) -> None:
-    """Refuse what is not a margin."""
+    """Refuse an invalid margin."""
     try:
         Margin.parse(margin)
     except StudyError as problem:
@@ -219,12 +219,12 @@ def _check_training(options: StudyOptions) -> None:
     if training.seed < 0:
         raise ConfigError(f"--seed is {training.seed}; it must be 0 or above")
     rate = training.learning_rate
-    if rate is not None and not 0 < rate <= MOST_LEARNING_RATE:
+    if rate is not None and not 0 < rate <= MAX_LEARNING_RATE:
         raise ConfigError(
-            f"--learning-rate is {rate:g}; it must be above 0 and at most {MOST_LEARNING_RATE:g}, for example 0.016"
+            f"--learning-rate is {rate:g}; it must be above 0 and at most {MAX_LEARNING_RATE:g}, for example 0.016"
         )
 
 
 def known_image_size(options: StudyOptions) -> int | None:
-    """The images' side in pixels where it is known before they are decoded."""
-    return options.data.image_size or SIZES.get(options.data.dataset)
+    """Return the side of the images in pixels, if it is known before they are decoded."""
+    return options.data.image_size or IMAGE_SIZES.get(options.data.dataset)

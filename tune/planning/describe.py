@@ -12,8 +12,8 @@ from tune.planning.check import parse_duration
 from tune.planning.placement import Machine, Placement, trial_seconds
 from tune.planning.plan import StudyPlan
 from tune.planning.power import power_sentence
-from tune.search.confirm import most_settings
-from tune.search.space import Ratios, Setting, confirm_seeds
+from tune.search.confirm import max_candidates
+from tune.search.space import Candidate, Ratios, confirm_seeds
 
 START_SECONDS = 15.0
 CONTROL_SECONDS = 1.5
@@ -54,7 +54,7 @@ def describe_plan(
 
 def confirmations(plan: StudyPlan) -> int:
     """Confirm trials at most (one round), before the exploration has shown the leaders."""
-    return (most_settings(plan.space, plan.rule) + len(_shapes(plan)) + 1) * len(plan.seeds)
+    return (max_candidates(plan.space, plan.rule) + len(_shapes(plan)) + 1) * len(plan.seeds)
 
 
 def _shapes(plan: StudyPlan) -> set[tuple[int, int]]:
@@ -96,7 +96,7 @@ def phase_seconds(plan: StudyPlan, placement: Placement) -> tuple[float, float]:
     rungs, first = [], []
     for method in plan.space.methods:
         for patches in plan.space.patches[method]:
-            setting = Setting(method, patches, plan.space.default_of(method), plan.space.strategies[method][0])
+            setting = Candidate(method, patches, plan.space.default_of(method), plan.space.strategies[method][0])
             if setting.strategy == "sampled":
                 setting = replace(setting, ratio=None)
             each = trial_seconds(plan.config(setting), images, placement)

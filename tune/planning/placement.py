@@ -1,4 +1,4 @@
-"""How many trials fit at a time, and why; what one costs in memory and time. The plan prints it."""
+"""Placement of trials: how many run at a time, and the memory and time that one needs."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from typing import Any
 
 from pmae.config import ENCODER_PRESETS, PretrainConfig
 from pmae.cost import components_kept, forward_flops
+from pmae.data.decode import available_cpus
 from pmae.errors import ConfigError
 from tune.options import MachineOptions
 
 GIB = 2**30
 PROCESS_MEMORY = 0.7 * GIB  # an idle worker with torch, timm and Ray loaded
 MEMORY_SHARE = 0.8  # of the machine's memory that trials may plan with
-MOST_THREADS = 8  # more do not speed these models up
-FLOPS_PER_CORE = (
-    60e9  # in training small fp32 models; 97e9 measured on an EPYC with AVX-512, about half with AVX2 alone
-)
+MAX_THREADS = 8  # more do not make these models faster
+FLOPS_PER_CORE = 60e9  # of small models in fp32; measured: 97e9 on an EPYC with AVX-512, about half with AVX2
 FLOPS_PER_GPU = 1e14
-STEP_OVERHEAD = 0.012  # seconds per step and block pair that no arithmetic explains, measured on small models
+STEP_OVERHEAD = 0.012  # seconds per step and five blocks in addition to arithmetic, measured on small models
 TRIAL_OVERHEAD = 1.5  # seconds: start, probes, record
-MOST_SECONDS = 10 * 365 * 24 * 3600.0  # of --trial-timeout and --time-budget
-GROUP_OVERHEAD = 10.0  # seconds more when several workers are started for every trial
-# Of NVIDIA, of Windows' Linux subsystem and of AMD.
+MAX_SECONDS = 10 * 365 * 24 * 3600.0  # of --trial-timeout and --time-budget
+GROUP_OVERHEAD = 10.0  # seconds to start several workers for a trial
+# NVIDIA, the Linux subsystem of Windows, and AMD.
 GPU_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is: CPU cores, GPUs, bytes of memory, bytes of one GPU's memory."""
+    """Resources: CPU cores, GPUs, bytes of memory, bytes of memory of one GPU."""
 
     cpus: int
     gpus: int = 0
@@ -43,35 +42,35 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        """This machine."""
+        """Measure this machine."""
         if not may_have_gpus():
-            return cls(cpu_count(), 0, memory_here())
+            return cls(available_cpus(), 0, memory_here())
         import torch
 
         gpus = torch.cuda.device_count()
         gpu_memory = torch.cuda.get_device_properties(0).total_memory if gpus else 0.0
-        return cls(cpu_count(), gpus, memory_here(), gpu_memory)
+        return cls(available_cpus(), gpus, memory_here(), gpu_memory)
 
     @classmethod
     def cluster(cls, resources: dict[str, float]) -> Machine:
-        """A Ray cluster, from ``ray.cluster_resources()``."""
+        """Read the resources of a Ray cluster from ``ray.cluster_resources()``."""
         return cls(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), resources.get("memory", 8 * GIB))
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How trials are placed.
+    """Resources of each trial, and the number of trials that run at a time.
 
     Attributes:
-        concurrent: Trials at a time.
-        lag: Trials of the exploration that may run before results are seen, at most ``concurrent``: with more than a
-            quarter of all at once there would be nothing to learn from. Fixed points and the confirm phase do not wait.
+        concurrent: Trials that run at a time.
         threads: CPU threads (and cores) of each worker.
         workers: Workers of each trial.
         gpus: GPUs of each trial.
         memory: Estimated bytes of the largest trial.
-        limited_by: What keeps more trials from running at a time.
-        least_workers: How few workers a trial may run with while nodes are missing; None is all of them.
+        limited_by: The resource that limits ``concurrent``.
+        least_workers: Fewest workers that a trial may run with while nodes are missing; None: all of them.
+        lag: Trials of the exploration that run at a time, at most a quarter of all, so that the sampler can learn from
+            results. Fixed points and the confirm phase are not limited.
     """
 
     concurrent: int
@@ -84,11 +83,11 @@ class Placement:
     lag: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types, for ``study.json``."""
+        """Convert to JSON types, for ``study.json``."""
         return asdict(self)
 
     def describe(self, machine: Machine) -> str:
-        """One line for the plan."""
+        """Return one line for the plan."""
         fewer = "" if self.least_workers is None else f"{self.least_workers} to "
         each = (
             f"{fewer}{self.workers} worker{'s' * (self.workers > 1)} with {self.threads} CPU{'s' * (self.threads > 1)}"
@@ -100,18 +99,13 @@ class Placement:
         return f"{self.concurrent} at a time ({each}), limited by {self.limited_by}{explore}"
 
 
-def cpu_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def may_have_gpus() -> bool:
-    """Whether this machine has a GPU's driver; without one torch, which takes seconds to import, need not be asked."""
+    """Whether this machine has a GPU driver; without one torch need not be imported, which takes seconds."""
     return sys.platform != "linux" or any(Path(sign).exists() for sign in GPU_DRIVERS)
 
 
 def memory_here() -> float:
-    """Bytes of memory that this machine or its container has."""
+    """Return the bytes of memory of this machine or container."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     try:
@@ -123,18 +117,18 @@ def memory_here() -> float:
 def place(
     machine: Machine, options: MachineOptions, trials: int, memory: float, explored: int = 0, threads: int | None = None
 ) -> Placement:
-    """Fit trials on a machine.
+    """Compute how many trials run at a time, and the resources of each.
 
     Args:
-        machine: What there is.
-        options: What the user allows.
+        machine: Available resources.
+        options: Limits set by the user.
         trials: Trials of the larger phase; more never run at a time.
         memory: Estimated bytes of the largest trial, see :func:`trial_memory`.
         explored: Trials of the exploration.
         threads: Those that trials had so far, which decide the last bits of a result; kept if there are so many CPUs.
 
     Raises:
-        ConfigError: More workers, GPUs or memory than there are.
+        ConfigError: More workers, GPUs or memory than available.
     """
     _check(machine, options)
     least, workers = worker_range(options.workers_per_trial)
@@ -157,13 +151,13 @@ def place(
             f"a trial needs about {memory / GIB:.1f} GiB, more than {limited_by} allows; use a smaller --batch-size, "
             "larger --patch-sizes or a smaller model"
         )
-    threads = kept if threads else max(1, min(MOST_THREADS, machine.cpus // (concurrent * workers)))
+    threads = kept if threads else max(1, min(MAX_THREADS, machine.cpus // (concurrent * workers)))
     lag = min(concurrent, max(2, explored // 4))
     return Placement(concurrent, threads, workers, gpus, memory, limited_by, least if least < workers else None, lag)
 
 
 def check_memory(configs: Sequence[PretrainConfig]) -> None:
-    """Refuse configurations that do not fit into this machine's memory, before any image is decoded.
+    """Refuse configurations that do not fit into the memory of this machine, before images are decoded.
 
     Raises:
         ConfigError: The largest trial needs more than ``MEMORY_SHARE`` of it.
@@ -177,10 +171,10 @@ def check_memory(configs: Sequence[PretrainConfig]) -> None:
 
 
 def worker_range(text: str) -> tuple[int, int]:
-    """Least and most workers of ``--workers-per-trial``: ``2`` is (2, 2), ``1-2`` is (1, 2).
+    """Parse ``--workers-per-trial`` to the least and the most workers: ``2`` is (2, 2), ``1-2`` is (1, 2).
 
     Raises:
-        ConfigError: It is neither, or not at least 1.
+        ConfigError: ``text`` has another form, or a number below 1.
     """
     found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text.strip())
     least, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
@@ -192,7 +186,7 @@ def worker_range(text: str) -> tuple[int, int]:
 
 
 def check_machine(machine: MachineOptions) -> None:
-    """Refuse what no machine could run."""
+    """Refuse options that are invalid on every machine."""
     worker_range(machine.workers_per_trial)
     gpus = machine.gpus_per_trial
     if gpus is not None and (not math.isfinite(gpus) or gpus < 0 or (gpus > 1 and gpus != int(gpus))):
@@ -200,7 +194,7 @@ def check_machine(machine: MachineOptions) -> None:
     if machine.max_concurrent is not None and machine.max_concurrent < 1:
         raise ConfigError(f"--max-concurrent is {machine.max_concurrent}; it must be at least 1")
     timeout = machine.trial_timeout
-    if timeout is not None and not 0 < timeout <= MOST_SECONDS:
+    if timeout is not None and not 0 < timeout <= MAX_SECONDS:
         raise ConfigError(
             f"--trial-timeout is {timeout:g}; it must be a number of seconds above 0 and at most ten years"
         )
@@ -223,9 +217,8 @@ def _check(machine: Machine, options: MachineOptions) -> None:
         return
     if gpus > machine.gpus:
         raise ConfigError(
-            f"--gpus-per-trial {gpus:g} cannot be had: of GPUs there {'is' if machine.gpus == 1 else 'are'} "
-            f"{machine.gpus or 'none'}; leave it out, use --gpus-per-trial {machine.gpus}, or join a cluster "
-            "with --address"
+            f"--gpus-per-trial {gpus:g} exceeds the available GPUs ({machine.gpus}); leave it out, "
+            f"use --gpus-per-trial {machine.gpus}, or join a cluster with --address"
         )
     if gpus and workers > 1 and gpus != workers:
         raise ConfigError(
@@ -241,7 +234,7 @@ def _gpus_per_trial(machine: Machine, options: MachineOptions) -> float:
 
 
 def trial_memory(config: PretrainConfig, image_bytes: int) -> float:
-    """Estimated bytes of a trial: process, images, weights with Adam's moments, activations, components."""
+    """Estimate the bytes of a trial: process, images, weights with Adam's moments, activations, components."""
     model, batch = config.model, config.optim.batch_size
     width, depth, heads = model.shape or ENCODER_PRESETS["vit_tiny"]
     decoder = model.decoder_width, model.decoder_depth
@@ -257,7 +250,7 @@ def trial_memory(config: PretrainConfig, image_bytes: int) -> float:
 
 
 def trial_seconds(config: PretrainConfig, train_images: int, placement: Placement) -> float:
-    """Rough duration of a trial, to tell minutes from hours before anything was measured."""
+    """Estimate the seconds of a trial roughly, before any was measured."""
     optim = config.optim
     steps = (optim.epochs or 1) * max(1, train_images // optim.batch_size)
     flops = 3 * steps * min(optim.batch_size, train_images) * forward_flops(config)

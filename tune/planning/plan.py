@@ -1,7 +1,4 @@
-"""From options and images to a plan: what is explored, what is confirmed, with which seeds; and ``study.json``.
-
-Where it runs and what fits is worked out in ``tune.planning.placement``; nothing is trained here.
-"""
+"""The plan of a study: what is explored, what is confirmed, with which seeds; and ``study.json``."""
 
 from __future__ import annotations
 
@@ -16,11 +13,11 @@ from typing import Any
 from pmae.cli.options import given
 from pmae.config import DEFAULT_RATIO, PretrainConfig, has_effect, preset
 from pmae.data import ImageSet, load_images
-from pmae.errors import ConfigError, DataError
+from pmae.errors import ConfigError
 from studies.statistics.margin import Margin
 from studies.storage.rows import StudyRecord
 from tune.options import SearchOptions, StudyOptions
-from tune.planning.check import MOST, check_options, known_image_size
+from tune.planning.check import MAX_NUMBER, check_options, known_image_size
 from tune.planning.placement import check_memory
 from tune.search.confirm import ConfirmRule
 from tune.search.space import (
@@ -28,8 +25,8 @@ from tune.search.space import (
     DEFAULT_LADDER,
     DEFAULT_RANGE,
     LEAST_TOKENS,
+    Candidate,
     Ratios,
-    Setting,
     Space,
     confirm_seeds,
     default_patch_sizes,
@@ -40,7 +37,7 @@ from tune.search.space import (
 from tune.storage.folder import as_study_name
 from tune.trial.spec import TrialSpec
 
-MOST_ROUNDS = 5  # of --until-settled
+MAX_ROUNDS = 5  # with --until-settled
 ALPHA = 0.05
 
 
@@ -51,21 +48,21 @@ CONFIRM_SEEDS, ROUND_SEEDS = 5, 4
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Everything that decides what a study finds.
+    """Everything that determines the results of a study.
 
     Attributes:
-        options: What was asked for.
-        name: The study's name.
-        space: What may be tried.
-        base: Configuration that every setting changes.
-        images: The images (their train, val and test splits).
+        options: The options.
+        name: Name of the study.
+        space: The search space.
+        base: Configuration that a candidate changes.
+        images: Images with train, val and test splits.
         search: ``tpe``, ``gp``, ``qmc``, ``random``, ``grid`` or ``none``.
         trials: Trials of the exploration.
-        seeds: Paired seeds of the confirm phase's first round.
-        rule: What the confirm phase confirms.
-        metrics: ``module:function`` of further measures, see ``tune.trial.run.TrialJob``.
-        warnings: What the user should know before it starts.
-        configs: Configurations resolved so far; building one takes a millisecond.
+        seeds: Paired seeds of the first round of the confirm phase.
+        rule: Rule for the candidates to confirm.
+        metrics: ``module:function`` of further measures, see ``tune.trial.spec.TrialJob``.
+        warnings: Warnings to print before the study starts.
+        configs: Cache of resolved configurations; resolving one takes a millisecond.
     """
 
     options: StudyOptions
@@ -79,52 +76,52 @@ class StudyPlan:
     rule: ConfirmRule
     metrics: str | None = None
     warnings: tuple[str, ...] = field(default=())
-    configs: dict[Setting, PretrainConfig] = field(default_factory=dict, repr=False, compare=False)
+    configs: dict[Candidate, PretrainConfig] = field(default_factory=dict, repr=False, compare=False)
 
-    def config(self, setting: Setting) -> PretrainConfig:
-        """The resolved configuration of one setting."""
-        if setting not in self.configs:
+    def config(self, candidate: Candidate) -> PretrainConfig:
+        """Return the resolved configuration of a candidate."""
+        if candidate not in self.configs:
             train = len(self.images.indices("train"))
-            resolved = setting.config(self.base).resolve(self.images.image_size, self.images.channels, train)
-            self.configs[setting] = resolved
-        return self.configs[setting]
+            resolved = candidate.config(self.base).resolve(self.images.image_size, self.images.channels, train)
+            self.configs[candidate] = resolved
+        return self.configs[candidate]
 
-    def known_settings(self) -> dict[int, Setting]:
-        """Settings given from the start by trial number: all of a grid, else the fixed points."""
+    def known_candidates(self) -> dict[int, Candidate]:
+        """Return the candidates that do not depend on results by trial number: a whole grid, or the fixed points."""
         points = self.space.grid() if self.search == "grid" else self.space.fixed()
         return dict(enumerate(points[: self.trials]))
 
-    def explore_spec(self, number: int, setting: Setting, seed: int) -> TrialSpec:
-        """Trial ``number`` of the exploration."""
-        return TrialSpec(self.explore_id(number), "explore", seed, setting.label, self.config(setting))
+    def explore_spec(self, number: int, candidate: Candidate, seed: int) -> TrialSpec:
+        """Return trial ``number`` of the exploration."""
+        return TrialSpec(self.explore_id(number), "explore", seed, candidate.label, self.config(candidate))
 
     def explore_id(self, number: int) -> str:
-        """Trial id of number ``number`` of the exploration."""
+        """Return the id of trial ``number`` of the exploration."""
         return f"explore-{number:04d}"
 
     @property
     def sampler(self) -> str:
-        """Optuna's sampler; of a grid every point is given, so any will do."""
+        """Optuna's sampler; for a grid, whose points are all known, any."""
         return self.search if self.search in ("tpe", "gp", "qmc") else "random"
 
     @property
     def rounds(self) -> int:
-        """Rounds of the confirm phase at most."""
-        return MOST_ROUNDS if self.options.confirm.until_settled else 1
+        """Most rounds of the confirm phase."""
+        return MAX_ROUNDS if self.options.confirm.until_settled else 1
 
     @property
     def alpha(self) -> float:
-        """Level of the verdict: 5 %, less where the question was asked before."""
+        """Level of the verdict: 5 %, from the second look on 5 % / 2^look."""
         look = self.options.confirm.look
         return ALPHA if look == 1 else ALPHA / 2**look
 
     def round_seeds(self, number: int) -> tuple[int, ...]:
-        """Seeds of confirm round ``number`` (from 0)."""
+        """Return the seeds of confirm round ``number`` (from 0)."""
         size = len(self.seeds)
         return tuple(confirm_seeds(size, self.options.training.seed, first=number * size))
 
-    def judgement(self) -> dict[str, Any]:
-        """What ``studies.verdict.judge`` is given."""
+    def judge_options(self) -> dict[str, Any]:
+        """Return the keyword arguments for ``studies.verdict.judge``."""
         from studies.verdict import Looks
 
         return {
@@ -143,16 +140,16 @@ def plan_study(
     progress: bool = False,
     images: ImageSet | None = None,
 ) -> StudyPlan:
-    """Load the images and work out the plan.
+    """Load the images and plan the study; no model is trained.
 
     Args:
-        options: From the command line, normalized.
-        metrics, rule: What a study of another question measures and confirms.
-        progress: Show how far a download or a decode is.
-        images: Images loaded before; None loads those that the options name.
+        options: Normalized options.
+        metrics, rule: Further measures, and the rule for the confirm phase, of a study of another question.
+        progress: Show the progress of downloads and decoding.
+        images: Loaded images; None loads those that the options name.
 
     Raises:
-        ConfigError: Settings that cannot work, alone or for these images.
+        ConfigError: Invalid options, alone or for these images.
         DataError: Images that cannot be used.
     """
     check_options(options)
@@ -179,8 +176,8 @@ def plan_study(
         rule=rule or ConfirmRule(),
         metrics=metrics,
     )
-    for setting in space.grid():  # every combination is built once, so that none fails hours later
-        plan.config(setting)
+    for candidate in space.grid():  # an invalid combination fails now, not hours later
+        plan.config(candidate)
     return replace(plan, warnings=tuple(_warnings(plan)))
 
 
@@ -197,12 +194,12 @@ def _ladder(options: StudyOptions, methods: Sequence[str]) -> dict[str, tuple[fl
 
 
 def _check_distinct_rungs(space: Space, asked: Sequence[float] | None) -> None:
-    """Refuse rungs of MAE that were asked for and mask the same number of patches."""
+    """Refuse a ``--mae-ladder`` with ratios that mask the same number of patches."""
     if asked is None or "mae" not in space.methods:
         return
     for patches in space.patches["mae"]:
-        setting = Setting("mae", patches, DEFAULT_RATIO["mae"], space.strategies["mae"][0])
-        kept = [s.ratio for s in space.rungs(setting)]
+        candidate = Candidate("mae", patches, DEFAULT_RATIO["mae"], space.strategies["mae"][0])
+        kept = [s.ratio for s in space.rungs(candidate)]
         lost = [f"{ratio:g}" for ratio in space.ladder["mae"] if ratio not in kept]
         if lost:
             raise ConfigError(
@@ -212,12 +209,12 @@ def _check_distinct_rungs(space: Space, asked: Sequence[float] | None) -> None:
 
 
 def _check_for_size(options: StudyOptions, size: int | None) -> None:
-    """Build every configuration once for images of ``size`` px, which are decoded later, so that mistakes show now."""
+    """Build every configuration for images of ``size`` px, so that invalid ones fail before images are decoded."""
     if size is None:
         return
     space = _space(options, size)
     base = _base(options, space)
-    configs = [setting.config(base).resolve(size, 1) for setting in space.grid()]
+    configs = [candidate.config(base).resolve(size, 1) for candidate in space.grid()]
     if options.machine.address is None:
         check_memory(configs)
 
@@ -259,8 +256,8 @@ def _ratios(search: SearchOptions, method: str) -> Ratios:
     return Ratios(low, high, DEFAULT_GRID[method] if search.search == "grid" else ())
 
 
-def _base(options: StudyOptions, space: Space, train_images: int = MOST) -> PretrainConfig:
-    """The first method's configuration; the settings of the others come back when its method is changed."""
+def _base(options: StudyOptions, space: Space, train_images: int = MAX_NUMBER) -> PretrainConfig:
+    """Return the configuration of the first method; that of another one results from changing its method."""
     first = space.methods[0]
     base = preset(options.training.preset, options.data.dataset, first)
     asked = given(options.training)
@@ -285,39 +282,39 @@ def _trials(options: StudyOptions, space: Space) -> int:
 
 
 def _warnings(plan: StudyPlan) -> list[str]:
-    said = []
+    texts = []
     size = plan.images.image_size
     fixed = plan.space.fixed() if plan.trials else []
     if plan.trials < len(fixed):
         left_out = ", ".join(s.label for s in fixed[plan.trials :])
-        said.append(f"--trials {plan.trials} leaves no room for all fixed points; not explored: {left_out}")
+        texts.append(f"--trials {plan.trials} leaves no room for all fixed points; not explored: {left_out}")
     if len(plan.seeds) < 3:
-        said.append(f"--confirm-seeds {len(plan.seeds)} rarely settles a verdict; 5 or more are better")
+        texts.append(f"--confirm-seeds {len(plan.seeds)} rarely settles a verdict; 5 or more are better")
     small = [p.label for m in plan.space.methods for p in plan.space.patches[m] if tokens_of(size, p) < LEAST_TOKENS]
     if small:
-        said.append(
+        texts.append(
             f"patch {', '.join(dict.fromkeys(small))} leaves fewer than {LEAST_TOKENS} patches of a {size}-px image; "
             "training may then add nothing to an untrained encoder"
         )
     train = len(plan.images.indices("train"))
     dimensions = plan.images.image_size**2 * plan.images.channels
     if "pmae" in plan.space.methods and train <= dimensions:
-        said.append(
+        texts.append(
             f"{train} training images have at most {train - 1} components with variance, out of {dimensions} pixel "
             "values; masks are drawn among these"
         )
     smallest = min(len(plan.images.indices(s)) for s in ("val", "test"))
     margin = Margin.parse(plan.options.confirm.margin).points
     if margin is not None and smallest * margin < 1:
-        said.append(
+        texts.append(
             f"one image is more than the margin: the smallest of val and test has {smallest} images, so accuracies "
             f"move in steps of {1 / max(smallest, 1):.3f}"
         )
-    return said
+    return texts
 
 
 def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict[str, Any]) -> StudyRecord:
-    """``study.json``: the plan in JSON types."""
+    """Return the content of ``study.json``: the plan in JSON types."""
     images = plan.images
     return {
         "schema_version": 1,
@@ -360,11 +357,11 @@ def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict
 
 
 def distinct_ladder(plan: StudyPlan) -> dict[str, list[float]]:
-    """Nominal ratios by method that every confirmed patch setting has: what a complete verdict needs."""
+    """Return the nominal ratios by method that every patch setting has; a complete verdict has all of them."""
     found = {}
     for method in plan.space.methods:
         kept = [
-            {s.ratio for s in plan.space.rungs(Setting(method, p, 0.5, plan.space.strategies[method][0]))}
+            {s.ratio for s in plan.space.rungs(Candidate(method, p, 0.5, plan.space.strategies[method][0]))}
             for p in plan.space.patches[method]
         ]
         found[method] = sorted(r for r in set.intersection(*kept) if r is not None)
@@ -372,7 +369,7 @@ def distinct_ladder(plan: StudyPlan) -> dict[str, list[float]]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes the results."""
+    """Return the versions of Python and of the packages that compute results."""
     packages = ("pmae", "torch", "timm", "numpy", "ray", "optuna", "pyarrow")
     return {"python": platform.python_version(), **{p: v for p in packages if (v := _version(p)) is not None}}
 
@@ -385,7 +382,7 @@ def _version(package: str) -> str | None:
 
 
 def code_version() -> str:
-    """The commit of this checkout (``+`` when files differ from it), or the package's version."""
+    """Return the commit of this checkout (with ``+`` if files differ from it), or the version of the package."""
     root = Path(__file__).resolve().parents[2]
     try:
         run = subprocess.run(
@@ -397,10 +394,3 @@ def code_version() -> str:
     if run is not None and run.returncode == 0 and (root / ".git").exists():
         return run.stdout.strip()
     return _version("pmae") or "unknown"
-
-
-def splits_present(images: ImageSet) -> None:
-    """Refuse a set that has no test split: the verdict is scored on it."""
-    for split in ("train", "val", "test"):
-        if not len(images.indices(split)):
-            raise DataError(f"{images.name!r} has an empty {split} split; give more images or a larger --limit")

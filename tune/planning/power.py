@@ -1,4 +1,4 @@
-"""What a number of seeds can decide: power of the verdict by simulation, for the plan."""
+"""Power of the verdict for the planned number of seeds, by simulation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tune.trial.spec import FOLDS_BELOW
 if TYPE_CHECKING:
     from tune.planning.plan import StudyPlan
 
-STUDIES = 200
+STUDIES = 200  # simulated
 REGRET = 3.0  # points
-MOST_SEEDS = 500  # that are simulated: more find everything, and take seconds
-RATE = 0.25  # share of errors for which the binomial noise of the scored images is worked out
+MAX_SEEDS = 500  # of a simulation; more find every regret, and take seconds to simulate
+ERROR_RATE = 0.25  # for which the binomial noise of an accuracy is computed
 
 
 def power_sentence(plan: StudyPlan) -> str:
-    """``a true regret of 3 points would be found in 8 of 10 studies, a flat curve hold in 3 of 10 (...)``."""
+    """Return ``a true regret of 3 points would be found in 8 of 10 studies, a flat curve hold in 3 of 10 (...)``."""
     from studies.statistics.margin import Margin
 
     margin = Margin.parse(plan.options.confirm.margin)
@@ -27,34 +27,30 @@ def power_sentence(plan: StudyPlan) -> str:
     noise = expected_noise(plan)
     fails, holds = power(rungs, len(plan.seeds), plan.rounds, round(noise, 2), round(points, 3), plan.alpha)
     return (
-        f"a true regret of {REGRET:g} points would be found in {_tenths(fails)} of 10 studies, a flat curve hold in "
-        f"{_tenths(holds)} of 10 (assuming that single runs spread by {noise:.1f} points)"
+        f"a true regret of {REGRET:g} points would be found in {10 * fails:.0f} of 10 studies, a flat curve hold in "
+        f"{10 * holds:.0f} of 10 (assuming that single runs spread by {noise:.1f} points)"
     )
 
 
 def expected_noise(plan: StudyPlan) -> float:
-    """Standard deviation of one accuracy in points: binomial noise of the images that are scored.
+    """Return the standard deviation of an accuracy in points: the binomial noise of the scored images.
 
-    On digits and CIFAR-10 paired differences spread by about the square root of two times this.
+    On digits and CIFAR-10 the standard deviation of paired differences is about sqrt(2) times this.
     """
     counts = {split: len(plan.images.indices(split)) for split in ("train", "val", "test")}
     scored = counts["test"] if counts["test"] >= FOLDS_BELOW else sum(counts.values())
-    return 100 * math.sqrt(RATE * (1 - RATE) / max(scored, 1))
-
-
-def _tenths(share: float) -> str:
-    return f"{round(10 * share)}"
+    return 100 * math.sqrt(ERROR_RATE * (1 - ERROR_RATE) / max(scored, 1))
 
 
 @functools.lru_cache(maxsize=32)
 def power(rungs: int, seeds: int, rounds: int, noise: float, margin: float, alpha: float) -> tuple[float, float]:
-    """How often one rung that is ``REGRET`` points better is found, and how often a flat curve holds."""
+    """Return how often a rung that is better by ``REGRET`` points is found, and how often a flat curve holds."""
     import numpy as np
 
     from studies.statistics.regret import contrast, estimate_noise
     from studies.statistics.sequential import level_for_look
 
-    seeds = min(seeds, MOST_SEEDS)
+    seeds = min(seeds, MAX_SEEDS)
     rng = np.random.default_rng(0)
     levels = [level_for_look(r, rounds, alpha) if rounds > 1 else alpha for r in range(1, rounds + 1)]
     found = [0, 0]

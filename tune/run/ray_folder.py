@@ -22,7 +22,7 @@ PREFIX = "pmae-ray-"
 LOCK = "lock"
 MARK = "PMAE_RAY_FOLDER"  # environment variable of every process of the session
 # Unix sockets have paths of at most 107 bytes; Ray needs 66 below its folder.
-MOST_CHARACTERS = 107 - 66 - len(f"/{PREFIX}12345678/r")
+MAX_CHARACTERS = 107 - 66 - len(f"/{PREFIX}12345678/r")
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def temporary_folder() -> Path:
     if chosen:
         return Path(chosen)
     usual = os.environ.get("TMPDIR", "")
-    fits = usual and len(os.fsencode(usual)) <= MOST_CHARACTERS and os.access(usual, os.W_OK)
+    fits = usual and len(os.fsencode(usual)) <= MAX_CHARACTERS and os.access(usual, os.W_OK)
     return Path(usual if fits else "/tmp")
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pmae.data.decode import available_cpus
 from pmae.errors import ConfigError
 from studies.errors import StudyError, StudyLockedError, StudyWriteError
 from studies.records import StudyWriter
@@ -24,8 +25,8 @@ from studies.storage.rows import StudyRecord
 from tune.options import StudyOptions, parse_options
 from tune.planning.check import check_options
 from tune.planning.describe import confirmations, describe_plan, fit_to_budget
-from tune.planning.placement import Machine, Placement, cpu_count, place, trial_memory, worker_range
-from tune.planning.plan import StudyPlan, code_version, plan_study, splits_present, study_record, versions
+from tune.planning.placement import Machine, Placement, place, trial_memory, worker_range
+from tune.planning.plan import StudyPlan, code_version, plan_study, study_record, versions
 from tune.run import interrupts
 from tune.run.display import Display, now
 from tune.run.ray_session import RayLostError, Session, cluster_address, ray_session, token_path
@@ -120,7 +121,6 @@ def run(
     display = Display(options.output.quiet, options.output.verbose or dry, on_event)
     interrupts.check()
     plan = plan_study(options, metrics=metrics, rule=rule, progress=not options.output.quiet and sys.stderr.isatty())
-    splits_present(plan.images)
     interrupts.check()
     if record is not None:
         plan = dataclasses.replace(plan, name=record["name"], seeds=tuple(record["phases"]["confirm"]["seeds"]))
@@ -194,7 +194,7 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
     placement = None
     if machine.address is None:
         plan, placement = _place(plan, display, Machine.here(), record, where)
-    cpus = cpu_count() if machine.address is None else 0
+    cpus = available_cpus() if machine.address is None else 0
     shared = machine.address is not None and worker_range(machine.workers_per_trial)[1] > 1
     with (
         storage.hold(folder, display.warn, problems.put, shared) as mirror,

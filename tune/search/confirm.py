@@ -14,7 +14,7 @@ from typing import Any
 
 from pmae.config import PretrainConfig
 from studies.storage.rows import TrialRow
-from tune.search.space import Setting, Space
+from tune.search.space import Candidate, Space, deduplicate
 
 NEAR = 0.03  # ratios closer than this cannot be told apart with an affordable number of seeds
 
@@ -32,13 +32,13 @@ class ConfirmRule:
     every_patch_setting: bool = False
 
 
-def settings_to_confirm(space: Space, rows: Iterable[TrialRow], rule: ConfirmRule) -> list[Setting]:
-    """The settings to confirm, those of one method together, rungs in order of their ratio.
+def candidates_to_confirm(space: Space, rows: Iterable[TrialRow], rule: ConfirmRule) -> list[Candidate]:
+    """The candidates to confirm, those of one method together, rungs in order of their ratio.
 
     ``rows`` are records; only explored trials that are done count. A method without any gets its first patch setting.
     """
     explored = _explored(rows)
-    chosen: list[Setting] = []
+    chosen: list[Candidate] = []
     for method in space.methods:
         mine = {s: v for s, v in explored.items() if s.method == method}
         for candidate in _candidates(space, method, mine, rule.every_patch_setting):
@@ -46,8 +46,8 @@ def settings_to_confirm(space: Space, rows: Iterable[TrialRow], rule: ConfirmRul
     return list(dict.fromkeys(chosen))
 
 
-def most_settings(space: Space, rule: ConfirmRule) -> int:
-    """How many settings are confirmed at most, before the exploration has ended."""
+def max_candidates(space: Space, rule: ConfirmRule) -> int:
+    """How many candidates are confirmed at most, before the exploration has ended."""
     total = 0
     for method in space.methods:
         candidates = _candidates(space, method, {}, rule.every_patch_setting)
@@ -56,35 +56,37 @@ def most_settings(space: Space, rule: ConfirmRule) -> int:
     return total
 
 
-def _explored(rows: Iterable[TrialRow]) -> dict[Setting, float]:
-    """Mean validation accuracy of each explored setting."""
-    found: dict[Setting, list[float]] = {}
+def _explored(rows: Iterable[TrialRow]) -> dict[Candidate, float]:
+    """Mean validation accuracy of each explored candidate."""
+    found: dict[Candidate, list[float]] = {}
     for row in rows:
         if row["phase"] == "explore" and row["status"] == "done" and row["val_linear"] is not None:
-            setting = Setting.of(config_of(row))
-            found.setdefault(setting, []).append(row["val_linear"])
+            candidate = Candidate.of(config_of(row))
+            found.setdefault(candidate, []).append(row["val_linear"])
     return {s: sum(v) / len(v) for s, v in found.items()}
 
 
-def _candidates(space: Space, method: str, explored: Mapping[Setting, float], every: bool) -> list[Setting]:
-    """Patch settings, strategies and bases to confirm; each as a setting with the method's default ratio."""
+def _candidates(space: Space, method: str, explored: Mapping[Candidate, float], every: bool) -> list[Candidate]:
+    """Candidates at the default ratio, one for each patch setting, strategy and basis to confirm."""
     default = space.default_of(method)
     everything = [
-        Setting(method, patches, None if strategy == "sampled" else default, strategy, basis)
+        Candidate(method, patches, None if strategy == "sampled" else default, strategy, basis)
         for patches, strategy, basis in product(space.patches[method], space.strategies[method], space.bases_of(method))
     ]
     if every:
         return everything
     # The mean of the two best trials: a single lucky one does not decide.
-    scores: dict[Setting, list[float]] = defaultdict(list)
-    for setting, value in explored.items():
-        drawn = setting.strategy == "sampled"
-        scores[replace(setting, ratio=None if drawn else default)].append(value)
+    scores: dict[Candidate, list[float]] = defaultdict(list)
+    for candidate, value in explored.items():
+        drawn = candidate.strategy == "sampled"
+        scores[replace(candidate, ratio=None if drawn else default)].append(value)
     best = {s: sum(sorted(v)[-2:]) / len(v[-2:]) for s, v in scores.items() if s in everything}
     return [max(best, key=lambda s: (best[s], str(s)))] if best else everything[:1]
 
 
-def _ladder(space: Space, candidate: Setting, explored: Mapping[Setting, float], rule: ConfirmRule) -> list[Setting]:
+def _ladder(
+    space: Space, candidate: Candidate, explored: Mapping[Candidate, float], rule: ConfirmRule
+) -> list[Candidate]:
     if candidate.ratio is None:  # the ratio is drawn at random: a single candidate
         return [candidate]
     rungs = space.rungs(candidate)
@@ -93,7 +95,7 @@ def _ladder(space: Space, candidate: Setting, explored: Mapping[Setting, float],
     for leader in leaders:
         longer = [*rungs, leader]
         near = any(abs((leader.ratio or 0) - (rung.ratio or 0)) <= NEAR for rung in rungs)
-        if not near and len(space.distinct(longer)) == len(longer):
+        if not near and len(deduplicate(longer, space.image_size)) == len(longer):
             rungs = longer
     return sorted(rungs, key=lambda s: s.ratio or 0.0)
 

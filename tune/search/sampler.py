@@ -1,7 +1,7 @@
 """What to try next: one Optuna sampler per method, with a sequence that neither timing nor a restart changes.
 
-Concurrent trials end in any order. Setting number n depends only on the study's seed and on the results of trials 0 to
-n - lag, passed to the sampler in the order of their numbers.
+Concurrent trials end in any order. Candidate number n depends only on the study's seed and on the results of trials 0
+to n - lag, passed to the sampler in the order of their numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 
-from tune.search.space import Setting, Space
+from tune.search.space import Candidate, Space
 
 STARTUP_TRIALS = 2  # results of a method, fixed points included, before a model proposes
 FINAL = {"done": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.FAIL}
@@ -36,7 +36,7 @@ class Proposals:
         lag: Number n waits for the results up to n - lag, so at most ``lag`` proposed trials run at a time.
     """
 
-    def __init__(self, space: Space, known: dict[int, Setting], search: str, seed: int, lag: int) -> None:
+    def __init__(self, space: Space, known: dict[int, Candidate], search: str, seed: int, lag: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space, self.known, self.search, self.seed, self.lag = space, known, search, seed, lag
         self._studies = {m: optuna.create_study(direction="maximize") for m in space.methods}
@@ -44,28 +44,28 @@ class Proposals:
         self._results: dict[int, tuple[TrialState, float | None]] = {}
         self._told = 0
 
-    def next(self) -> Setting | None:
-        """The setting of the next number, or None while results that it depends on are missing."""
+    def next(self) -> Candidate | None:
+        """The candidate of the next number, or None while results that it depends on are missing."""
         number = len(self._asked)
-        setting = self.known.get(number)
-        if setting is None and any(i not in self._results for i in range(number - self.lag + 1)):
+        candidate = self.known.get(number)
+        if candidate is None and any(i not in self._results for i in range(number - self.lag + 1)):
             return None
-        method = setting.method if setting else self.space.methods[number % len(self.space.methods)]
+        method = candidate.method if candidate else self.space.methods[number % len(self.space.methods)]
         study = self._studies[method]
-        if setting is None:
+        if candidate is None:
             self._tell_until(number - self.lag)
             study.sampler = self._sampler(method, number)
-        elif self.space.contains(setting):
-            study.enqueue_trial(self.space.parameters(setting))
+        elif self.space.contains(candidate):
+            study.enqueue_trial(self.space.parameters(candidate))
         else:
             self._asked[number] = None  # outside the search range: not reported to the sampler
-            return setting
+            return candidate
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental samplers warn at every call
             trial = study.ask()
-            setting = self.space.suggest(trial, method)
+            candidate = self.space.suggest(trial, method)
         self._asked[number] = trial
-        return setting
+        return candidate
 
     def tell(self, number: int, state: TrialState, value: float | None) -> None:
         """Report how a trial ended; a value that is not finite counts as a failure."""

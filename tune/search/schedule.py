@@ -19,8 +19,8 @@ import pyarrow as pa
 from pmae.config import PretrainConfig
 from studies.storage.rows import TrialRow
 from studies.storage.schema import TRIAL_SCHEMA
-from tune.search.confirm import settings_to_confirm
-from tune.search.space import Setting
+from tune.search.confirm import candidates_to_confirm
+from tune.search.space import Candidate
 from tune.trial.spec import TrialSpec
 
 if TYPE_CHECKING:
@@ -36,48 +36,50 @@ def next_round(plan: StudyPlan, rows: Iterable[TrialRow], number: int) -> list[T
     if number >= plan.rounds:
         return []
     records = list(rows)
-    settings = settings_to_confirm(plan.space, records, plan.rule)
-    active = settings if number == 0 else unsettled(plan, settings, records, number)
+    candidates = candidates_to_confirm(plan.space, records, plan.rule)
+    active = candidates if number == 0 else unsettled(plan, candidates, records, number)
     return round_specs(plan, active, plan.round_seeds(number), samples=number == 0) if active else []
 
 
 def round_specs(
-    plan: StudyPlan, settings: Sequence[Setting], seeds: Sequence[int], samples: bool = True
+    plan: StudyPlan, candidates: Sequence[Candidate], seeds: Sequence[int], samples: bool = True
 ) -> list[TrialSpec]:
-    """All settings and their controls with all seeds, seed by seed, so that an interrupted study has complete pairs."""
-    shapes = list(dict.fromkeys(replace(s.patches, mask_unit=None) for s in settings))
-    first = {shape: next(s for s in settings if replace(s.patches, mask_unit=None) == shape) for shape in shapes}
+    """Candidates and controls with all seeds, seed by seed, so that an interrupted study has complete pairs."""
+    shapes = list(dict.fromkeys(replace(s.patches, mask_unit=None) for s in candidates))
+    first = {shape: next(s for s in candidates if replace(s.patches, mask_unit=None) == shape) for shape in shapes}
     specs = []
     for seed in seeds:
-        for setting in settings:
-            config = plan.config(setting)
-            shown = samples and seed == seeds[0] and setting.ratio == plan.space.default_of(setting.method)
+        for candidate in candidates:
+            config = plan.config(candidate)
+            shown = samples and seed == seeds[0] and candidate.ratio == plan.space.default_of(candidate.method)
             trial_id = f"confirm-{config.hash()[:10]}-{seed}"
-            specs.append(TrialSpec(trial_id, "confirm", seed, setting.label, config, samples=shown))
-        for shape, setting in first.items():
+            specs.append(TrialSpec(trial_id, "confirm", seed, candidate.label, config, samples=shown))
+        for shape, candidate in first.items():
             name = shape.label.replace(" ", "-")
             specs.append(
                 TrialSpec(
                     f"control-untrained-p{name}-{seed}", "control", seed, f"untrained p={shape.label}",
-                    plan.config(setting), control="untrained",
+                    plan.config(candidate), control="untrained",
                 )
             )  # fmt: skip
-        pixels = plan.config(settings[0])
+        pixels = plan.config(candidates[0])
         specs.append(
             TrialSpec(f"control-pixels-{seed}", "control", seed, "raw pixels", pixels, control="pixels")
         )  # fmt: skip
     return specs
 
 
-def unsettled(plan: StudyPlan, settings: Sequence[Setting], rows: Sequence[TrialRow], rounds: int) -> list[Setting]:
-    """The settings that need more seeds after ``rounds`` rounds; the default stays while any other rung does."""
+def unsettled(
+    plan: StudyPlan, candidates: Sequence[Candidate], rows: Sequence[TrialRow], rounds: int
+) -> list[Candidate]:
+    """The candidates that need more seeds after ``rounds`` rounds; the default stays while any other rung does."""
     seeds = {seed for number in range(rounds) for seed in plan.round_seeds(number)}
     verdict = judge_rows(plan, [row for row in rows if row["phase"] == "explore" or row["seed"] in seeds])
     going = []
     for row in verdict.rows:
         if row["verdict"] in ("holds", "fails") or (row["verdict"] == "uninformative" and rounds > 1):
             continue
-        mine = [s for s in settings if _belongs(s, row)]
+        mine = [s for s in candidates if _belongs(s, row)]
         clear = {
             rung["nominal_ratio"]
             for rung in row["rungs"]
@@ -94,7 +96,7 @@ def judge_rows(plan: StudyPlan, rows: Sequence[TrialRow]) -> Verdict:
     """The verdict on records in memory, with the plan's margin, levels and ladder."""
     from studies.verdict import judge
 
-    return judge(trial_table(rows), **plan.judgement())
+    return judge(trial_table(rows), **plan.judge_options())
 
 
 def trial_table(rows: Sequence[TrialRow]) -> pa.Table:
@@ -110,11 +112,11 @@ def trial_table(rows: Sequence[TrialRow]) -> pa.Table:
     return pa.table(columns)
 
 
-def _belongs(setting: Setting, row: Mapping[str, Any]) -> bool:
-    patches = setting.patches
-    unit = None if setting.method == "pmae" else patches.mask_unit or patches.patch_size
-    basis = setting.basis if setting.method == "pmae" else None
-    mine = (setting.method, setting.strategy, basis, patches.patch_size, patches.patch_stride, unit)
+def _belongs(candidate: Candidate, row: Mapping[str, Any]) -> bool:
+    patches = candidate.patches
+    unit = None if candidate.method == "pmae" else patches.mask_unit or patches.patch_size
+    basis = candidate.basis if candidate.method == "pmae" else None
+    mine = (candidate.method, candidate.strategy, basis, patches.patch_size, patches.patch_stride, unit)
     columns = ("method", "strategy", "basis", "patch_size", "patch_stride", "mask_unit")
     return mine == tuple(row[name] for name in columns)
 

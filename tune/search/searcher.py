@@ -21,7 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from studies.storage.rows import TrialRow
 from tune.search.sampler import optuna_state
-from tune.search.space import Setting, Space
+from tune.search.space import Candidate, Space
 from tune.search.state import Idle, Start, StudyState
 from tune.trial.spec import TrialSpec
 
@@ -64,8 +64,8 @@ class StudySearch(OptunaSearch):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial as ``{"trial": spec}``, None while running trials decide it, FINISHED at the end."""
         while isinstance(step := self._state.next(), Start):
-            if step.setting is not None:
-                self._log(trial_id, step.spec, step.setting, step.record)
+            if step.candidate is not None:
+                self._log(trial_id, step.spec, step.candidate, step.record)
             if step.record is None:
                 self._specs[trial_id] = step.spec
                 return {"trial": step.spec.to_dict()}
@@ -88,9 +88,9 @@ class StudySearch(OptunaSearch):
                 state, value = _outcome(row)
                 self._optuna.tell(number, value, state=state)
 
-    def _log(self, ray_id: str, spec: TrialSpec, setting: Setting, row: TrialRow | None) -> None:
+    def _log(self, ray_id: str, spec: TrialSpec, candidate: Candidate, row: TrialRow | None) -> None:
         """Log an explored trial: as it ended where it is on record, otherwise as running."""
-        drawn = FixedTrial({"method": setting.method, **self._parameters(setting)})
+        drawn = FixedTrial({"method": candidate.method, **self._parameters(candidate)})
         self._draw(drawn)
         state, value = (TrialState.RUNNING, None) if row is None else _outcome(row)
         names = {"candidate": spec.label, "seed": spec.seed, "trial_id": spec.trial_id, "ray_trial_id": ray_id}

@@ -1,7 +1,7 @@
-"""The search space: the settings that a study may try, each valid for its images.
+"""The search space: the candidates that a study may try, each valid for its images.
 
-A :class:`Setting` is a point of it (method, ratio, patches, strategy, basis); the rest of a trial comes from the base
-configuration. See ``tune.search.sampler`` for which setting is tried next.
+A :class:`Candidate` is a point of it (method, ratio, patches, strategy, basis); the rest of a trial comes from the base
+configuration. See ``tune.search.sampler`` for which candidate is tried next.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from pmae.config import (
     DEFAULT_RATIO,
@@ -33,7 +33,7 @@ DEFAULT_RANGE = {"pmae": (0.05, 0.9), "mae": (0.3, 0.9)}
 DEFAULT_GRID = {"pmae": (0.1, 0.2, 0.3, 0.4, 0.5), "mae": (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)}
 # Rungs of the confirm phase; MAE's mask 4, 8, 12 and 14 of 16 patches.
 DEFAULT_LADDER = {"pmae": (0.05, 0.10, 0.20, 0.35, 0.55, 0.75, 0.90), "mae": (0.25, 0.50, 0.75, 0.875)}
-LEAST_TOKENS = 16  # patches of an image below which a setting is tried only on request
+LEAST_TOKENS = 16  # patches of an image below which a candidate is tried only on request
 GRID_STEP = 0.1
 RATIO_DIGITS = 3  # of a ratio: 0.001 is far below what seeds can distinguish
 FIRST_EXPLORE_SEED = 1_000_000  # confirm seeds are smaller, so no confirmed seed was explored
@@ -64,7 +64,7 @@ class Patches:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Candidate:
     """One point of the space. ``ratio`` is None for the strategy that draws it from a range."""
 
     method: str
@@ -74,7 +74,7 @@ class Setting:
     basis: str = "pca"
 
     def values(self) -> dict[str, Any]:
-        """Dotted settings for ``PretrainConfig.with_values``."""
+        """Its settings by dotted name, for ``PretrainConfig.with_values``."""
         values: dict[str, Any] = {
             "masking.method": self.method,
             "masking.strategy": self.strategy,
@@ -90,7 +90,7 @@ class Setting:
         return values
 
     def config(self, base: PretrainConfig) -> PretrainConfig:
-        """``base`` with this setting."""
+        """``base`` with the settings of this candidate."""
         return base.with_values(self.values())
 
     @property
@@ -102,8 +102,8 @@ class Setting:
         return f"{self.method}{ratio} p={self.patches.label}{extra}"
 
     @classmethod
-    def of(cls, config: PretrainConfig) -> Setting:
-        """The setting inside a resolved configuration."""
+    def of(cls, config: PretrainConfig) -> Candidate:
+        """The candidate that a resolved configuration trains."""
         m = config.masking
         assert m.strategy is not None, "the configuration is resolved"
         patch = config.model.patch_size
@@ -145,14 +145,14 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Space:
-    """All settings that a study may try. The keys of each mapping are methods."""
+    """All candidates that a study may try. The keys of each mapping are methods."""
 
     ratios: Mapping[str, Ratios]
     patches: Mapping[str, tuple[Patches, ...]]
     strategies: Mapping[str, tuple[str, ...]]
+    image_size: int
     bases: tuple[str, ...] = ("pca",)
     default_ratio: float = DEFAULT_RATIO["pmae"]
-    image_size: int | None = None
     ladder: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=lambda: dict(DEFAULT_LADDER))
 
     @property
@@ -164,16 +164,16 @@ class Space:
         """The ratio whose claim is tested: ``default_ratio`` for PMAE, 0.75 for MAE."""
         return self.default_ratio if method == "pmae" else DEFAULT_RATIO["mae"]
 
-    def fixed(self) -> list[Setting]:
+    def fixed(self) -> list[Candidate]:
         """Points always tried: each method's default ratio for each patch setting, methods in turn."""
         per_method = [
-            [Setting(m, p, self.default_of(m), self.strategies[m][0], self.bases_of(m)[0]) for p in self.patches[m]]
+            [Candidate(m, p, self.default_of(m), self.strategies[m][0], self.bases_of(m)[0]) for p in self.patches[m]]
             for m in self.methods
             if self.strategies[m][0] != "sampled"
         ]
         return [s for group in itertools.zip_longest(*per_method) for s in group if s is not None]
 
-    def grid(self) -> list[Setting]:
+    def grid(self) -> list[Candidate]:
         """Every combination once, the fixed points first; MAE's ratios that mask the same number of units are one."""
         points = self.fixed()
         for method in self.methods:
@@ -181,20 +181,14 @@ class Space:
                 self.patches[method], self.strategies[method], self.bases_of(method)
             ):
                 ratios: Iterable[float | None] = self.ratios[method].grid() if strategy != "sampled" else [None]
-                points += [Setting(method, patches, ratio, strategy, basis) for ratio in ratios]
-        if self.image_size is None:
-            return list(dict.fromkeys(points))
-        return distinct(points, self.image_size, self.fixed())
+                points += [Candidate(method, patches, ratio, strategy, basis) for ratio in ratios]
+        return deduplicate(points, self.image_size, self.fixed())
 
-    def rungs(self, setting: Setting) -> list[Setting]:
-        """``setting`` at every ratio of its method's ladder, the default among them; MAE's mask distinct counts."""
-        ratios = sorted({*self.ladder[setting.method], self.default_of(setting.method)})
-        default = dataclasses.replace(setting, ratio=self.default_of(setting.method))
-        return self.distinct([dataclasses.replace(setting, ratio=ratio) for ratio in ratios], [default])
-
-    def distinct(self, settings: Sequence[Setting], always: Sequence[Setting] = ()) -> list[Setting]:
-        """``settings`` without those of MAE that mask as many patches as another."""
-        return list(settings) if self.image_size is None else distinct(settings, self.image_size, always)
+    def rungs(self, candidate: Candidate) -> list[Candidate]:
+        """``candidate`` at every ratio of its method's ladder, the default among them; MAE's mask distinct counts."""
+        ratios = sorted({*self.ladder[candidate.method], self.default_of(candidate.method)})
+        default = replace(candidate, ratio=self.default_of(candidate.method))
+        return deduplicate([replace(candidate, ratio=ratio) for ratio in ratios], self.image_size, [default])
 
     def bases_of(self, method: str) -> tuple[str, ...]:
         """The bases of a method; a single one for MAE, which does not use it."""
@@ -208,14 +202,14 @@ class Space:
         method = trial.suggest_categorical("method", self.methods)
         self.suggest(trial, method, with_default=True)
 
-    def suggest(self, trial: Suggests, method: str, with_default: bool = False) -> Setting:
-        """Draw a setting of ``method``. Names carry the method, so that a sampler never mixes the two."""
+    def suggest(self, trial: Suggests, method: str, with_default: bool = False) -> Candidate:
+        """Draw a candidate of ``method``. Names carry the method, so that a sampler never mixes the two."""
         patches = {p.label: p for p in self.patches[method]}
         chosen = patches[_choose(trial, f"{method}_patches", tuple(patches))]
         strategy = _choose(trial, f"{method}_strategy", self.strategies[method])
         basis = _choose(trial, f"{method}_basis", self.bases_of(method))
         ratio = None if strategy == "sampled" else self._suggest_ratio(trial, method, with_default)
-        return Setting(method, chosen, ratio, strategy, basis)
+        return Candidate(method, chosen, ratio, strategy, basis)
 
     def _suggest_ratio(self, trial: Suggests, method: str, with_default: bool) -> float:
         choice, name = self.ratios[method], f"{method}_ratio"
@@ -227,25 +221,25 @@ class Space:
             ends += [round(end, RATIO_DIGITS) for end in ends]
         return round(trial.suggest_float(name, min(ends), max(ends)), RATIO_DIGITS)
 
-    def contains(self, setting: Setting) -> bool:
-        """Whether :meth:`suggest` could draw the setting (a default may be outside the requested ratios)."""
-        choice = self.ratios[setting.method]
-        if setting.ratio is None or choice.listed:
-            return setting.ratio is None or setting.ratio in choice.listed
-        return choice.low <= setting.ratio <= choice.high
+    def contains(self, candidate: Candidate) -> bool:
+        """Whether :meth:`suggest` could draw the candidate (a default may be outside the requested ratios)."""
+        choice = self.ratios[candidate.method]
+        if candidate.ratio is None or choice.listed:
+            return candidate.ratio is None or candidate.ratio in choice.listed
+        return choice.low <= candidate.ratio <= choice.high
 
-    def parameters(self, setting: Setting) -> dict[str, Any]:
-        """The draws with which :meth:`suggest` gives ``setting``."""
-        m = setting.method
+    def parameters(self, candidate: Candidate) -> dict[str, Any]:
+        """The draws with which :meth:`suggest` gives ``candidate``."""
+        m = candidate.method
         values: dict[str, Any] = {}
         if len(self.patches[m]) > 1:
-            values[f"{m}_patches"] = setting.patches.label
+            values[f"{m}_patches"] = candidate.patches.label
         if len(self.strategies[m]) > 1:
-            values[f"{m}_strategy"] = setting.strategy
+            values[f"{m}_strategy"] = candidate.strategy
         if len(self.bases_of(m)) > 1:
-            values[f"{m}_basis"] = setting.basis
-        if setting.ratio is not None:
-            values[f"{m}_ratio"] = setting.ratio
+            values[f"{m}_basis"] = candidate.basis
+        if candidate.ratio is not None:
+            values[f"{m}_ratio"] = candidate.ratio
         return values
 
     def to_dict(self) -> dict[str, Any]:
@@ -258,9 +252,9 @@ def _choose(trial: Suggests, name: str, choices: Sequence[Any]) -> Any:
     return choices[0] if len(choices) == 1 else trial.suggest_categorical(name, choices)
 
 
-def explore_seed(setting: Setting, study_seed: int) -> int:
-    """A seed that follows from the setting and the study's seed, the same in every process."""
-    text = json.dumps([dataclasses.asdict(setting), study_seed], sort_keys=True)
+def explore_seed(candidate: Candidate, study_seed: int) -> int:
+    """A seed that follows from the candidate and the study's seed, the same in every process."""
+    text = json.dumps([dataclasses.asdict(candidate), study_seed], sort_keys=True)
     return FIRST_EXPLORE_SEED + int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 1_000_000_000
 
 
@@ -357,32 +351,30 @@ def strategies_of(methods: Sequence[str], asked: Sequence[str] | None) -> dict[s
     return {m: tuple(dict.fromkeys(s for s in asked if s in a)) or a[:1] for m, a in allowed.items()}
 
 
-if TYPE_CHECKING:
-    from tune.search.space import Setting
-
-
-def distinct(settings: Sequence[Setting], image_size: int, always: Collection[Setting] = ()) -> list[Setting]:
-    """``settings`` without repetitions; of those that mask alike the one of ``always`` or the nearest to its ratio.
+def deduplicate(
+    candidates: Sequence[Candidate], image_size: int, always: Collection[Candidate] = ()
+) -> list[Candidate]:
+    """``candidates`` without repetitions; of those that mask alike the one of ``always`` or the nearest to its ratio.
 
     It takes the place of the first, so that the order of what is masked is kept.
     """
-    kept: dict[tuple[Setting, int | None], Setting] = {}
-    for setting in settings:
-        masked, units = _masked(setting, image_size)
-        key = (setting, None) if masked is None else (replace(setting, ratio=None), masked)
-        before = kept.setdefault(key, setting)
+    kept: dict[tuple[Candidate, int | None], Candidate] = {}
+    for candidate in candidates:
+        masked, units = _masked(candidate, image_size)
+        key = (candidate, None) if masked is None else (replace(candidate, ratio=None), masked)
+        before = kept.setdefault(key, candidate)
         if masked is not None and before not in always:
-            kept[key] = min(before, setting, key=lambda s: abs((s.ratio or 0) - masked / units))
+            kept[key] = min(before, candidate, key=lambda s: abs((s.ratio or 0) - masked / units))
     return list(kept.values())
 
 
-def _masked(setting: Setting, image_size: int) -> tuple[int | None, int]:
+def _masked(candidate: Candidate, image_size: int) -> tuple[int | None, int]:
     """Units masked, and units there are; None where a ratio can be met exactly enough (PMAE) or is drawn."""
-    if setting.method != "mae" or setting.ratio is None:
+    if candidate.method != "mae" or candidate.ratio is None:
         return None, 0
-    patches = setting.patches
+    patches = candidate.patches
     if patches.mask_unit is None:
         units = patches_per_side(image_size, patches.patch_size, patches.patch_stride) ** 2
     else:
         units = (image_size // patches.mask_unit) ** 2
-    return masked_count(units, setting.ratio), units
+    return masked_count(units, candidate.ratio), units

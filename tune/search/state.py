@@ -1,7 +1,7 @@
 """The state of a running study: records, rounds, running trials, and what ended it. This is its only owner.
 
-The driver, the searcher and ``tune.simulate`` call its methods; nobody else changes it. It is pure: no Ray, no files,
-and the time is an argument, so that the decisions of a study can be replayed in a test, faults included::
+The driver, the searcher and ``tune.simulate`` call its methods and change nothing else. It is pure: no Ray, no files,
+and the time is an argument, so that a test can replay the decisions of a study, including faults::
 
     state = StudyState(plan, records, lag)
     while isinstance(step := state.next(), Start):
@@ -25,7 +25,7 @@ from studies.storage.rows import TrialRow
 from tune.search.confirm import config_of
 from tune.search.sampler import FINAL, Proposals, optuna_state
 from tune.search.schedule import next_round
-from tune.search.space import Setting, explore_seed
+from tune.search.space import Candidate, explore_seed
 from tune.trial.spec import TrialSpec
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ class Start:
 
     Attributes:
         spec: What to run.
-        setting: Its point of the search space while exploring, else None.
-        record: Its row where it has ended before; it is then not run again.
+        candidate: Its point of the search space while exploring, else None.
+        record: Its row if it has ended before; it is not run again.
     """
 
     spec: TrialSpec
-    setting: Setting | None = None
+    candidate: Candidate | None = None
     record: TrialRow | None = None
 
 
@@ -68,9 +68,9 @@ class StudyState:
         self._seed = plan.options.training.seed
         self._records = {row["trial_id"]: row for row in records}
         self._running: dict[str, TrialSpec] = {}
-        self._proposals = Proposals(plan.space, self._known_settings(), plan.sampler, self._seed, lag)
+        self._proposals = Proposals(plan.space, self._known_candidates(), plan.sampler, self._seed, lag)
         self._numbers: dict[str, int] = {}  # of explored trials, by trial id
-        self._draws: Counter[Setting] = Counter()
+        self._draws: Counter[Candidate] = Counter()
         self._rounds: list[list[TrialSpec]] = []
         self._queue: deque[TrialSpec] = deque()
         self._deadline: float | None = None
@@ -160,34 +160,34 @@ class StudyState:
     def _stop(self, deadline: float) -> None:
         self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
 
-    def _known_settings(self) -> dict[int, Setting]:
+    def _known_candidates(self) -> dict[int, Candidate]:
         """Settings by number: those known from the start, and those on record."""
-        known = self._plan.known_settings()
+        known = self._plan.known_candidates()
         for number in range(self._plan.trials):
             row = self._records.get(self._plan.explore_id(number))
             if row is not None:
-                known[number] = Setting.of(config_of(row))
+                known[number] = Candidate.of(config_of(row))
         return known
 
     def _explore(self) -> Start | Idle:
-        setting = self._proposals.next()
-        if setting is None:
+        candidate = self._proposals.next()
+        if candidate is None:
             return Idle.WAIT
-        # A setting that is drawn again gets another seed: the number of earlier draws is added.
-        seed = explore_seed(setting, self._seed) + self._draws[setting]
-        self._draws[setting] += 1
+        # A candidate that is drawn again gets another seed: the number of earlier draws is added.
+        seed = explore_seed(candidate, self._seed) + self._draws[candidate]
+        self._draws[candidate] += 1
         number = len(self._numbers)
-        spec = self._plan.explore_spec(number, setting, seed)
+        spec = self._plan.explore_spec(number, candidate, seed)
         self._numbers[spec.trial_id] = number
-        return self._start(spec, setting)
+        return self._start(spec, candidate)
 
-    def _start(self, spec: TrialSpec, setting: Setting | None = None) -> Start:
+    def _start(self, spec: TrialSpec, candidate: Candidate | None = None) -> Start:
         record = self._final(spec)
         if record is None:
             self._running[spec.trial_id] = spec
         else:
             self._tell(spec.trial_id, record)
-        return Start(spec, setting, record)
+        return Start(spec, candidate, record)
 
     def _final(self, spec: TrialSpec) -> TrialRow | None:
         row = self._records.get(spec.trial_id)

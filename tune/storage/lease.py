@@ -27,7 +27,7 @@ from tune.storage.clock import CLOCK, Clock, Repeated
 
 OWNER = ".owner.json"
 CLAIM = ".claim-"
-KNOWN = ".owners"  # in the working folder: owners that wrote to the store from it
+OWNER_LOG = ".owners"  # in the working folder: owners that wrote to the store from it
 RENEW = 20.0  # seconds
 STALE = 90.0  # seconds
 UNSURE = 45.0  # seconds after a heartbeat in which the store is written to without asking it again
@@ -103,7 +103,7 @@ class StudyLease:
 
     def _become_owner(self) -> None:
         # If it were lost or torn, the next driver here would replace newer rows by the store's.
-        write_file(self.folder / KNOWN, "".join(f"{owner}\n" for owner in (*self._known(), self.id)))
+        write_file(self.folder / OWNER_LOG, "".join(f"{owner}\n" for owner in (*self._known(), self.id)))
         self._write_in_time()
 
     def release(self) -> None:
@@ -225,7 +225,7 @@ class StudyLease:
 
     def _known(self) -> list[str]:
         try:
-            return (self.folder / KNOWN).read_text().split()
+            return (self.folder / OWNER_LOG).read_text().split()
         except FileNotFoundError:
             return []
 

@@ -1,4 +1,4 @@
-"""Zip and tar archives, read in place: nothing is unpacked to disk, so names and links in them have no effect."""
+"""Zip and tar archives, read in place: nothing is written to disk, so their names and links cannot do harm."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ MAX_MEMBER_BYTES = 1 << 28
 
 @contextmanager
 def broken_as(what: str, way_out: str) -> Iterator[None]:
-    """Turn whatever reading a corrupted or hostile file raises into a DataError ``what (why); way_out``."""
+    """Turn every exception into a DataError ``what (exception); way_out``."""
     try:
         yield
     except DataError:
         raise
-    except Exception as error:  # zipfile, zlib and NumPy's header parser share no class, and let others through
+    except Exception as error:  # zipfile, zlib and NumPy's header parser have no common base class
         raise DataError(f"{what} ({type(error).__name__}: {error}); {way_out}") from error
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """The opened archive; DataError if it is truncated or not a zip archive."""
+    """Open the archive; DataError if it is truncated or not a zip archive."""
     with broken_as(f"{path} is not a readable zip archive", "remove it to download it again"):
         return zipfile.ZipFile(path)
 
 
 def read_zip_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """One member's bytes; DataError when it is corrupted or larger than 256 MiB."""
+    """Return the bytes of a member; DataError if it is corrupted or larger than 256 MiB."""
     size = archive.getinfo(name).file_size
     if size > MAX_MEMBER_BYTES:
         raise DataError(f"{archive.filename}: {name} unpacks to {size:,} bytes; refused as a decompression bomb")
@@ -40,7 +40,7 @@ def read_zip_member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def tar_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of each regular file of a tar archive.
+    """Yield (name, bytes) for each regular file of a tar archive.
 
     Raises:
         DataError: Not a tar archive, truncated, or with a member larger than 256 MiB.

@@ -1,7 +1,7 @@
-"""``cifar10``: 60,000 colour images of 32 px in 10 classes (Krizhevsky 2009).
+"""``cifar10``: 60,000 color images of 32 px in 10 classes (Krizhevsky 2009).
 
-The *binary* version of the archive is read: plain bytes, so nothing from the web is unpickled. torchvision's pickled
-files of the same images are not read.
+The *binary* version of the archive is read. torchvision's pickled files of the same images are not, since unpickling
+a file runs its code.
 """
 
 from __future__ import annotations
@@ -33,32 +33,25 @@ Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 
 def find(request: Request) -> Source:
-    """The binary files in the root, as an archive or unpacked; else the archive is downloaded.
+    """Find the binary files in the root, unpacked or as an archive; else download the archive.
 
     Raises:
         DataError: The root holds only torchvision's pickled files.
     """
     root = request.root or cache_dir() / "downloads"
     if (root / FOLDER).is_dir():
-        return _unpacked(root / FOLDER)
+        files = tuple(sorted((root / FOLDER).glob("*.bin")))
+        return Source("cifar10", files, lambda: _list((p.name, p.read_bytes()) for p in files))
     pickled = next((root / name for name in PICKLED if (root / name).exists()), None)
     if pickled is not None and not (root / BINARY.filename).is_file():
         raise DataError(
             f"{pickled} is torchvision's pickled CIFAR-10, which is not read, as unpickling a file runs its code. Put "
             f"{BINARY.filename} from {BINARY.url} into {root}, or name another root (--data-root) to download it "
-            "there, or in Python pass the data sets themselves: load_images({'train': CIFAR10(root), 'test': "
+            "there, or in Python pass the datasets themselves: load_images({'train': CIFAR10(root), 'test': "
             "CIFAR10(root, train=False)}) with torchvision.datasets.CIFAR10"
         )
     archive = fetch(BINARY, root, progress=request.progress)
     return Source("cifar10", (archive,), lambda: _list_archive(archive))
-
-
-def _unpacked(folder: Path) -> Source:
-    files = tuple(folder / f"{name}.bin" for names in BATCHES.values() for name in names)
-    missing = [str(path) for path in files if not path.is_file()]
-    if missing:
-        raise DataError(f"CIFAR-10 is incomplete: {', '.join(missing)} missing; remove {folder}")
-    return Source("cifar10", files, lambda: _list((p.name, p.read_bytes()) for p in files))
 
 
 def _list_archive(archive: Path) -> Listing:
@@ -84,7 +77,7 @@ def _list(files: Iterator[tuple[str, bytes]]) -> Listing:
 
 
 def parse_binary(name: str, data: bytes) -> Batch:
-    """Images uint8 (N, 32, 32, 3) and labels int64 (N,) of rows <label><red><green><blue>."""
+    """Parse rows <label><red><green><blue> to images uint8 (N, 32, 32, 3) and labels int64 (N,)."""
     if not data or len(data) % (1 + PIXELS):
         raise DataError(f"{name} has {len(data):,} bytes, not a multiple of {1 + PIXELS}; it is truncated: remove it")
     rows = np.frombuffer(data, dtype=np.uint8).reshape(-1, 1 + PIXELS)

@@ -1,4 +1,4 @@
-"""``digits``: scikit-learn's handwritten digits, 1,797 grey images of 8 px that come with the package."""
+"""``digits``: scikit-learn's handwritten digits, 1,797 gray images of 8 px that come with the package."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FILE = Path("datasets", "data", "digits.csv.gz")  # in scikit-learn's folder
 
 
 def find(request: Request) -> Source:
-    """The digits; their 17 levels (0 to 16) are spread over 0 to 255. They have no official splits.
+    """Return the digits, their levels 0 to 16 spread over 0 to 255. They have no official splits.
 
     Raises:
-        ConfigError: An image size far above the 8 pixels that they have.
+        ConfigError: ``image_size`` is above ``MAX_IMAGE_SIZE``.
     """
     if request.image_size is not None and request.image_size > MAX_IMAGE_SIZE:
         raise ConfigError(
@@ -40,8 +40,7 @@ def _list() -> Listing:
 
 
 def _table() -> npt.NDArray[np.float64]:
-    """(1797, 65): 64 pixels and the label; from scikit-learn's file, for importing its loader takes seconds in every
-    process of a study."""
+    """Read 64 pixels and a label per row, (1797, 65), from scikit-learn's file: importing its loader takes seconds."""
     package = importlib.util.find_spec("sklearn")
     if package is None or package.origin is None:
         raise DataError("the digits come with scikit-learn, which is not installed: pip install scikit-learn")

@@ -1,8 +1,7 @@
 """``folder:PATH``: one sub-folder per class, with image files at any depth in it.
 
-With a sub-folder ``train`` (and optionally ``val`` and ``test``) the class folders are inside those instead. Without
-splits a stratified fifth is the test split and a tenth of the rest validates (:mod:`pmae.data.splits`).
-Every file of a class folder counts as an image, except hidden ones.
+If there is a sub-folder ``train`` (and optionally ``val`` and ``test``), the class folders are inside these instead.
+Every file in a class folder is an image, hidden ones excepted.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ SPLIT_FOLDERS = {
 }
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"))
 SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini"))
-SYSTEM_FOLDERS = {"__macosx", "@eadir"}  # of archives packed on a Mac, and of Synology disks
+SYSTEM_FOLDERS = {"__macosx", "@eadir"}  # in archives packed on a Mac, and on Synology disks
 
 
 def find(request: Request) -> Source:
-    """The folder at the request's path."""
+    """Find the images below the request's path."""
     root = requested_path(request)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
@@ -43,7 +42,7 @@ def find(request: Request) -> Source:
 
 
 def _name(root: Path) -> str:
-    """The folder's name; that of the folder above where it names a part of a data set, such as ``train``."""
+    """Return the folder's name, or its parent's if it is the name of a part of a dataset, such as ``train``."""
     path = root.resolve()
     parts = {name for names in SPLIT_FOLDERS.values() for name in names} | {"images"}
     while path.name.lower() in parts and path.parent.name:
@@ -52,7 +51,7 @@ def _name(root: Path) -> str:
 
 
 def _refuse_repeated(folders: list[Path]) -> None:
-    """Refuse class folders that are links to, into or above another class folder: their images would count twice."""
+    """Refuse class folders that link to, into or above another class folder: their images would count twice."""
     seen: dict[Path, Path] = {}
     for folder in sorted(folders, key=lambda folder: folder.is_symlink()):
         target = folder.resolve()
@@ -85,7 +84,7 @@ def _list(by_split: dict[str, dict[str, list[Path]]]) -> Listing:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Split name -> folder of class folders; ``train`` alone, the root itself, where there are no splits."""
+    """Return split name -> folder of class folders; without splits the root is ``train``."""
     subfolders = {entry.name.lower(): entry for entry in _subfolders(root)}
     found = {split: subfolders[name] for split, names in SPLIT_FOLDERS.items() for name in names if name in subfolders}
     if "train" not in found or not _subfolders(found["train"]):
@@ -97,7 +96,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _class_files(folder: Path) -> dict[str, list[Path]]:
-    """Class name -> sorted image files."""
+    """Return class name -> sorted image files."""
     classes = {sub.name: sorted(_files(sub)) for sub in _subfolders(folder)}
     loose = [p.name for p in folder.iterdir() if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES]
     if not classes:

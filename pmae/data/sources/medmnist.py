@@ -1,7 +1,7 @@
 """Every 2-D set of MedMNIST v2 / MedMNIST+ (Yang et al. 2023) by its flag, for example ``bloodmnist``.
 
-URLs, checksums and class names are the ``medmnist`` package's. The published sizes are 28, 64, 128 and 224 px: taken
-is the one nearest to ``image_size`` (28 without one), then resized where it differs.
+URLs, checksums and class names come from the ``medmnist`` package. Of the published sizes (28, 64, 128 and 224 px) the
+one nearest to ``image_size`` is loaded, by default 28, and resized if it differs.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ SIZES = (28, 64, 128, 224)
 
 
 def flags() -> tuple[str, ...]:
-    """Flags of the 2-D sets; empty where the ``medmnist`` package is not installed."""
+    """Return the flags of the 2-D sets; empty if the ``medmnist`` package is not installed."""
     return tuple(flag for flag in _info() if not flag.endswith("3d"))
 
 
 def is_flag(name: str) -> bool:
-    """Whether ``name`` is a flag of MedMNIST, 3-D ones included (``find`` reports why those cannot be used)."""
+    """Whether ``name`` is a flag of MedMNIST, including the 3-D ones, which ``find`` refuses."""
     return name in _info()
 
 
 def find(request: Request) -> Source:
-    """The file in the root, else it is downloaded."""
+    """Find the file in the root, or download it."""
     info = _info()[request.name]
     if request.name.endswith("3d"):
         raise DataError(f"{request.name} holds volumes; the methods here take images: choose from {_usable()}")
@@ -50,10 +50,8 @@ def _usable() -> str:
 
 
 def nearest_size(image_size: int | None) -> int:
-    """The published size nearest to ``image_size``; the larger one when two are as near."""
-    if image_size is None:
-        return SIZES[0]
-    return min(SIZES, key=lambda size: (abs(size - image_size), -size))
+    """Return the published size nearest to ``image_size``; of two as near the larger one."""
+    return SIZES[0] if image_size is None else min(SIZES, key=lambda size: (abs(size - image_size), -size))
 
 
 def _list(path: Path, remote: Remote, class_names: tuple[str, ...]) -> Listing:

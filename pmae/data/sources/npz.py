@@ -1,6 +1,6 @@
 """``npz:PATH``: one NumPy archive in the MedMNIST layout, ``{train,val,test}_{images,labels}``.
 
-``train_*`` must be there; a missing ``val`` or ``test`` pair is held out of train. Images are uint8 (N, H, W) or
+``train_*`` is required; a missing ``val`` or ``test`` pair is held out of train. Images are uint8 (N, H, W) or
 (N, H, W, C), labels whole numbers (N,) or (N, 1). Nothing is unpickled: object arrays are refused.
 """
 
@@ -23,17 +23,17 @@ from pmae.errors import DataError
 SPLITS = ("train", "val", "test")
 AGAIN = "copy or download the file again"
 MAX_LABEL_BYTES = 1 << 30
-MAX_COMPRESSION = 500  # deflate ends at about 1030 to 1; real images stay below 20
+MAX_COMPRESSION = 500  # deflate reaches about 1030 to 1, real images less than 20
 
 
 def find(request: Request) -> Source:
-    """The archive at the request's path."""
+    """Find the archive at the request's path."""
     path = existing_file(request, "npz", ".npz")
     return Source(path.stem, (path,), lambda: list_npz(path))
 
 
 def list_npz(path: Path, class_names: tuple[str, ...] | None = None) -> Listing:
-    """Labels and splits of a MedMNIST archive; class names default to the labels' values."""
+    """Read labels and splits of a MedMNIST archive; class names default to the values of the labels."""
     with _opened(path) as archive:
         members = {name.removesuffix(".npy"): name for name in archive.namelist()}
         present = _present_splits(path, members)
@@ -113,19 +113,15 @@ def _image_header(archive: zipfile.ZipFile, path: Path, member: str) -> tuple[tu
 
 
 def _read_images(archive: zipfile.ZipFile, path: Path, member: str, indices: Indices) -> Iterator[tuple[str, Payload]]:
-    """Images one by one, so that an archive larger than memory can be read."""
+    """Yield images one by one: the archive may be larger than memory."""
     if not len(indices):
         return
     with _member(archive, path, member) as file:
         shape, _ = _header(file, path, member)
-        size = int(np.prod(shape[1:]))
-        row = 0
+        size, row = int(np.prod(shape[1:])), -1
         for index in indices:
-            while row < index:
-                _exactly(file, size, path, member)
-                row += 1
-            raw = _exactly(file, size, path, member)
-            row += 1
+            while row < index:  # images in between are read over
+                raw, row = _exactly(file, size, path, member), row + 1
             pixels = np.frombuffer(raw, dtype=np.uint8).reshape(shape[1:])
             yield f"{path}, {member}, image {index}", pixels[..., None] if pixels.ndim == 2 else pixels
 

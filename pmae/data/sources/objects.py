@@ -1,6 +1,6 @@
-"""Images that are in memory already: arrays, tensors, torch data sets and Hugging Face data sets.
+"""Images in memory: arrays, tensors, torch datasets and Hugging Face datasets.
 
-They are recognized by what they offer, not by their class, so that neither torch nor ``datasets`` is imported here.
+They are recognized by their attributes, not by their class, so that neither torch nor ``datasets`` is imported.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pmae.data.decode import MAX_PIXELS, Pixels, UnreadableError, pixels_of
-from pmae.data.imageset import UNLABELLED, ImageSet, Indices
-from pmae.data.source import Listing, Payload, Source, encode_labels
+from pmae.data.imageset import UNLABELED, ImageSet, Indices
+from pmae.data.source import Listing, Payload, Source, encode_labels, read_rows
 from pmae.data.sources.parquet import IMAGE_COLUMNS, LABEL_COLUMNS, SPLIT_NAMES
 from pmae.errors import ConfigError, DataError
 
@@ -35,9 +35,9 @@ class Part:
     Attributes:
         name: Short name for tables and messages.
         count: Number of images.
-        read: From an index to an image.
-        labels: Raw labels (N,); None where there are none.
-        class_names: As far as the source has them.
+        read: Returns the image at an index.
+        labels: Raw labels (N,); None for unlabeled images.
+        class_names: Names of the classes; empty if the source has none.
     """
 
     name: str
@@ -48,14 +48,15 @@ class Part:
 
 
 def find_object(source: Any) -> Source:
-    """The source for images in memory; it has no files, so it is not cached.
+    """Return the source for images in memory. It has no files, so it is not cached.
 
     Raises:
         ConfigError: An object of another kind.
         DataError: Images or labels that cannot be used.
     """
     if isinstance(source, ImageSet):
-        return Source(source.name, (), lambda: _list_set(source))
+        rows = read_rows(source.images, source.name)
+        return Source(source.name, (), lambda: Listing(source.labels, source.class_names, dict(source.splits), rows))
     if isinstance(source, Mapping):
         parts = _split_parts(source)
         name = next(iter(parts.values())).name
@@ -66,7 +67,7 @@ def find_object(source: Any) -> Source:
 
 
 def describe_object(value: Any) -> str:
-    """Type and shape of a value for messages; never its content."""
+    """Return the type and shape of a value for a message; of containers never the content."""
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple):
         return f"{getattr(value, 'dtype', type(value).__name__)} array of shape {tuple(int(n) for n in shape)}"
@@ -75,11 +76,12 @@ def describe_object(value: Any) -> str:
 
 
 def to_uint8(images: Any, name: str = "array") -> Pixels:
-    """Images as uint8 (N, H, W, C).
+    """Convert images to uint8 (N, H, W, C).
 
     Args:
         images: Array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3: uint8, whole numbers in 0..255
-            or floats in [0, 1]. Where both ends could be channels, tensors are channel-first, arrays channel-last.
+            or floats in [0, 1]. If the second and the last axis could both be channels, tensors are taken as
+            channel-first and arrays as channel-last.
         name: For messages.
 
     Raises:
@@ -119,7 +121,7 @@ def _scaled(array: Raw, name: str) -> Pixels:
 
 
 def to_labels(labels: Any, count: int, name: str) -> Raw:
-    """Labels as an array (N,) of whole numbers or text; DataError where they are none or not as many."""
+    """Convert labels to an array (N,) of whole numbers or text; DataError if that fails or ``count`` differs."""
     values = np.asarray(labels.detach().cpu() if hasattr(labels, "detach") else labels)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
@@ -142,9 +144,9 @@ def _part(source: Any) -> Part:
     if hasattr(source, "column_names") and hasattr(source, "features"):
         return _hugging_face(source)
     if isinstance(source, str | bytes) or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
-        way_out = "pass its data set, loader.dataset" if hasattr(source, "batch_size") else ALLOWED
+        way_out = "pass its dataset, loader.dataset" if hasattr(source, "batch_size") else ALLOWED
         raise ConfigError(f"source is {describe_object(source)}; {way_out}")
-    if hasattr(source, "columns") or hasattr(source, "dtype"):  # a table, an h5py data set
+    if hasattr(source, "columns") or hasattr(source, "dtype"):  # a table, an h5py dataset
         raise ConfigError(f"source is {describe_object(source)}; {ALLOWED}")
     return _indexed(source)
 
@@ -194,14 +196,15 @@ def _indexed(source: Any) -> Part:
 def _item(source: Any, i: int, name: str) -> Any:
     try:
         return source[i]
-    except Exception as error:  # the data set is the user's
+    except Exception as error:  # the user's own code may raise anything
         raise DataError(f"{name!r}: item {i} cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _label(source: Any, i: int, name: str) -> int | str:
     item = _item(source, i, name)
-    label = item[1].item() if hasattr(item[1], "item") and np.ndim(item[1]) == 0 else item[1]
-    if len(item) < 2 or not isinstance(label, int | str | np.integer):
+    label: Any = item[1] if len(item) > 1 else None
+    label = label.item() if hasattr(label, "item") and np.ndim(label) == 0 else label
+    if not isinstance(label, int | str):
         raise DataError(f"{name!r}: the label of item {i} is {describe_object(label)}; it must be a number or text")
     return label if isinstance(label, str) else int(label)
 
@@ -216,12 +219,10 @@ def _image(value: Any, name: str, i: int) -> Payload:
             return pixels_of(value)
         except (OSError, ValueError) as error:
             raise UnreadableError(f"{name}, image {i} cannot be read ({error})") from error
-    if hasattr(value, "shape"):
-        array = value[None] if len(value.shape) == 2 else value
-        if len(value.shape) == 2 or len(array.shape) == 3:
-            pixels = to_uint8(array if len(value.shape) == 2 else array[None], f"{name}, image {i}")[0]
-            if pixels.shape[0] * pixels.shape[1] <= MAX_PIXELS:
-                return pixels
+    if len(getattr(value, "shape", ())) in (2, 3):
+        pixels = to_uint8(value[None], f"{name}, image {i}")[0]
+        if pixels.shape[0] * pixels.shape[1] <= MAX_PIXELS:
+            return pixels
     raise DataError(
         f"{name}, image {i} is {describe_object(value)}; it must be a PIL image, or an array or tensor (H, W), "
         "(H, W, C) or (C, H, W)"
@@ -246,7 +247,7 @@ def _list(parts: dict[str, Part], name: str) -> Listing:
     splits = {s: np.arange(a, b) for s, a, b in zip(parts, ends[:-1], ends[1:], strict=True)}
     known = [part.labels for part in ordered if part.labels is not None]
     if not known:
-        labels, class_names = np.zeros(int(ends[-1]), dtype=np.int64), UNLABELLED
+        labels, class_names = np.zeros(int(ends[-1]), dtype=np.int64), UNLABELED
     elif len(known) < len(ordered):
         raise DataError(f"only some splits of {name!r} have labels; give all of them labels, or none")
     else:
@@ -263,7 +264,7 @@ def _list(parts: dict[str, Part], name: str) -> Listing:
 
 
 def name_labels(values: Raw, class_names: tuple[str, ...], name: str) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Labels (N,) as int64 indices into class names, which default to the sorted values."""
+    """Convert labels (N,) to int64 indices into class names, by default the sorted values."""
     if not class_names or values.dtype.kind == "U":
         return encode_labels(values)
     if len(values) and not 0 <= values.min() <= values.max() < len(class_names):
@@ -272,14 +273,6 @@ def name_labels(values: Raw, class_names: tuple[str, ...], name: str) -> tuple[n
             "names; labels must be indices into the class names"
         )
     return values.astype(np.int64), class_names
-
-
-def _list_set(images: ImageSet) -> Listing:
-    def read(indices: Indices) -> Iterator[tuple[str, Payload]]:
-        for i in indices:
-            yield f"{images.name}, image {i}", images.images[i]
-
-    return Listing(images.labels, images.class_names, dict(images.splits), read)
 
 
 def _name(text: str) -> str:

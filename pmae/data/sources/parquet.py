@@ -1,8 +1,8 @@
 """``parquet:PATH``: a file, a glob, or a folder of Parquet files in the Hugging Face image layout.
 
-The image column is a struct {bytes, path} or plain binary, the label column whole numbers or text. Splits come from
-file names (``train-00000-of-00001.parquet``) or folder names; files without one are training images. Class names
-come from the schema's ``huggingface`` metadata, else from the labels.
+The image column is a struct {bytes, path} or binary, the label column whole numbers or text. Splits come from the names
+of files (``train-00000-of-00001.parquet``) or folders; without them all images are training images. Class names come
+from the ``huggingface`` metadata of the schema, else from the labels.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns of images and labels, and the class names in the schema (may be empty)."""
+    """Names of the image and the label column, and the class names in the schema (may be empty)."""
 
     image: str
     label: str
@@ -54,7 +54,7 @@ class Columns:
 
 
 def find(request: Request) -> Source:
-    """The Parquet files at the request's path."""
+    """Find the Parquet files at the request's path."""
     path = requested_path(request)
     if path.is_dir():
         files = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith("."))
@@ -63,7 +63,7 @@ def find(request: Request) -> Source:
     else:
         files = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
     if not files:
-        raise DataError(f"there are no Parquet files at {path}; give parquet:PATH a file, a glob or a folder of them")
+        raise DataError(f"no Parquet files at {path}; give parquet:PATH a file, a glob or a folder of them")
     base = path if path.is_dir() else Path(os.path.commonpath([file.absolute().parent for file in files]))
     name = path.stem if len(files) == 1 and path.is_file() else base.resolve().name
     return Source(name or "parquet", tuple(files), lambda: _list(base, files))
@@ -94,18 +94,18 @@ def _by_split(base: Path, files: list[Path]) -> dict[str, list[Path]]:
         return {"train": files}
     unnamed = [path.name for path, split in named.items() if split is None]
     if unnamed:
-        warnings.warn(f"left out, as their names tell no split: {', '.join(unnamed)}", stacklevel=2)
+        warnings.warn(f"left out, as their names contain no split: {', '.join(unnamed)}", stacklevel=2)
     by_split: dict[str, list[Path]] = {}
     for split in ("train", "val", "test"):
         if own := [path for path, named_split in named.items() if named_split == split]:
             by_split[split] = own
     if "train" not in by_split and len(by_split) == 1:
-        return {"train": files}  # one file of a known split was asked for by name
+        return {"train": files}  # the source is a single split
     return by_split
 
 
 def _split_of(path: Path) -> str | None:
-    """Split that a file's name, or else a folder above it, begins with."""
+    """Return the split that the name of the file, or else of a folder above it, begins with."""
     for part in (path.stem, *reversed(path.parts[:-1])):
         word = re.split(r"[-_.]", part.lower().removeprefix("partial-"))[0]
         if word in SPLIT_NAMES:
@@ -145,7 +145,7 @@ def _columns(path: Path) -> Columns:
 
 
 def _preferred(candidates: list[str], marked: list[str], names: tuple[str, ...]) -> list[str]:
-    """Columns by trust: marked in the metadata, then of a usual name, then any."""
+    """Return the columns marked in the metadata, or all candidates if none is, those with a usual name first."""
     pool = marked or candidates
     return sorted(pool, key=lambda n: names.index(n) if n in names else len(names))
 
@@ -160,7 +160,7 @@ def _is_image(column: pa.Field) -> bool:
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
-    """The columns' descriptions in the ``huggingface`` metadata; empty when it is missing or malformed."""
+    """Return the descriptions of columns in the ``huggingface`` metadata; empty if it is missing or malformed."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {k: v for k, v in features.items() if isinstance(v, dict)}
@@ -194,7 +194,7 @@ def _labels(path: Path, column: str) -> pa.ChunkedArray:
 def _encode(
     files: list[Path], raw: list[pa.ChunkedArray], columns: list[Columns]
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Labels as int64 indices into class names."""
+    """Return the labels as int64 indices into class names, and these."""
     values = np.concatenate([np.asarray(r.to_pylist()) if len(r) else np.zeros(0, np.int64) for r in raw])
     class_names = next((c.class_names for c in columns if c.class_names), ())
     if values.dtype.kind == "U" or (not class_names and values.min(initial=0) >= 0):
@@ -202,15 +202,17 @@ def _encode(
     for path, r in zip(files, raw, strict=True):
         own = r.to_numpy()
         if len(own) and not 0 <= own.min() <= own.max() < len(class_names):
-            way_out = "-1 usually means that they are not public; leave this file out, for example by a glob"
+            way_out = "-1 usually means that labels are not public; leave this file out, for example by a glob"
             if own.min() >= 0:
                 way_out = f"the metadata names {len(class_names)} classes: {', '.join(class_names[:10])}"
-            raise DataError(f"{path}: labels run from {own.min()} to {own.max()}, which are no classes; {way_out}")
+            raise DataError(
+                f"{path}: labels run from {own.min()} to {own.max()}, which are not class numbers; {way_out}"
+            )
     return values.astype(np.int64), class_names
 
 
 def _read_images(path: Path, column: str, rows: Indices) -> Iterator[tuple[str, Payload]]:
-    """Encoded images of rising ``rows``; row groups without any are not read."""
+    """Yield the encoded images of increasing ``rows``; row groups without any are not read."""
     import pyarrow as pa
 
     if not len(rows):

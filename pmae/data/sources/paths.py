@@ -1,4 +1,4 @@
-"""Where ``folder:``, ``parquet:`` and ``npz:`` point to on this machine."""
+"""The paths of ``folder:``, ``parquet:`` and ``npz:``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pmae.files import user_path
 
 
 def requested_path(request: Request) -> Path:
-    """The request's path: ``~`` expanded, a relative one starting from the request's root."""
+    """Return the request's path, ``~`` expanded; a relative path starts from the request's root."""
     path = user_path(request.argument, f"{request.name}:")
     return path if request.root is None else request.root / path
 
 
 def existing_file(request: Request, kind: str, suffix: str) -> Path:
-    """The request's path, which must be a file; DataError names the files that could be meant."""
+    """Return the request's path, which must be a file; the DataError suggests others."""
     path = requested_path(request)
     if path.is_file():
         return path

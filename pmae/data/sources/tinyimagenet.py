@@ -1,8 +1,7 @@
 """``tinyimagenet``: 200 ImageNet classes at 64 px, 500 training and 50 validation images each (Stanford CS231n).
 
-The labels of the official test split are not public, so the official validation split is the *test* split here, as
-in the papers, and a stratified tenth of train validates. The archive is read in place; an unpacked folder
-``tiny-imagenet-200`` does as well.
+The labels of the official test split are not public, so the official validation split is the *test* split, as in the
+papers. Both the archive and an unpacked folder ``tiny-imagenet-200`` can be read.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ TRAIN_IMAGE = re.compile(r"train/(n\d{8})/images/[^/]+\.JPEG")
 
 @dataclass(frozen=True)
 class Tree:
-    """The archive's files, packed or not: ``read`` opens them and gives a function from name to payload."""
+    """The files of the archive, packed or not: a text by its name, and payloads by their names."""
 
     where: str
     names: tuple[str, ...]
@@ -41,7 +40,7 @@ class Tree:
 
 
 def find(request: Request) -> Source:
-    """The unpacked folder or the archive in the root (any ``tiny-imagenet*.zip``); else it is downloaded."""
+    """Find the unpacked folder or the archive (any ``tiny-imagenet*.zip``) in the root, or download the archive."""
     root = request.root or cache_dir() / "downloads"
     for folder in (root / FOLDER, root):
         if (folder / "wnids.txt").is_file():
@@ -106,7 +105,7 @@ def _list(tree: Tree) -> Listing:
 
 
 def _annotations(tree: Tree, label_of: dict[str, int], present: set[str]) -> dict[str, int]:
-    """Validation image -> label."""
+    """Return validation image -> label."""
     held: dict[str, int] = {}
     for line in tree.text("val/val_annotations.txt").splitlines():
         image, wnid = [*line.split("\t"), "", ""][:2]
@@ -119,7 +118,7 @@ def _annotations(tree: Tree, label_of: dict[str, int], present: set[str]) -> dic
 
 
 def _class_names(tree: Tree, wnids: list[str]) -> tuple[str, ...]:
-    """The first word for each class; its WordNet id too where two classes share it."""
+    """Return the first word for each class, with the WordNet id if two classes share it."""
     words = dict(line.split("\t", 1) for line in tree.text("words.txt").splitlines() if "\t" in line)
     first = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     return tuple(f"{w} ({wnid})" if first.count(w) > 1 else w for w, wnid in zip(first, wnids, strict=True))

@@ -199,7 +199,8 @@ def test_features_become_arrays_or_a_table(saved, tmp_path, run_json):
     npz, parquet = tmp_path / "new" / "f.npz", tmp_path / "f.parquet"
     result = run_json("features", saved, "--out", npz)
     run_json("features", saved, "--out", parquet, "--splits", "val", "test", "--pool", "mean")
-    arrays = np.load(npz, allow_pickle=False)
+    with np.load(npz, allow_pickle=False) as archive:
+        arrays = dict(archive)
     assert arrays["train_features"].shape == tuple(result["shapes"]["train"]) and arrays["class_names"][9] == "9"
     table = pq.read_table(parquet)
     assert table.num_rows == len(arrays["val_labels"]) + len(arrays["test_labels"])
@@ -209,7 +210,8 @@ def test_features_become_arrays_or_a_table(saved, tmp_path, run_json):
 
 def test_reconstruct_draws_a_strip_and_measures(saved, tmp_path, run_json):
     result = run_json("reconstruct", saved, "--out", tmp_path / "strip.png", "--pictures", 3)
-    assert Image.open(tmp_path / "strip.png").size[0] > 300
+    with Image.open(tmp_path / "strip.png") as strip:
+        assert strip.size[0] > 300
     assert -1 < result["ssim"] < 1 and result["psnr"] > 0
     assert run_json("reconstruct", saved, "--out", tmp_path / "again.png")["ssim"] == result["ssim"]
 
@@ -250,7 +252,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(saved, tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["fly"], ["probe"], ["pretrain", "--out", "x", "--colour"], ["pretrain", "--out", "x", "--epochs", "a"]],
+    [[], ["fly"], ["probe"], ["pretrain", "--out", "x", "--color"], ["pretrain", "--out", "x", "--epochs", "a"]],
 )
 def test_usage_that_cannot_be_read_is_exit_code_2(arguments, capsys):
     assert main(arguments) == 2
@@ -259,6 +261,16 @@ def test_usage_that_cannot_be_read_is_exit_code_2(arguments, capsys):
 def test_help_is_exit_code_0(capsys):
     assert main(["--help"]) == 0
     assert "reconstruct" in capsys.readouterr().out
+
+
+def test_progress_shows_epochs_and_loss(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pmae.data.progress.SECONDS_BETWEEN_LINES", -1.0)
+    assert main(["pretrain", "--out", str(tmp_path / "a"), *(word for word in TINY if word != "--quiet")]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("training: ")]
+    assert [line.partition(", loss ")[0] for line in lines] == [
+        "training: 1 of 2 epochs (50%)",
+        "training: 2 of 2 epochs (100%)",
+    ]
 
 
 def test_a_diverged_training_is_exit_code_1(tmp_path, capsys):

@@ -16,7 +16,7 @@ DIGITS = (load_digits().images * 15.9375).astype(np.uint8)[..., None]
 COLOUR = np.random.default_rng(0).integers(0, 256, (300, 6, 6, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("images", [DIGITS, COLOUR], ids=["grey", "colour"])
+@pytest.mark.parametrize("images", [DIGITS, COLOUR], ids=["gray", "color"])
 @pytest.mark.parametrize("name", BASES)
 def test_every_basis_is_orthonormal_and_measures_its_variances(name, images):
     basis = fit_basis(name, images)

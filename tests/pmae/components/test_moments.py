@@ -115,7 +115,7 @@ def test_moments_that_do_not_belong_together_are_refused():
         PixelMoments(SHAPE).correlation()
 
 
-def test_training_images_are_told_apart_by_content():
+def test_training_images_are_distinguished_by_content():
     images = random_images(100)
     changed = images.copy()
     changed[50, 2, 2, 1] ^= 1

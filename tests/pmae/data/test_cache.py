@@ -60,7 +60,7 @@ def cut(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip, cut, Path.unlink], ids=["flipped bit", "cut short", "missing"])
 @pytest.mark.parametrize("name", ["images.npy", "labels.npy", "set.json"])
-def test_a_damaged_cache_is_built_again_and_that_is_said(
+def test_a_corrupted_cache_is_rebuilt_with_a_warning(
     source: str, cache: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
     before = load_images(source)
@@ -124,7 +124,7 @@ def test_a_cache_that_cannot_be_written_is_named(source: str, tmp_path: Path, mo
         load_images(source)
 
 
-def test_a_disk_too_small_is_said_before_it_is_full(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small_is_reported_before_it_is_full(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100}))
     with pytest.raises(DataError, match=r"need .* MB free; lower limit"):
         load_images(source)

@@ -50,7 +50,7 @@ def test_cmyk_and_rotated_jpeg_files(tmp_path: Path) -> None:
     assert decode_image("x", tmp_path / "rotated.jpg").shape == (8, 16, 3)
 
 
-def test_palettes_transparency_and_16_bit_grey(tmp_path: Path) -> None:
+def test_palettes_transparency_and_16_bit_gray(tmp_path: Path) -> None:
     Image.fromarray(pixels(3)).quantize(16).save(tmp_path / "palette.png")
     Image.fromarray(pixels(3, channels=4)).save(tmp_path / "rgba.png")
     deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
@@ -88,11 +88,11 @@ def test_large_files_go_through_threads_with_the_same_result(monkeypatch: pytest
     np.testing.assert_array_equal(inline, threaded)
 
 
-def test_grey_stays_grey_until_one_image_is_in_colour() -> None:
-    grey, colour = [pixels(i, channels=1) for i in range(3)], pixels(9)
-    assert decode_all([encoded(g) for g in grey])[0].shape == (3, 8, 8, 1)
-    mixed, _ = decode_all([*(encoded(g) for g in grey), encoded(colour)])
-    np.testing.assert_array_equal(mixed, np.stack([*(g.repeat(3, axis=2) for g in grey), colour]))
+def test_gray_stays_gray_until_one_image_is_in_color() -> None:
+    gray, color = [pixels(i, channels=1) for i in range(3)], pixels(9)
+    assert decode_all([encoded(g) for g in gray])[0].shape == (3, 8, 8, 1)
+    mixed, _ = decode_all([*(encoded(g) for g in gray), encoded(color)])
+    np.testing.assert_array_equal(mixed, np.stack([*(g.repeat(3, axis=2) for g in gray), color]))
 
 
 def test_different_sizes_need_an_image_size() -> None:
@@ -133,7 +133,7 @@ def test_unreadable_files_are_named_or_skipped(broken: bytes) -> None:
     np.testing.assert_array_equal(images[[0, 2]], np.stack([pixels(0), pixels(2)]))
 
 
-def test_what_is_no_image_is_said_without_internals() -> None:
+def test_a_file_that_is_not_an_image_is_reported_without_internals() -> None:
     with pytest.raises(DataError, match=r"^x cannot be read as an image \(not one of JPEG, PNG, [^)]*\); repair"):
         decode_image("x", b"not an image")
 

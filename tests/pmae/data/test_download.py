@@ -29,7 +29,7 @@ def leftovers(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {"file.bin", ".file.bin.lock"}
 
 
-def test_a_file_arrives_whole_and_once(tmp_path: Path) -> None:
+def test_a_file_is_downloaded_completely_and_once(tmp_path: Path) -> None:
     with serving(files={"file.bin": BODY}) as server:
         path = fetch(remote(server), tmp_path / "new" / "folder")
         assert path.read_bytes() == BODY and path == tmp_path / "new" / "folder" / "file.bin"
@@ -135,7 +135,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         fetch(remote(server), tmp_path / "file" / "below")
 
 
-def test_a_disk_too_small_is_said_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small_is_reported_before_it_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(download.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100}))
     with serving(files={"file.bin": BODY}) as server, pytest.raises(DataError, match=r"GB to come, 0\.00 GB free"):
         fetch(remote(server), tmp_path)
@@ -148,7 +150,7 @@ def test_progress_is_plain_lines_without_a_terminal(
     with serving(files={"file.bin": BODY}) as server:
         fetch(remote(server), tmp_path, progress=True)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1] == "downloading file.bin: 0.3 MB of 0.3 MB (100%)"
+    assert lines[-1] == "downloading file.bin: 0.3 of 0.3 MB (100%)"
     with serving(files={"file.bin": BODY}) as server:
         fetch(remote(server), tmp_path / "quiet")
     assert capsys.readouterr().err == ""

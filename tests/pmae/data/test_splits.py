@@ -85,8 +85,8 @@ def test_a_single_official_held_out_split_is_the_test_split() -> None:
     [
         ([0, 1], {"train": [], "test": [0, 1]}, "train split of 'toy' holds no images"),
         ([0, 1], {"test": [0, 1]}, "no train split, only test"),
-        ([0, 0, 0], {"train": [0, 1, 2]}, r"one class only in train \(a\)"),
-        ([0, 1, 2], {"train": [0, 1], "test": [0, 1, 2]}, "test split of 'toy' has class 'c' that train lacks"),
+        ([0, 0, 0], {"train": [0, 1, 2]}, r"has a single class \(a\)"),
+        ([0, 1, 2], {"train": [0, 1], "test": [0, 1, 2]}, "test split of 'toy' has class 'c', which train lacks"),
         ([0, 1], {"train": [0, 1]}, "one training image per class"),
     ],
 )
@@ -101,7 +101,7 @@ def test_a_limit_below_the_classes_is_refused() -> None:
         plan([9, 9, 9], limit=2)
 
 
-def test_a_class_missing_in_test_is_said() -> None:
+def test_a_class_missing_in_test_is_a_warning() -> None:
     official = {"train": np.arange(20), "test": np.array([20, 22])}
     with pytest.warns(UserWarning, match="test split of 'toy' has no images of class 'b'"):
         plan_splits(np.arange(24) % 2, ("a", "b"), official, limit=None, seed=0, name="toy")

@@ -46,7 +46,7 @@ def test_unpatchify_undoes_patchify(images, patch, stride):
 
 
 def test_overlapping_predictions_are_averaged_where_they_meet():
-    patches = torch.zeros(1, 9, 16)  # patch 4, stride 2 on 8 px, grey
+    patches = torch.zeros(1, 9, 16)  # patch 4, stride 2 on 8 px, gray
     patches[0, 4] = 1.0  # the middle patch, pixels 2..5 of both axes
     image = unpatchify(patches, 8, 4, 2)[0, 0]
     assert image[2, 2] == 1 / 4  # four patches meet there

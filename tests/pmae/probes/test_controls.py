@@ -72,8 +72,8 @@ def test_features_wider_than_images_have_scikit_learns_optimum(images):
     x = rng.standard_normal((images, 500)) * np.geomspace(1, 0.01, 500) + 0.3 * rng.standard_normal((3, 500))[y]
     path = fit_logistic_path(torch.tensor(x), torch.tensor(y), [1e-2, 1.0], tolerance=1e-8)
     z = StandardScaler().fit_transform(x)
-    for i, strength in enumerate(path.strengths):
-        theirs = LogisticRegression(C=1 / (strength * images), tol=1e-9, max_iter=10_000).fit(z, y)
+    for i, penalty in enumerate(path.penalties):
+        theirs = LogisticRegression(C=1 / (penalty * images), tol=1e-9, max_iter=10_000).fit(z, y)
         assert np.abs(path.weights[i].numpy() - theirs.coef_.T).max() < 1e-5
     assert path.converged.all()
 
@@ -88,7 +88,7 @@ def test_no_matrix_larger_than_the_limit_is_decomposed(monkeypatch):
     x = torch.tensor(rng.standard_normal((80, 12_288)), dtype=torch.float32) + 0.05 * y[:, None]
     path = fit_logistic_path(x, y, [1e-1])
     assert decomposed == [80] and path.weights.shape == (1, 12_288, 2) and path.converged.all()
-    monkeypatch.setattr(logistic, "MOST_AXES", 50)
+    monkeypatch.setattr(logistic, "MAX_AXES", 50)
     plain = fit_logistic_path(x, y, [1e-1])
     assert decomposed == [80] and torch.allclose(plain.weights, path.weights, atol=1e-4)
 

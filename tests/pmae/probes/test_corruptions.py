@@ -33,10 +33,10 @@ def test_every_corruption_keeps_shape_and_grows_with_severity(photos, name, chan
 
 
 def test_noise_depends_on_the_seed_and_has_the_stated_deviation():
-    grey = np.full((50, 16, 16, 1), 128, np.uint8)
-    noisy = corrupt(grey, "gaussian_noise", 5, seed=0)
+    gray = np.full((50, 16, 16, 1), 128, np.uint8)
+    noisy = corrupt(gray, "gaussian_noise", 5, seed=0)
     assert noisy.std() / 255 == pytest.approx(0.10, rel=0.05)
-    assert not np.array_equal(noisy, corrupt(grey, "gaussian_noise", 5, seed=1))
+    assert not np.array_equal(noisy, corrupt(gray, "gaussian_noise", 5, seed=1))
 
 
 def test_contrast_keeps_the_mean_and_scales_the_deviation(photos):
@@ -48,9 +48,9 @@ def test_contrast_keeps_the_mean_and_scales_the_deviation(photos):
 def test_brightness_raises_the_value_and_keeps_the_hue(photos):
     dark = photos // 2
     before, after = (rgb_to_hsv(i / 255) for i in (dark, corrupt(dark, "brightness", 5)))
-    coloured = (before[..., 1] > 0.2) & (before[..., 2] > 0.2)
+    colored = (before[..., 1] > 0.2) & (before[..., 2] > 0.2)
     assert np.allclose(after[..., 2] - before[..., 2], 0.3, atol=0.005)
-    assert np.abs(after[..., 0] - before[..., 0])[coloured].max() < 0.03
+    assert np.abs(after[..., 0] - before[..., 0])[colored].max() < 0.03
     assert np.array_equal(corrupt(np.zeros((1, 4, 4, 3), np.uint8), "brightness", 2), np.full((1, 4, 4, 3), 26))
 
 

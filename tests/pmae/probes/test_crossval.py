@@ -17,7 +17,7 @@ from pmae.errors import ConfigError, DataError
 from pmae.probes import crossval, crossval_knn_probe, crossval_linear_probe
 from pmae.probes.crossval import assign_folds, predict_leave_one_out, predict_out_of_fold
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 class WithoutTest:
@@ -71,16 +71,16 @@ def test_at_a_fixed_penalty_it_is_scikit_learns_loop_over_the_same_folds(digits,
 
 
 def test_the_result_is_the_accuracy_of_the_out_of_fold_predictions(digits, pixels):
-    result = crossval_linear_probe(pixels, digits, seed=2, folds=4, strengths=STRENGTHS)
+    result = crossval_linear_probe(pixels, digits, seed=2, folds=4, penalties=PENALTIES)
     for found, splits in ((result.test_accuracy, ("train", "val", "test")), (result.val_accuracy, ("train", "val"))):
         x, y = (torch.tensor(a) for a in joined(digits, pixels, splits))
-        predicted = predict_out_of_fold(x, y, assign_folds(y.numpy(), 4, 2), STRENGTHS).predicted
+        predicted = predict_out_of_fold(x, y, assign_folds(y.numpy(), 4, 2), PENALTIES).predicted
         assert found == (predicted == y).double().mean().item()
     assert 0.94 < result.val_accuracy < 1
     expected = {"protocol": "fast", "evaluation": "folds", "folds": 4, "repeats": 1}
     assert result.details | expected == result.details
     assert result.details["images"] == {"train": 1000, "val": 300, "test": 497}
-    assert [len(s) for s in result.details["test_strengths"]] == [4]
+    assert [len(s) for s in result.details["test_penalties"]] == [4]
 
 
 def test_random_labels_are_predicted_at_chance():
@@ -93,7 +93,7 @@ def test_random_labels_are_predicted_at_chance():
     for seed in range(30):
         labels = rng.permutation(np.arange(160) % 4)
         imageset, features = small(labels, rng.standard_normal((160, 120)))
-        result = crossval_linear_probe(features, imageset, seed=seed, strengths=(1e-3, 1e-1, 10.0))
+        result = crossval_linear_probe(features, imageset, seed=seed, penalties=(1e-3, 1e-1, 10.0))
         linear += [result.val_accuracy, result.test_accuracy]
         neighbors.append(crossval_knn_probe(features, imageset, 1).test_accuracy)
     assert np.mean(linear) == pytest.approx(0.25, abs=0.025)
@@ -104,12 +104,12 @@ def test_no_label_reaches_the_prediction_of_its_own_fold(digits, pixels):
     """All labels of one fold are replaced: its predictions and its penalty stay, those of the others change."""
     x, y = (torch.tensor(a[:400]) for a in joined(digits, pixels))
     assigned = assign_folds(y.numpy(), 5, seed=0)
-    before = predict_out_of_fold(x, y, assigned, STRENGTHS)
+    before = predict_out_of_fold(x, y, assigned, PENALTIES)
     for fold in range(5):
         held = torch.from_numpy(assigned == fold)
-        after = predict_out_of_fold(x, torch.where(held, (y + 1) % 10, y), assigned, STRENGTHS)
+        after = predict_out_of_fold(x, torch.where(held, (y + 1) % 10, y), assigned, PENALTIES)
         assert torch.equal(before.predicted[held], after.predicted[held])
-        assert before.strengths[fold] == after.strengths[fold]
+        assert before.penalties[fold] == after.penalties[fold]
         assert not torch.equal(before.predicted[~held], after.predicted[~held])
 
 
@@ -120,7 +120,7 @@ def test_the_penalty_is_chosen_on_images_that_the_fit_has_not_seen():
     x = rng.standard_normal((200, 150))
     x[:, :10] += 0.4 * (2 * y - 1)[:, None]
     assigned = assign_folds(y, 5, seed=0)
-    chosen = predict_out_of_fold(torch.tensor(x), torch.tensor(y), assigned, (1e-6, 1.0)).strengths
+    chosen = predict_out_of_fold(torch.tensor(x), torch.tensor(y), assigned, (1e-6, 1.0)).penalties
     assert chosen == [1.0] * 5
 
 
@@ -141,7 +141,7 @@ def test_trials_of_one_seed_share_their_folds(digits, pixels, monkeypatch):
     used = []
     monkeypatch.setattr(
         crossval, "predict_out_of_fold",
-        lambda x, y, assigned, strengths: used.append(assigned) or crossval.OutOfFold(y, [1.0]),
+        lambda x, y, assigned, penalties: used.append(assigned) or crossval.OutOfFold(y, [1.0]),
     )  # fmt: skip
     noise = {s: np.random.default_rng(0).standard_normal((len(x), 7)) for s, x in pixels.items()}
     for features in (pixels, noise):
@@ -155,7 +155,7 @@ def test_trials_of_one_seed_share_their_folds(digits, pixels, monkeypatch):
 
 def test_without_include_test_no_test_image_is_read_and_nothing_changes(digits, pixels):
     given = {s: pixels[s] for s in ("train", "val")}
-    linear = crossval_linear_probe(given, WithoutTest(digits), seed=0, include_test=False, strengths=STRENGTHS)
+    linear = crossval_linear_probe(given, WithoutTest(digits), seed=0, include_test=False, penalties=PENALTIES)
     knn = crossval_knn_probe(given, WithoutTest(digits), include_test=False)
     for result in (linear, knn):
         assert result.test_accuracy is None and "test" not in result.details["images"]
@@ -164,15 +164,15 @@ def test_without_include_test_no_test_image_is_read_and_nothing_changes(digits, 
     labels[digits.indices("test")] = 0
     changed = dataclasses.replace(digits, labels=labels, fingerprint="")
     broken = {**pixels, "test": np.zeros_like(pixels["test"])}
-    assert crossval_linear_probe(broken, changed, seed=0, strengths=STRENGTHS).val_accuracy == linear.val_accuracy
+    assert crossval_linear_probe(broken, changed, seed=0, penalties=PENALTIES).val_accuracy == linear.val_accuracy
     assert crossval_knn_probe(broken, changed).val_accuracy == knn.val_accuracy
 
 
 def test_repeats_are_averaged_and_begin_with_the_single_one(digits, pixels):
     part = {s: x[:200] for s, x in pixels.items()}
     few = dataclasses.replace(digits, splits={s: i[:200] for s, i in digits.splits.items()}, fingerprint="")
-    three = crossval_linear_probe(part, few, seed=0, repeats=3, strengths=STRENGTHS)
-    one = crossval_linear_probe(part, few, seed=0, strengths=STRENGTHS)
+    three = crossval_linear_probe(part, few, seed=0, repeats=3, penalties=PENALTIES)
+    one = crossval_linear_probe(part, few, seed=0, penalties=PENALTIES)
     by_repeat = three.details["test_accuracy_by_repeat"]
     assert by_repeat[0] == one.test_accuracy and len(set(by_repeat)) > 1
     assert three.test_accuracy == pytest.approx(np.mean(by_repeat)) and three.details["repeats"] == 3
@@ -183,7 +183,7 @@ def test_classes_with_fewer_images_than_folds():
     labels = np.array([0] * 30 + [1] * 30 + [2] * 2 + [3])
     labels = labels[rng.permutation(len(labels))]
     imageset, features = small(labels, 3 * np.eye(4)[labels] + 0.1 * rng.standard_normal((len(labels), 4)))
-    result = crossval_linear_probe(features, imageset, seed=0, strengths=(1e-2, 1e-1))
+    result = crossval_linear_probe(features, imageset, seed=0, penalties=(1e-2, 1e-1))
     assert 60 / 63 <= result.test_accuracy < 1, "the only image of class 3 cannot be predicted"
     knn = crossval_knn_probe(features, imageset, 1)
     assert knn.test_accuracy == pytest.approx(62 / 63)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pmae.data.imageset import UNLABELLED
+from pmae.data.imageset import UNLABELED
 from pmae.errors import ConfigError, DataError
 from pmae.probes import (
     crossval_knn_probe,
@@ -95,6 +95,6 @@ def test_what_does_not_fit_is_refused_with_the_way_out(digits, encoder):
     ids=["linear", "mlp", "knn", "crossval linear", "crossval knn"],
 )
 def test_images_without_labels_cannot_be_probed(digits, pixels, probe):
-    unlabelled = dataclasses.replace(digits, labels=np.zeros_like(digits.labels), class_names=UNLABELLED)
+    unlabeled = dataclasses.replace(digits, labels=np.zeros_like(digits.labels), class_names=UNLABELED)
     with pytest.raises(DataError, match="have no labels"):
-        probe(unlabelled, pixels)
+        probe(unlabeled, pixels)

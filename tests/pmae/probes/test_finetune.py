@@ -66,6 +66,6 @@ def test_impossible_settings_are_refused(digits, encoder, settings, message):
 
 
 def test_images_that_do_not_fit_are_refused(digits, encoder):
-    colour = dataclasses.replace(digits, images=np.repeat(digits.images, 3, axis=3), fingerprint="")
+    color = dataclasses.replace(digits, images=np.repeat(digits.images, 3, axis=3), fingerprint="")
     with pytest.raises(DataError, match="3 channel"):
-        finetune(encoder, colour, **QUICK)
+        finetune(encoder, color, **QUICK)

@@ -22,7 +22,7 @@ def test_accuracy_is_scikit_learns_up_to_ties(digits, pixels, k):
         assert abs(ours - theirs.score(pixels[split].astype(float), y[split])) <= ties / len(votes) + 1e-9
 
 
-def test_neighbours_are_exact_even_far_from_the_origin():
+def test_neighbors_are_exact_even_far_from_the_origin():
     generator = torch.Generator().manual_seed(0)
     train = torch.randn(500, 16, generator=generator) + 1000
     queries = torch.randn(40, 16, generator=generator) + 1000

@@ -15,7 +15,7 @@ from pmae.errors import ConfigError, DataError
 from pmae.probes import extract_pools, linear_probe
 from pmae.probes._logistic import fit_logistic_path
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 class Untouchable:
@@ -29,16 +29,16 @@ class Untouchable:
         return self.imageset.indices(split)
 
 
-def test_every_strength_of_the_grid_is_scikit_learns_optimum(digits, pixels):
+def test_every_penalty_of_the_grid_is_scikit_learns_optimum(digits, pixels):
     y = digits.labels[digits.indices("train")]
-    path = fit_logistic_path(torch.tensor(pixels["train"]), torch.tensor(y), STRENGTHS)
+    path = fit_logistic_path(torch.tensor(pixels["train"]), torch.tensor(y), PENALTIES)
     scaler = StandardScaler().fit(pixels["train"].astype(float))
     train, val = (scaler.transform(pixels[s].astype(float)) for s in ("train", "val"))
     assert path.converged.all()
-    for i, strength in enumerate(STRENGTHS):
-        theirs = LogisticRegression(C=1 / (strength * len(y)), tol=1e-8, max_iter=10_000).fit(train, y)
+    for i, penalty in enumerate(PENALTIES):
+        theirs = LogisticRegression(C=1 / (penalty * len(y)), tol=1e-8, max_iter=10_000).fit(train, y)
         cross_entropy = -theirs.predict_log_proba(train)[np.arange(len(y)), y].mean()
-        loss = cross_entropy + strength / 2 * np.square(theirs.coef_).sum()
+        loss = cross_entropy + penalty / 2 * np.square(theirs.coef_).sum()
         assert path.loss[i].item() == pytest.approx(loss, rel=1e-4)
         assert np.abs(path.weights[i].numpy() - theirs.coef_.T).max() < 0.02
         ours = path.predict(torch.tensor(pixels["val"]), i).numpy()
@@ -54,28 +54,28 @@ def test_two_classes_are_scikit_learns_with_twice_the_weight_on_the_data(digits,
     assert np.abs(difference.numpy() - theirs.coef_[0]).max() < 1e-3
 
 
-def test_fitting_a_strength_alone_or_in_a_grid_gives_the_same_model(digits, pixels):
+def test_fitting_a_penalty_alone_or_in_a_grid_gives_the_same_model(digits, pixels):
     x, y = torch.tensor(pixels["train"]), torch.tensor(digits.labels[digits.indices("train")])
     together, alone = fit_logistic_path(x, y, [1e-3, 1e-1]), fit_logistic_path(x, y, [1e-1])
     assert torch.allclose(together.weights[1], alone.weights[0], atol=1e-3)
 
 
 def test_the_fast_probe_chooses_on_val_and_scores_test_once(digits, pixels):
-    result = linear_probe(None, digits, features=pixels, strengths=STRENGTHS)
+    result = linear_probe(None, digits, features=pixels, penalties=PENALTIES)
     details = result.details
     assert result.val_accuracy == max(details["val_accuracies"])
-    assert details["strength"] in STRENGTHS and details["protocol"] == "fast" and details["converged"]
+    assert details["penalty"] in PENALTIES and details["protocol"] == "fast" and details["converged"]
     assert details["images"] == {"train": 1000, "val": 300, "test": 497}
     assert result.test_accuracy is not None and 0.9 < result.test_accuracy < 1
-    assert linear_probe(None, digits, features=pixels, strengths=STRENGTHS) == result
+    assert linear_probe(None, digits, features=pixels, penalties=PENALTIES) == result
 
 
 def test_permuting_the_test_labels_changes_the_test_accuracy_only(digits, pixels):
     labels = digits.labels.copy()
     labels[digits.indices("test")] = (labels[digits.indices("test")] + 1) % 10
-    other = linear_probe(None, dataclasses.replace(digits, labels=labels), features=pixels, strengths=STRENGTHS)
-    result = linear_probe(None, digits, features=pixels, strengths=STRENGTHS)
-    assert other.val_accuracy == result.val_accuracy and other.details["strength"] == result.details["strength"]
+    other = linear_probe(None, dataclasses.replace(digits, labels=labels), features=pixels, penalties=PENALTIES)
+    result = linear_probe(None, digits, features=pixels, penalties=PENALTIES)
+    assert other.val_accuracy == result.val_accuracy and other.details["penalty"] == result.details["penalty"]
     assert other.test_accuracy < 0.1
 
 
@@ -87,16 +87,16 @@ def test_without_score_test_the_test_split_is_not_read(digits, encoder, protocol
 
 
 def test_both_poolings_are_recorded_and_the_first_is_the_result(digits, encoder):
-    both = linear_probe(encoder, digits, pools=("mean", "cls"), strengths=STRENGTHS)
-    cls = linear_probe(encoder, digits, strengths=STRENGTHS)
+    both = linear_probe(encoder, digits, pools=("mean", "cls"), penalties=PENALTIES)
+    cls = linear_probe(encoder, digits, penalties=PENALTIES)
     assert set(both.details["pools"]) == {"mean", "cls"} and both.details["pool"] == "mean"
     assert both.val_accuracy == both.details["pools"]["mean"]["val_accuracy"]
     assert both.details["pools"]["cls"]["test_accuracy"] == cls.test_accuracy
     given = extract_pools(encoder, digits)
-    assert linear_probe(None, digits, features=given, pools=("mean", "cls"), strengths=STRENGTHS) == both
+    assert linear_probe(None, digits, features=given, pools=("mean", "cls"), penalties=PENALTIES) == both
 
 
-def test_the_paper_protocol_is_deterministic_and_says_what_it_did(digits, pixels):
+def test_the_paper_protocol_is_deterministic_and_reports_its_details(digits, pixels):
     scaled = {split: x / 255 for split, x in pixels.items()}
     first, again = (linear_probe(None, digits, "paper", seed=3, features=scaled) for _ in range(2))
     assert first == again
@@ -130,19 +130,19 @@ def test_classes_missing_from_a_split_are_no_problem(digits, pixels):
 
 def test_collapsed_and_constant_features_give_chance_not_errors(digits, pixels):
     collapsed = {s: np.full_like(x, 0.1) for s, x in pixels.items()}
-    result = linear_probe(None, digits, features=collapsed, strengths=STRENGTHS)
+    result = linear_probe(None, digits, features=collapsed, penalties=PENALTIES)
     assert result.val_accuracy < 0.2
     with_constant = {s: np.concatenate([x, np.full((len(x), 3), 7.3, np.float32)], 1) for s, x in pixels.items()}
-    assert linear_probe(None, digits, features=with_constant, strengths=STRENGTHS).val_accuracy == pytest.approx(
-        linear_probe(None, digits, features=pixels, strengths=STRENGTHS).val_accuracy, abs=0.01
+    assert linear_probe(None, digits, features=with_constant, penalties=PENALTIES).val_accuracy == pytest.approx(
+        linear_probe(None, digits, features=pixels, penalties=PENALTIES).val_accuracy, abs=0.01
     )
 
 
 def test_huge_and_tiny_scales_of_features_do_not_matter(digits, pixels):
     scales = np.logspace(-12, 12, 64).astype(np.float32)
     scaled = {s: x * scales for s, x in pixels.items()}
-    assert linear_probe(None, digits, features=scaled, strengths=STRENGTHS).val_accuracy == pytest.approx(
-        linear_probe(None, digits, features=pixels, strengths=STRENGTHS).val_accuracy, abs=0.01
+    assert linear_probe(None, digits, features=scaled, penalties=PENALTIES).val_accuracy == pytest.approx(
+        linear_probe(None, digits, features=pixels, penalties=PENALTIES).val_accuracy, abs=0.01
     )
 
 
@@ -164,7 +164,7 @@ def test_settings_without_effect_are_refused(digits, pixels, encoder):
         linear_probe(encoder, digits, "quick")
     with pytest.raises(ConfigError, match="augmentation"):
         linear_probe(encoder, digits, augmentation=DataConfig())
-    with pytest.raises(ConfigError, match="strengths"):
-        linear_probe(None, digits, features=pixels, strengths=[0.0])
+    with pytest.raises(ConfigError, match="penalties"):
+        linear_probe(None, digits, features=pixels, penalties=[0.0])
     with pytest.raises(ConfigError, match="give an Encoder"):
         linear_probe(encoder.vit, digits)

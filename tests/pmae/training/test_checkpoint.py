@@ -1,4 +1,4 @@
-"""Checkpoints that were cut short or changed are told, and the one before is taken."""
+"""Truncated and corrupted checkpoints are detected, and the previous one is loaded."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def test_the_last_two_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
-def test_a_damaged_file_falls_back_to_the_one_before(tmp_path, damage):
+def test_a_corrupted_file_falls_back_to_the_previous_one(tmp_path, damage):
     save_checkpoint(tmp_path, 1, state(1))
     last = save_checkpoint(tmp_path, 2, state(2))
     content = bytearray(last.read_bytes())
     if damage == "flip":
         content[len(content) // 2] ^= 1
     last.write_bytes({"cut": content[: len(content) // 2], "flip": content, "empty": b""}[damage])
-    with pytest.warns(UserWarning, match="damaged"):
+    with pytest.warns(UserWarning, match="corrupted"):
         assert load_checkpoint(tmp_path)["epoch"] == 1
     list_checkpoints(tmp_path)[0].unlink()
-    with pytest.warns(UserWarning, match="damaged"), pytest.raises(DataError, match="every checkpoint"):
+    with pytest.warns(UserWarning, match="corrupted"), pytest.raises(DataError, match="every checkpoint"):
         load_checkpoint(tmp_path)
 
 

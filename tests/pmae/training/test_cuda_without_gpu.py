@@ -94,17 +94,17 @@ class NoWaits(TorchDispatchMode):
 
 
 def generators_on(device: torch.device):
-    """A ``stream`` whose generators claim to be on ``device``; draws of fake and meta tensors never read them."""
+    """``seeded_generator`` with generators that claim to be on ``device``; fake and meta tensors never read them."""
 
     class Claimed(torch.Generator):
         pass
 
     Claimed.device = device
 
-    def stream(where, *parts):
+    def seeded_generator(where, *parts):
         return torch.Generator() if str(where) == "cpu" else Claimed()
 
-    return stream
+    return seeded_generator
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch):
 
     def prepare(device: torch.device) -> None:
         for module in (pmae.training.loader, pmae.training.loop):
-            monkeypatch.setattr(module, "stream", generators_on(device))
+            monkeypatch.setattr(module, "seeded_generator", generators_on(device))
 
     def on(self: MaskedAutoencoder, device: torch.device) -> MaskedAutoencoder:
         use_fused_attention(self, True)

@@ -58,7 +58,7 @@ def test_two_workers_train_as_one_process_does(digits, tiny, tmp_path, monkeypat
 
 
 @pytest.mark.slow
-def test_a_killed_worker_goes_on_from_its_checkpoint(digits, tiny, tmp_path):
+def test_a_killed_worker_resumes_from_its_checkpoint(digits, tiny, tmp_path):
     config = tiny.with_values({"optim.epochs": 40, "optim.warmup_epochs": 1, "optim.precision": "fp32"})
     killer = Killer(tmp_path / "killed")
     killer.start()

@@ -54,7 +54,7 @@ def test_show_gives_means_over_seeds_and_what_was_lost(digits: Path, capfd: Capt
     assert len(list(csv.DictReader(io.StringIO(printed(capfd, "show", digits, "--csv"))))) == 11
 
 
-def test_verdict_json_is_the_file_and_is_made_anew_when_missing_or_stale(
+def test_verdict_json_is_the_file_and_is_rebuilt_when_missing_or_stale(
     digits: Path, tmp_path: Path, capfd: Capture
 ) -> None:
     own = shutil.copytree(digits, tmp_path / "digits-quick")
@@ -101,7 +101,8 @@ def test_export_writes_what_other_programs_read(storage: Path, tmp_path: Path, c
     rows = pq.read_table(out["parquet"]).to_pylist()
     assert len(rows) == 117 + 93
     assert len(json.loads(out["json"].read_text())) == len(rows)
-    assert len(list(csv.DictReader(out["csv"].open(newline="")))) == len(rows)
+    with out["csv"].open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(rows)
     history = printed(capfd, "export", storage / "digits-quick", "--table", "history", "--csv", "-")
     assert history.startswith('"study","trial_id"')
 
@@ -126,7 +127,7 @@ def test_watch_follows_a_study_until_its_last_planned_trial(tmp_path: Path) -> N
     assert watching.returncode == 0
 
 
-def test_watch_goes_on_after_the_exploration_until_the_study_is_judged(tmp_path: Path) -> None:
+def test_watch_continues_after_the_exploration_until_the_study_is_judged(tmp_path: Path) -> None:
     folder = make_study(tmp_path, "running", seeds=0, explored=1, losses=False, samples=False)
     plan = json.loads((folder / "study.json").read_text())
     plan["phases"] = {"explore": {"planned": 4, "seeds": []}, "confirm": {"planned": None, "seeds": [1, 2]}}
@@ -166,7 +167,7 @@ def test_mistakes_are_one_line_and_code_two(
 
 def test_unknown_options_are_refused(digits: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["show", str(digits), "--colour"])
+        main(["show", str(digits), "--color"])
     assert stopped.value.code == 2
 
 

@@ -15,7 +15,7 @@ def test_curves_are_fractions_and_hold_the_papers_points() -> None:
     assert found["imagenet1k", "mae", 0.7] == 0.732
 
 
-def test_regret_of_one_fifth_is_what_the_papers_curve_says() -> None:
+def test_regret_of_one_fifth_follows_from_the_papers_curve() -> None:
     regrets = {}
     for dataset in ("cifar10", "tinyimagenet", "dermamnist", "bloodmnist", "pathmnist"):
         curve = {p.ratio: p.accuracy for p in published_curve(dataset, "pmae")}

@@ -79,10 +79,10 @@ def overflow(driver: Any) -> int:
 
 
 def luminance(driver: Any, selector: str, prop: str) -> float:
-    """Mean of the red, green and blue (0 to 255) of a computed colour."""
+    """Mean of the red, green and blue (0 to 255) of a computed color."""
     script = "return getComputedStyle(document.querySelector(arguments[0])).getPropertyValue(arguments[1])"
-    colour = driver.execute_script(script, selector, prop)
-    return sum(float(v) for v in colour[colour.index("(") + 1 : -1].split(",")[:3]) / 3
+    color = driver.execute_script(script, selector, prop)
+    return sum(float(v) for v in color[color.index("(") + 1 : -1].split(",")[:3]) / 3
 
 
 def test_the_page_opens_without_errors_and_asks_the_network_for_nothing(opened: Any) -> None:
@@ -215,7 +215,7 @@ def test_several_studies_share_one_page(browser: Any, storage: Path, tmp_path: P
     assert console_errors(browser) == [] and requests(browser) == []
 
 
-def test_a_partial_study_has_a_page_that_says_what_is_missing(browser: Any, tmp_path: Path) -> None:
+def test_a_partial_study_has_a_page_that_lists_what_is_missing(browser: Any, tmp_path: Path) -> None:
     forget(browser)
     folder = make_study(tmp_path, "young", explored=2, seeds=0, samples=False, losses=False)
     browser.get(write_report(folder).as_uri())

@@ -69,7 +69,7 @@ def test_only_what_is_equal_otherwise_is_compared_by_common_seeds():
     assert contrasts(table(rows[:5])) == [] and contrasts(table(rows).slice(0, 0)) == []
 
 
-def test_mask_units_are_compared_with_the_smallest_and_the_outcome_is_said():
+def test_mask_units_are_compared_with_the_smallest_and_the_outcome_is_reported():
     rng = np.random.default_rng(3)
     base = 0.6 + 0.01 * rng.standard_normal(5)
     rows = []

@@ -60,7 +60,7 @@ def test_dunnett_bound_agrees_with_scipys_dunnett_test() -> None:
 
 
 @pytest.mark.parametrize("freedom", [1.0, 2.5, 19.96, 40.2, 150.0, math.inf])
-def test_dunnett_value_lies_between_students_and_bonferronis(freedom: float) -> None:
+def test_dunnett_value_is_between_students_and_bonferronis(freedom: float) -> None:
     values = [dunnett_critical_value(freedom, family, 0.05) for family in (1, 2, 6)]
     limits = [stats.t.ppf(1 - 0.05 / family, min(freedom, 1e9)) for family in (1, 2, 6)]
     assert values[0] == pytest.approx(limits[0]) and values == sorted(values)

@@ -24,12 +24,12 @@ time.sleep(60)
 
 
 def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "a")], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    with pytest.raises(StudyLockedError, match=f"in use by process {holder.pid} .*--name"):
-        StudyLock(tmp_path / "a").acquire()
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.wait()
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "a")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(StudyLockedError, match=f"in use by process {holder.pid} .*--name"):
+            StudyLock(tmp_path / "a").acquire()
+        os.kill(holder.pid, signal.SIGKILL)
     with StudyLock(tmp_path / "a"):
         pass
 

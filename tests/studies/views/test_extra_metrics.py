@@ -61,5 +61,5 @@ def test_the_table_shows_accuracies_in_per_cent_and_others_as_they_are():
     assert measure_table([]) is None and measures(trials.slice(0, 0)) == []
 
 
-def test_a_study_without_an_answer_says_so():
+def test_a_study_without_an_answer_reports_that():
     assert own_answer(contrasts(pa.Table.from_pylist([])), []) == "No answer yet."

@@ -12,7 +12,7 @@ from studies.records import read_studies, read_study
 from studies.report import write_report
 from studies.statistics.sequential import level_for_look
 from studies.verdict import current_verdict, judge
-from studies.views.merge import datasets_apart
+from studies.views.merge import disambiguate_datasets
 from tests.studies.make_study import make_study
 
 
@@ -24,7 +24,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [make_study(here, "digits", seeds=3, **options), make_study(there, "digits", seeds=5, **options)]
 
 
-def test_studies_of_one_name_are_told_apart_and_none_is_lost(twins: list[Path]) -> None:
+def test_studies_of_one_name_are_distinguished_and_none_is_lost(twins: list[Path]) -> None:
     studies = read_studies(twins)
     assert len({study.name for study in studies}) == 2
     assert all(study.name.startswith("digits (") and "/digits)" in study.name for study in studies)
@@ -39,10 +39,10 @@ def test_trials_of_two_studies_are_never_averaged_on_a_page(twins: list[Path], t
     import pyarrow as pa
 
     trials = pa.concat_tables([study.trials for study in studies])
-    shown, rows = datasets_apart(trials, judge(studies).rows)
+    shown, rows = disambiguate_datasets(trials, judge(studies).rows)
     assert set(shown["dataset"].to_pylist()) == {f"digits, {study.name}" for study in studies}
     assert {row["dataset"] for row in rows} == set(shown["dataset"].to_pylist())
-    alone, same = datasets_apart(studies[0].trials, [{"dataset": "digits", "study": "x"}])
+    alone, same = disambiguate_datasets(studies[0].trials, [{"dataset": "digits", "study": "x"}])
     assert alone.equals(studies[0].trials) and same[0]["dataset"] == "digits"
     page = write_report(twins, tmp_path / "page.html").read_text()
     assert all(f"PMAE on digits, {study.name}" in page for study in studies)

@@ -52,4 +52,4 @@ def test_power_grows_with_seeds_and_falls_with_noise():
 def test_a_later_look_is_judged_more_strictly():
     first, second = (plan_study(planned(look=look)).alpha for look in (1, 2))
     assert (first, second) == (0.05, 0.0125)
-    assert replace(plan_study(planned()), seeds=(1, 2)).judgement()["looks"] is None
+    assert replace(plan_study(planned()), seeds=(1, 2)).judge_options()["looks"] is None

@@ -104,7 +104,7 @@ def test_max_concurrent_is_kept():
             (MachineOptions(workers_per_trial=w), f"--workers-per-trial is {w}; .*1-2")
             for w in ("0", "two", "2-1", "1-")
         ),
-        (MachineOptions(gpus_per_trial=1), "--gpus-per-trial 1 .*none"),
+        (MachineOptions(gpus_per_trial=1), r"--gpus-per-trial 1 exceeds the available GPUs \(0\)"),
         (MachineOptions(gpus_per_trial=-1), "must be 0, a fraction"),
         (MachineOptions(max_concurrent=0), "--max-concurrent is 0"),
         (MachineOptions(trial_timeout=0), "--trial-timeout"),

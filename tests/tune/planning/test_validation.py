@@ -117,7 +117,7 @@ def test_any_options_get_a_plan_or_one_clear_error_at_once(elsewhere, options):
         resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     assert time.process_time() - started < SECONDS
     if code == 0:
-        assert "expected" in said and problem == ""
+        assert problem == "" and (options.output.quiet or "  study  " in said)
     else:
         assert code == 2 and problem.startswith("error: ") and problem.count("\n") == 1
         assert len(problem) < 1000 and "Traceback" not in problem
@@ -157,13 +157,11 @@ def test_any_options_get_a_plan_or_one_clear_error_at_once(elsewhere, options):
 )
 def test_a_dry_run_refuses_what_a_run_refuses(argv, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    started = time.monotonic()
     errors = []
     for more in ([], ["--dry-run"]):
         assert main([*argv, *more]) == 2
         errors.append(capsys.readouterr().err)
     assert errors[0] == errors[1] and message in errors[0] and "Traceback" not in errors[0]
-    assert time.monotonic() - started < SECONDS
     assert not list(tmp_path.rglob("*"))
 
 

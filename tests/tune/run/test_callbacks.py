@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from types import SimpleNamespace
 
-from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.tune.execution.tune_controller import TuneController
 from ray.tune.utils.object_cache import _ObjectCache
 
 from pmae.config import preset
@@ -66,10 +63,3 @@ def test_the_tasks_of_a_trial_have_its_name_and_only_while_they_are_submitted():
         tune._schedule_trial_train(trial)
     assert submitted == ["pmae r=0.20 p=4 seed=1", "pmae r=0.20 p=4 seed=2"]
     assert "train" not in vars(actor)
-
-
-def test_this_version_of_tune_has_the_cache_and_the_method_that_submits_tasks():
-    assert "self._schedule_trial_train(trial)" in inspect.getsource(TuneController)
-    assert "getattr(ray_actor, method_name)" in inspect.getsource(RayActorManager)
-    assert "_actor_cache" in inspect.getsource(TuneController)
-    assert "force_all" in inspect.signature(TuneController._cleanup_cached_actors).parameters

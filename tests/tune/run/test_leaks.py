@@ -107,7 +107,7 @@ def test_the_folder_of_a_session_is_private_and_deleted(base, monkeypatch):
     assert not list(base.glob("*")) and not list(base.glob(".*")) and MARK not in os.environ
 
 
-def test_a_folder_that_nobody_holds_is_deleted_by_the_next_session(base, monkeypatch):
+def test_an_abandoned_folder_is_deleted_by_the_next_session(base, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(base))
     left = base / f"{PREFIX}abandoned"
     (left / "r").mkdir(parents=True)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CLUSTER = "10.0.0.1:6379"
 
 
-def test_a_ray_that_does_not_start_is_said_without_a_traceback(tmp_path):
+def test_a_ray_that_does_not_start_is_reported_without_a_traceback(tmp_path):
     long = tmp_path / ("x" * 100)  # Ray's sockets lie there, whose paths have at most 107 characters
     long.mkdir()
     command = [sys.executable, "tune/masking_ratio_study.py", "--storage", str(tmp_path / "runs"), "--limit", "60"]
@@ -59,7 +59,7 @@ def test_workers_get_the_code_the_caches_and_the_switches(asked, monkeypatch):
     assert told["env_vars"]["PMAE_CACHE"] == "/shared/cache" and set(SWITCHES) <= set(told["env_vars"])
 
 
-def test_what_the_job_was_told_is_not_said_again(asked, monkeypatch):
+def test_settings_of_the_job_are_not_repeated(asked, monkeypatch):
     from ray.runtime_env.runtime_env import _merge_runtime_env
 
     of_job = {"env_vars": {"PMAE_CACHE": "/shared/cache"}, "py_modules": ["gcs://x.zip"], "working_dir": "gcs://y.zip"}

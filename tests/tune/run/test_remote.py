@@ -57,7 +57,7 @@ def stored_trials(runs: Bucket, path: str, tmp_path: Path) -> int:
     return read_study(copy).trials.num_rows if is_study(copy) else 0
 
 
-def test_a_killed_study_whose_folder_is_lost_goes_on_from_the_store(runs, start_remote, undisturbed, tmp_path):
+def test_a_killed_study_whose_folder_is_lost_resumes_from_the_store(runs, start_remote, undisturbed, tmp_path):
     study = start_remote("killed", *SMALL)
     study.wait_for(lambda: stored_trials(runs, "killed/digits", tmp_path) >= 3, every=0.5)
     kill_and_forget(study, tmp_path)
@@ -79,7 +79,7 @@ def test_a_killed_study_whose_folder_is_lost_goes_on_from_the_store(runs, start_
 
 
 @pytest.mark.slow
-def test_trials_go_on_from_checkpoints_in_the_store(runs, start_remote, undisturbed_long, tmp_path):
+def test_trials_resume_from_checkpoints_in_the_store(runs, start_remote, undisturbed_long, tmp_path):
     study = start_remote("long", *LONG)
     study.wait_for(lambda: any(n.startswith("checkpoints/") for n in runs.store("long/digits").files()), every=0.5)
     kill_and_forget(study, tmp_path)
@@ -160,7 +160,7 @@ def test_a_store_that_cannot_be_used_is_refused_at_once(address, said, runs, tmp
         runs.check_logins(False)
 
 
-def test_a_login_in_the_uri_is_used_and_not_told(runs, tmp_path, monkeypatch):
+def test_a_login_in_the_uri_is_used_and_never_shown(runs, tmp_path, monkeypatch):
     monkeypatch.setenv("PMAE_CACHE", str(tmp_path / "cache"))
     with_login, without = (Storage.open(runs.uri().replace("//", f"//{login}", 1)) for login in ("me:Kq7%2F@", ""))
     assert with_login.store.filesystem.__reduce__()[1][0]["secret_key"] == "Kq7/"
@@ -184,7 +184,7 @@ def test_a_store_that_fails_at_the_end_is_an_error_that_names_the_folder(start_s
 
 
 @pytest.mark.slow
-def test_trials_of_several_workers_go_on_with_fewer_from_the_store(runs, start_remote, tmp_path):
+def test_trials_of_several_workers_resume_with_fewer_from_the_store(runs, start_remote, tmp_path):
     from tests.tune.cluster import two_nodes
 
     options = [*LONG, "--epochs", "60", "--precision", "fp32", "--workers-per-trial", "1-2"]

@@ -70,7 +70,7 @@ def test_a_driver_killed_while_writing_and_while_confirming(undisturbed, tmp_pat
     assert not list(study.folder.glob(".*.part")) and not list((study.folder / "checkpoints").glob("*"))
 
 
-def test_ctrl_c_leaves_a_table_and_the_command_to_go_on(tmp_path, start_study):
+def test_ctrl_c_leaves_a_table_and_the_command_to_resume(tmp_path, start_study):
     study = start_study(tmp_path / "runs", *SMALL, "--epochs", "4000")
     study.wait_for(study.checkpoints)
     study.send(signal.SIGINT)
@@ -84,7 +84,7 @@ def test_ctrl_c_leaves_a_table_and_the_command_to_go_on(tmp_path, start_study):
 
 
 @pytest.mark.slow
-def test_an_interrupted_study_goes_on_from_its_checkpoints(undisturbed_long, tmp_path, start_study):
+def test_an_interrupted_study_resumes_from_its_checkpoints(undisturbed_long, tmp_path, start_study):
     study = start_study(tmp_path / "runs", *LONG)
     study.wait_for(study.checkpoints)
     study.send(signal.SIGINT)
@@ -111,7 +111,7 @@ def test_a_second_ctrl_c_stops_at_once(undisturbed_long, tmp_path, start_study):
 
 
 @pytest.mark.slow
-def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(undisturbed_long, tmp_path, start_study):
+def test_a_trial_whose_process_is_killed_resumes_from_its_checkpoint(undisturbed_long, tmp_path, start_study):
     study = start_study(tmp_path / "runs", *LONG)
     study.wait_for(study.checkpoints)
     study.wait_for(lambda: study.workers("seed="), every=0.01)
@@ -186,7 +186,7 @@ def test_a_trial_that_the_kernel_kills_again_and_again_is_recorded(tmp_path, sta
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
-def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(damage, undisturbed_long, tmp_path, start_study):
+def test_a_corrupted_checkpoint_falls_back_to_the_previous_one(damage, undisturbed_long, tmp_path, start_study):
     study = start_study(tmp_path / "runs", *LONG)
     study.wait_for(lambda: len(study.checkpoints()) >= 2)
     study.wait_for(lambda: study.workers("seed="), every=0.01)
@@ -200,12 +200,12 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(damage, undisturb
         content[len(content) // 2] ^= 1
     newest.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
     study = start_study(tmp_path / "runs", "--resume")
-    assert f"checkpoint {newest} is damaged" in study.ends_well().replace("\n", "")
+    assert f"checkpoint {newest} is corrupted" in study.ends_well().replace("\n", "")
     assert_same(study, undisturbed_long)
 
 
 @pytest.mark.slow
-def test_damaged_components_are_fitted_again(undisturbed_long, tmp_path, start_study):
+def test_corrupted_components_are_fitted_again(undisturbed_long, tmp_path, start_study):
     cache = Path(os.environ["PMAE_CACHE"]) / "components"
     stored = [p for p in cache.rglob("*") if p.is_file() and p.stat().st_size > 1000]
     assert stored

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pmae.config import preset
 from tests.tune.search.test_space import space_for
-from tune.search.confirm import ConfirmRule, most_settings, settings_to_confirm
-from tune.search.space import DEFAULT_LADDER, Patches, Setting
+from tune.search.confirm import ConfirmRule, candidates_to_confirm, max_candidates
+from tune.search.space import DEFAULT_LADDER, Candidate, Patches
 
 FINE, COARSE = Patches(4, 4), Patches(8, 8)
 LADDER = list(DEFAULT_LADDER["pmae"])
@@ -13,12 +13,12 @@ LADDER = list(DEFAULT_LADDER["pmae"])
 
 def row(method: str, ratio: float, patches: Patches, accuracy: float | None, **changes) -> dict:
     strategy = "expected" if method == "pmae" else "random"
-    config = Setting(method, patches, ratio, strategy).config(preset("quick")).resolve(32, 1)
+    config = Candidate(method, patches, ratio, strategy).config(preset("quick")).resolve(32, 1)
     values = {"phase": "explore", "status": "done", "val_linear": accuracy, "config": config.to_dict()}
     return {**values, **changes}
 
 
-def ratios(settings: list[Setting], method: str) -> list[float | None]:
+def ratios(settings: list[Candidate], method: str) -> list[float | None]:
     return [s.ratio for s in settings if s.method == method]
 
 
@@ -35,7 +35,7 @@ ROWS = [
 
 
 def test_the_ladder_at_the_best_patch_setting_with_the_best_ratio_between_its_rungs():
-    chosen = settings_to_confirm(space_for(32), ROWS, ConfirmRule())
+    chosen = candidates_to_confirm(space_for(32), ROWS, ConfirmRule())
     assert ratios(chosen, "pmae") == sorted([*LADDER, 0.45])
     assert {s.patches for s in chosen if s.method == "pmae"} == {FINE}
     assert ratios(chosen, "mae") == [0.25, 0.5, 0.75, 0.875]  # the best explored one masks as many patches as 0.75
@@ -44,23 +44,23 @@ def test_the_ladder_at_the_best_patch_setting_with_the_best_ratio_between_its_ru
 
 def test_one_lucky_trial_does_not_choose_the_patch_setting():
     lucky = [*ROWS, row("pmae", 0.5, COARSE, 0.91), row("pmae", 0.6, COARSE, 0.70)]
-    chosen = settings_to_confirm(space_for(32), lucky, ConfirmRule())
+    chosen = candidates_to_confirm(space_for(32), lucky, ConfirmRule())
     assert {s.patches for s in chosen if s.method == "pmae"} == {FINE}
 
 
 def test_a_ratio_next_to_a_rung_is_not_trained_as_another_one():
     near = [row("pmae", 0.36, FINE, 0.9)]
-    assert ratios(settings_to_confirm(space_for(32), near, ConfirmRule()), "pmae") == LADDER
+    assert ratios(candidates_to_confirm(space_for(32), near, ConfirmRule()), "pmae") == LADDER
 
 
-def test_every_patch_setting_and_no_refinement_where_the_rule_says_so():
-    chosen = settings_to_confirm(space_for(32), ROWS, ConfirmRule(refinements=0, every_patch_setting=True))
+def test_the_rule_may_confirm_every_patch_setting_without_refinement():
+    chosen = candidates_to_confirm(space_for(32), ROWS, ConfirmRule(refinements=0, every_patch_setting=True))
     assert {(s.patches, s.ratio) for s in chosen if s.method == "pmae"} == {
         (p, r) for p in (FINE, COARSE) for r in LADDER
     }
 
 
 def test_without_an_exploration_the_first_patch_setting_is_confirmed_and_always_with_rivals():
-    chosen = settings_to_confirm(space_for(32), [], ConfirmRule())
+    chosen = candidates_to_confirm(space_for(32), [], ConfirmRule())
     assert ratios(chosen, "pmae") == LADDER and len(ratios(chosen, "mae")) == 4
-    assert most_settings(space_for(32), ConfirmRule(refinements=0)) == len(chosen)
+    assert max_candidates(space_for(32), ConfirmRule(refinements=0)) == len(chosen)

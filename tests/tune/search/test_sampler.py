@@ -9,23 +9,23 @@ from optuna.trial import TrialState
 
 from tests.tune.search.test_space import space_for
 from tune.search.sampler import Proposals
-from tune.search.space import Setting
+from tune.search.space import Candidate
 
 
-def accuracy(setting: Setting) -> float:
-    return 1 - (setting.ratio - 0.3) ** 2 - 0.01 * setting.patches.patch_size
+def accuracy(candidate: Candidate) -> float:
+    return 1 - (candidate.ratio - 0.3) ** 2 - 0.01 * candidate.patches.patch_size
 
 
-def run(search: str, order_seed: int, count: int = 16, lag: int = 4, known: dict | None = None) -> list[Setting]:
+def run(search: str, order_seed: int, count: int = 16, lag: int = 4, known: dict | None = None) -> list[Candidate]:
     """Run trials three at a time that end in an order drawn from ``order_seed``."""
     space = space_for(32)
     proposals = Proposals(space, {**dict(enumerate(space.fixed())), **(known or {})}, search, seed=7, lag=lag)
     order, settings, running = random.Random(order_seed), [], []
     while len(settings) < count or running:
-        setting = proposals.next() if len(settings) < count and len(running) < 3 else None
-        if setting is not None:
+        candidate = proposals.next() if len(settings) < count and len(running) < 3 else None
+        if candidate is not None:
             running.append(len(settings))
-            settings.append(setting)
+            settings.append(candidate)
         else:
             number = running.pop(order.randrange(len(running)))
             proposals.tell(number, TrialState.COMPLETE, accuracy(settings[number]))
@@ -37,7 +37,7 @@ def test_the_order_of_ends_does_not_matter(search):
     assert run(search, 1) == run(search, 2)
 
 
-def test_a_restart_goes_on_with_the_same_settings():
+def test_a_restart_continues_with_the_same_candidates():
     whole = run("tpe", 1)
     ran = {n: s for n, s in enumerate(whole[:11]) if n != 9}  # trial 9 was running when the driver was killed
     assert run("tpe", 5, known=ran) == whole

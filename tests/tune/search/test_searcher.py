@@ -15,7 +15,7 @@ from tests.tune.conftest import optuna_states
 from tune import ConfirmOptions, DataOptions, SearchOptions, StudyOptions
 from tune.planning.plan import StudyPlan, plan_study
 from tune.search.searcher import StudySearch
-from tune.search.space import Setting
+from tune.search.space import Candidate
 from tune.search.state import StudyState
 from tune.trial.result import TrialResult, blank_result
 from tune.trial.spec import TrialJob, TrialSpec
@@ -84,7 +84,7 @@ def test_trials_are_passed_on_and_those_on_record_are_only_logged(plan, tmp_path
 def test_a_ratio_that_is_rounded_out_of_its_range_is_logged(plan, tmp_path):
     search = replace(plan.options.search, ratios=(0.1, 0.4996), trials=1)
     narrow = plan_study(replace(plan.options, search=search))
-    known = Setting("pmae", narrow.space.patches["pmae"][0], 0.5, "expected", "pca")
+    known = Candidate("pmae", narrow.space.patches["pmae"][0], 0.5, "expected", "pca")
     started = start(narrow, tmp_path, [])
     started._log("a", narrow.explore_spec(0, known, seed=1), known, None)
     assert optuna_states(tmp_path) == {"RUNNING": 1}

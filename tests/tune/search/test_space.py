@@ -1,4 +1,4 @@
-"""Every setting of the space can be built and trained; two values are a range, more are a list."""
+"""Every candidate of the space can be built and trained; two values are a range, more are a list."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pmae.masking import draw_patch_mask
 from tune.search.space import (
     DEFAULT_RANGE,
     FIRST_EXPLORE_SEED,
+    Candidate,
     Patches,
     Ratios,
-    Setting,
     Space,
     confirm_seeds,
     default_patch_sizes,
@@ -37,6 +37,7 @@ def space_for(image_size: int, **changes) -> Space:
         "ratios": {m: Ratios(*DEFAULT_RANGE[m]) for m in ("pmae", "mae")},
         "patches": {"pmae": patches, "mae": patches},
         "strategies": strategies_of(("pmae", "mae"), None),
+        "image_size": image_size,
         **changes,
     })  # fmt: skip
 
@@ -50,11 +51,11 @@ def test_every_draw_is_a_valid_configuration(image_size, seed, method):
         bases=("pca", "dct"),
     )
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    setting = space.suggest(study.ask(), method)
-    config = setting.config(preset("quick")).resolve(image_size, 1)
+    candidate = space.suggest(study.ask(), method)
+    config = candidate.config(preset("quick")).resolve(image_size, 1)
     assert config.masking.method == method
-    assert config.model.tokens == tokens_of(image_size, setting.patches) >= MIN_TOKENS
-    assert Setting.of(config) == setting
+    assert config.model.tokens == tokens_of(image_size, candidate.patches) >= MIN_TOKENS
+    assert Candidate.of(config) == candidate
 
 
 @settings(max_examples=25, deadline=None)
@@ -62,8 +63,8 @@ def test_every_draw_is_a_valid_configuration(image_size, seed, method):
 def test_parameters_give_the_setting_back(image_size, seed):
     space = space_for(image_size)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    setting = space.suggest(study.ask(), "mae")
-    assert space.suggest(optuna.trial.FixedTrial(space.parameters(setting)), "mae") == setting
+    candidate = space.suggest(study.ask(), "mae")
+    assert space.suggest(optuna.trial.FixedTrial(space.parameters(candidate)), "mae") == candidate
 
 
 def test_two_values_are_a_range_and_others_a_list():
@@ -95,18 +96,16 @@ def test_ratios_that_mask_the_same_number_of_units_are_tried_once():
         patches={"mae": (Patches(2, 2), Patches(2, 2, 4))},
         strategies=strategies_of(("mae",), None),
     )
-    assert len(space.grid()) == 10
-    space = replace(space, image_size=8)
     found = {unit: sorted(s.ratio for s in space.grid() if s.patches.mask_unit == unit) for unit in (None, 4)}
     assert found == {None: list(listed), 4: [0.25, 0.5, 0.75]}  # of 4 units
     assert space.grid()[:2] == space.fixed()
     near = replace(space, ratios={"mae": Ratios.of((0.5, 0.74, 0.9))}, patches={"mae": (Patches(2, 2, 4),)})
     assert [s.ratio for s in near.grid()] == [0.75, 0.5]  # the default is never given up for a neighbour
     generator = torch.Generator().manual_seed(0)
-    for setting in space.grid():
-        side = 2 if setting.patches.mask_unit else 4
-        drawn = draw_patch_mask((side, side), setting.ratio, 3, generator)
-        assert set(drawn.sum(1).tolist()) == {masked_count(side**2, setting.ratio)}
+    for candidate in space.grid():
+        side = 2 if candidate.patches.mask_unit else 4
+        drawn = draw_patch_mask((side, side), candidate.ratio, 3, generator)
+        assert set(drawn.sum(1).tolist()) == {masked_count(side**2, candidate.ratio)}
 
 
 def test_strides_and_mask_units_are_combined_where_they_fit():
@@ -123,7 +122,7 @@ def test_strides_and_mask_units_are_combined_where_they_fit():
 
 
 def test_seeds_follow_from_the_setting_and_never_meet():
-    one, other = Setting("pmae", Patches(4, 4), 0.2, "fixed"), Setting("pmae", Patches(4, 4), 0.3, "fixed")
+    one, other = Candidate("pmae", Patches(4, 4), 0.2, "fixed"), Candidate("pmae", Patches(4, 4), 0.3, "fixed")
     assert explore_seed(one, 0) == explore_seed(one, 0) != explore_seed(other, 0)
     assert explore_seed(one, 0) != explore_seed(one, 1)
     assert explore_seed(one, 0) >= FIRST_EXPLORE_SEED > max(confirm_seeds(500, 998))

@@ -90,7 +90,7 @@ def test_neither_order_nor_kills_change_the_records(plan, undisturbed, seed):
 
 def test_the_lag_limits_proposals_and_nothing_else(plan):
     state = StudyState(plan, (), LAG)
-    fixed = len(plan.known_settings())
+    fixed = len(plan.known_candidates())
     counts = run(state, plan, random.Random(1), concurrent=8)
     assert fixed < plan.trials and max(counts[fixed:]) <= LAG
     state = StudyState(plan, list(state.records.values())[: plan.trials], LAG)

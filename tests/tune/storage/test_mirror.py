@@ -115,7 +115,7 @@ def test_what_others_left_is_removed_and_what_workers_write_is_not(folder, store
     assert "checkpoints/c/epoch-000001.ckpt" not in store.files()
 
 
-def test_a_store_that_does_not_answer_is_told_of_once_and_in_the_end(folder, store, monkeypatch):
+def test_a_store_that_does_not_answer_is_reported_once_and_at_the_end(folder, store, monkeypatch):
     monkeypatch.setattr("tune.storage.mirror.COPY_EVERY", 0.01)
     monkeypatch.setattr("tune.storage.mirror.LONGEST_WAIT", 0.01)
     monkeypatch.setattr("tune.storage.mirror.ATTEMPTS", 1)
@@ -152,7 +152,7 @@ def test_nothing_is_copied_once_the_study_is_somebody_elses(folder, store):
     assert not store.files()
 
 
-def test_a_folder_is_brought_back_whole_and_nothing_out_of_it(folder, store, tmp_path, monkeypatch):
+def test_a_folder_is_restored_completely_and_nothing_outside_it(folder, store, tmp_path, monkeypatch):
     Mirror(folder, store, print).copy()
     back = tmp_path / "back"
     (back / "checkpoints/old").mkdir(parents=True)
@@ -206,7 +206,7 @@ def test_an_owner_that_was_not_heard_of_for_long_is_no_owner(store, folders, tmp
     StudyLease(store, folders[0]).check()
 
 
-def test_who_was_taken_over_is_told(store, folders, monkeypatch):
+def test_an_owner_that_was_replaced_is_notified(store, folders, monkeypatch):
     monkeypatch.setattr(lease, "RENEW", 0.02)
     problems: list[StudyError] = []
     told = threading.Event()

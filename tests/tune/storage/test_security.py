@@ -49,7 +49,7 @@ def test_secrets_in_urls_are_neither_stored_nor_printed(text, shown):
     assert shlex.split(command_line(["--address", text], "study.py"))[-1] == shown
 
 
-def test_an_address_that_does_not_answer_is_told_without_its_password(monkeypatch):
+def test_an_address_that_does_not_answer_is_reported_without_its_password(monkeypatch):
     import ray
 
     def no_cluster(**options: object) -> None:

@@ -67,7 +67,7 @@ def test_memory_that_is_not_there_becomes_advice(allocate, spec, job, monkeypatc
     assert row["status"] == "failed" and "smaller --batch-size" in row["error"]
 
 
-def test_a_trial_that_is_asked_to_stop_ends_with_its_epoch_and_goes_on_later(spec, job):
+def test_a_trial_that_is_stopped_ends_with_its_epoch_and_resumes_later(spec, job):
     whole = run_trial(spec, TrialJob(job.folder + "/whole", "digits"))
     job.stop_file.touch()
     row = run_trial(spec, job)

@@ -79,7 +79,7 @@ def class_without_images(root: Path) -> None:
     (root / "c").mkdir()
 
 
-def unlabelled(root: Path) -> None:
+def unlabeled(root: Path) -> None:
     root.mkdir()
     (root / "x.jpg").write_bytes(encoded(pixels(0), "JPEG"))
 
@@ -148,8 +148,8 @@ def a_file(root: Path) -> None:
         (a_file, "is a file, not a folder"),
         (empty, "is empty; it needs one sub-folder of images per class"),
         (class_without_images, r"class folder .*c holds no images; fill it or remove it"),
-        (unlabelled, r"have no labels \(for example x\.jpg\); put them into one sub-folder per class"),
-        (one_class, r"one class only in train \(a\)"),
+        (unlabeled, r"have no labels \(for example x\.jpg\); put them into one sub-folder per class"),
+        (one_class, r"has a single class \(a\)"),
         (sizes, r"different sizes: .*000\.png has 8 x 8 pixels, .*000\.png has 9 x 9; give image_size"),
         (broken_link, r"x\.png is a link to a file that does not exist"),
         (empty_split, "test is empty"),
@@ -161,7 +161,7 @@ def a_file(root: Path) -> None:
         (linked_into_a_class, "black is a link to"),
         (linked_split, "test/cat is a link to|test/cat .*shares its images"),
         (twice_linked, "two is a link to .*one"),
-        (new_class_in_test, "has class 'c' that train lacks"),
+        (new_class_in_test, "has class 'c', which train lacks"),
     ],
 )
 def test_folders_that_cannot_serve_are_refused(tmp_path: Path, make, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -170,7 +170,7 @@ def test_folders_that_cannot_serve_are_refused(tmp_path: Path, make, message: st
         load_images(f"folder:{tmp_path / 'data'}")
 
 
-def test_loose_images_beside_class_folders_are_said(tmp_path: Path) -> None:
+def test_images_outside_the_class_folders_are_a_warning(tmp_path: Path) -> None:
     write_folder(tmp_path, {"a": 6, "b": 6})
     (tmp_path / "loose.png").write_bytes(encoded(pixels(0)))
     with pytest.warns(UserWarning, match="1 images in .* are outside the class folders"):
@@ -184,7 +184,7 @@ def test_a_pipe_is_no_image_and_is_never_opened(tmp_path: Path) -> None:
     assert len(load_images(f"folder:{tmp_path}")) == 12
 
 
-def test_grey_files_make_a_grey_set(tmp_path: Path) -> None:
+def test_gray_files_make_a_gray_set(tmp_path: Path) -> None:
     images = load_images(f"folder:{write_folder(tmp_path, {'a': 6, 'b': 6}, channels=1)}")
     assert images.channels == 1
     assert contents(images) == {(pixels(i, channels=1).tobytes(), "a" if i < 6 else "b") for i in range(12)}

@@ -106,7 +106,7 @@ def test_the_binary_archive_is_read_where_both_versions_are_there(tmp_path: Path
         (lambda f: f.update({"cifar-10-batches-bin/data_batch_2.bin": b"\xff" * 3073}), "label 255"),
     ],
 )
-def test_cifar10_archives_that_are_damaged_or_hostile_are_refused(
+def test_corrupted_or_hostile_cifar10_archives_are_refused(
     tmp_path: Path, change: Callable[[dict], None], message: str
 ) -> None:
     files = binary_files()
@@ -127,7 +127,7 @@ def test_links_in_a_tar_archive_are_not_followed(tmp_path: Path) -> None:
 
 
 @unofficial
-def test_a_tar_archive_cut_short_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_tar_archive_is_refused(tmp_path: Path) -> None:
     path = tar(tmp_path / "cifar-10-binary.tar.gz", binary_files())
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(DataError, match="not a readable tar archive"):
@@ -202,7 +202,7 @@ def without(name: str) -> Callable[[dict], object]:
         (lambda f: f.update({"train/n01000001/images/x.JPEG": b"broken"}), r"images/x\.JPEG cannot be read"),
     ],
 )
-def test_tinyimagenet_archives_that_are_damaged_or_hostile_are_refused(
+def test_corrupted_or_hostile_tinyimagenet_archives_are_refused(
     tmp_path: Path, change: Callable[[dict], object], message: str
 ) -> None:
     files = tiny_files()
@@ -254,7 +254,7 @@ def test_named_sets_are_downloaded_once_into_the_root(tmp_path: Path, monkeypatc
     assert {path.name for path in root.iterdir() if not path.name.startswith(".")} == set(files)
 
 
-def test_files_that_are_not_the_published_ones_are_used_and_that_is_said(tmp_path: Path) -> None:
+def test_files_other_than_the_published_ones_are_used_with_a_warning(tmp_path: Path) -> None:
     np.savez(tmp_path / "pneumoniamnist.npz", **medmnist_arrays())
     with pytest.warns(UserWarning, match=r"pneumoniamnist\.npz is not the published file \(MD5"):
         images = load_images("pneumoniamnist", root=tmp_path)
@@ -299,8 +299,8 @@ def test_medmnist_sets_that_do_not_fit_say_why() -> None:
         ("bloodmist", "did you mean 'bloodmnist'"),
         ("zebras", "available are digits, .*pathmnist, .*folder:PATH, parquet:PATH, npz:PATH"),
         ("digits:here", "unknown dataset 'digits:here'"),
-        ("folder", "names no path; write folder:PATH"),
-        ("parquet:", "names no path; write parquet:PATH"),
+        ("folder", "has no path; write folder:PATH"),
+        ("parquet:", "has no path; write parquet:PATH"),
     ],
 )
 def test_unknown_sources_are_refused_with_the_list(source: str, message: str) -> None:
@@ -309,7 +309,7 @@ def test_unknown_sources_are_refused_with_the_list(source: str, message: str) ->
 
 
 @pytest.mark.parametrize("source", ["tinyimagenet", "cifar10", "bloodmnist"])
-def test_a_root_that_is_a_file_is_told_from_its_folder(source: str, tmp_path: Path) -> None:
+def test_a_root_that_is_a_file_is_refused_with_its_folder(source: str, tmp_path: Path) -> None:
     archive = tmp_path / "images.zip"
     archive.write_bytes(b"x")
     with pytest.raises(DataError, match=rf"images.zip is a file; give its parent folder: root='{tmp_path}'"):

@@ -90,7 +90,7 @@ def test_a_hostile_pickle_is_never_run(tmp_path: Path) -> None:
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_file_that_is_no_archive_and_one_cut_short(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_archive_and_a_truncated_one_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no archive")
     with pytest.raises(DataError, match=r"text\.npz is not a readable npz archive"):
         load_images(f"npz:{tmp_path / 'text.npz'}")

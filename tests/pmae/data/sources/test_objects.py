@@ -126,7 +126,7 @@ def test_unequal_sizes_need_an_image_size() -> None:
 
 def test_images_without_labels_can_be_loaded() -> None:
     images = load_images(IMAGES[..., :1], limit=10)
-    assert not images.is_labelled and images.channels == 1 and len(images.split("train")) == 10
+    assert not images.is_labeled and images.channels == 1 and len(images.split("train")) == 10
     assert repr(images).endswith("1 channel, no labels; train 10, val 3, test 8)")
 
 
@@ -143,6 +143,7 @@ def test_images_without_labels_can_be_loaded() -> None:
         ((IMAGES, np.eye(2)[LABELS]), r"float64 array of shape \(40, 2\); they must be whole numbers or text"),
         ((IMAGES, LABELS * 1.0), "labels of 'array' are a float64 array"),
         ([object()] * 5, "image 0 is a object; it must be a PIL image"),
+        ([(image,) for image in IMAGES[:8]], "label of item 0 is None; it must be a number or text"),
     ],
 )
 def test_images_that_cannot_be_used_are_refused(source: Any, message: str) -> None:
@@ -154,7 +155,7 @@ def test_images_that_cannot_be_used_are_refused(source: Any, message: str) -> No
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (DataLoader(Pictures()), "source is a DataLoader; pass its data set, loader.dataset"),
+        (DataLoader(Pictures()), "source is a DataLoader; pass its dataset, loader.dataset"),
         (7, "source is 7; give"),
         (None, "source is None; give"),
         (iter([1]), "source is a list_iterator; give"),

@@ -55,15 +55,15 @@ def test_a_split_in_several_files(tmp_path: Path) -> None:
     assert {i.tobytes() for i in load_images(f"parquet:{tmp_path}").images} == {pixels(i).tobytes() for i in range(24)}
 
 
-def test_one_named_split_alone_is_split_anew(tmp_path: Path) -> None:
+def test_a_single_split_requested_by_name_is_split_again(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "test-00000-of-00001.parquet", LABELS)
     assert set(load_images(f"parquet:{path}").splits) == {"train", "val", "test"}
 
 
-def test_a_file_of_no_split_is_left_out_and_said(tmp_path: Path) -> None:
+def test_a_file_without_a_split_is_left_out_with_a_warning(tmp_path: Path) -> None:
     for name in ("train-0.parquet", "test-0.parquet", "extra-0.parquet"):
         write_parquet(tmp_path / name, LABELS)
-    with pytest.warns(UserWarning, match=r"names tell no split: extra-0\.parquet"):
+    with pytest.warns(UserWarning, match=r"names contain no split: extra-0\.parquet"):
         assert len(load_images(f"parquet:{tmp_path}")) == 48
 
 
@@ -136,19 +136,19 @@ def test_tables_that_cannot_serve_are_refused(tmp_path: Path, columns: dict, mes
 def test_labels_beyond_the_class_names_are_refused(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "x.parquet", [0, 1, 2] * 4, class_names=["a", "b"])
     with pytest.raises(
-        DataError, match="labels run from 0 to 2, which are no classes; the metadata names 2 classes: a, b"
+        DataError, match="labels run from 0 to 2, which are not class numbers; the metadata names 2 classes: a, b"
     ):
         load_images(f"parquet:{path}")
 
 
-def test_a_class_name_without_images_is_said(tmp_path: Path) -> None:
+def test_a_class_name_without_images_is_a_warning(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "x.parquet", LABELS, class_names=["a", "b", "c"])
     with pytest.warns(UserWarning, match="train split of 'x' has no images of class 'c'"):
         assert load_images(f"parquet:{path}").class_names == ("a", "b", "c")
 
 
 @pytest.mark.parametrize("size", [0, 100, -20])
-def test_a_file_cut_short_is_refused(tmp_path: Path, size: int) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, size: int) -> None:
     path = write_parquet(tmp_path / "x.parquet", LABELS)
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(DataError, match=r"x\.parquet is not a readable Parquet file"):
@@ -166,9 +166,7 @@ def test_a_page_with_wrong_bytes_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["missing.parquet", "no*.parquet", "."])
 def test_no_files_is_an_error(tmp_path: Path, name: str) -> None:
-    with pytest.raises(
-        DataError, match=r"there are no Parquet files at .*; give parquet:PATH a file, a glob or a folder"
-    ):
+    with pytest.raises(DataError, match=r"no Parquet files at .*; give parquet:PATH a file, a glob or a folder"):
         load_images(f"parquet:{tmp_path / name}")
 
 
