@@ -198,10 +198,10 @@ def _object_store(processes: list[psutil.Process]) -> float:
 def _size(folder: Path) -> tuple[int, int]:
     """Bytes and number of the files below ``folder``."""
     total = count = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            if path.is_file() and not path.is_symlink():
-                total, count = total + path.stat().st_size, count + 1
+    for parent, _, names in os.walk(folder):  # unlike Path.rglob it goes on where a folder is deleted meanwhile
+        for name in names:
+            with suppress(OSError):
+                total, count = total + os.lstat(os.path.join(parent, name)).st_size, count + 1
     return total, count
 
 
