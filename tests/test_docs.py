@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import os
 import re
 import shlex
@@ -12,6 +13,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
+from studies import judge, read_study
+from studies.formatting import at_most, in_points
+from studies.report.overview import write_overview
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"])
@@ -114,12 +119,23 @@ def test_python_examples_give_what_the_page_shows(monkeypatch):
     assert result.attempted > 20 and not result.failed, "".join(report)
 
 
-def test_the_readme_quotes_the_committed_answer():
-    import json
+EVIDENCE = sorted(path.parent for path in (ROOT / "docs" / "evidence").glob("*/trials.arrow"))
 
+
+@pytest.mark.parametrize("folder", EVIDENCE, ids=lambda folder: folder.name)
+def test_the_readme_quotes_the_verdicts_of_the_committed_rows(folder):
+    stored = json.loads((folder / "verdict.json").read_text())
+    judged = judge(read_study(folder)).to_dict()
+    assert judged["answer"] == stored["answer"]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    verdict = json.loads((ROOT / "docs" / "evidence" / "digits" / "verdict.json").read_text())
-    assert f"> {verdict['answer']}\n" in readme
-    row = next(r for r in verdict["rows"] if r["kind"] == "default")
-    for rung in row["rungs"]:
-        assert f"{100 * rung['accuracy']:.1f}" in readme
+    assert folder.name != "digits" or f"> {stored['answer']}\n" in readme
+    for row, same in zip(judged["rows"], stored["rows"], strict=True):
+        assert row["verdict"] == same["verdict"] and row["ci_high"] == pytest.approx(same["ci_high"])
+        loses, adds = at_most(row["ci_high"]), in_points(row["training_gain"])
+        quoted = [line.replace("*", "") for line in readme.splitlines() if line.startswith(f"| {folder.name} |")]
+        assert any(f"| {row['verdict']} | {loses} |" in line and line.endswith(f"| {adds} |") for line in quoted)
+
+
+def test_the_overview_is_made_of_the_committed_rows(tmp_path):
+    write_overview(EVIDENCE, tmp_path / "overview.md")
+    assert (tmp_path / "overview.md").read_text() == (ROOT / "docs" / "evidence" / "overview.md").read_text()
