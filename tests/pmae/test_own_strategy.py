@@ -66,7 +66,7 @@ def masks_of(count: int, masked: int):
     [
         ("pmae", masks_of(64, 0), "drew 0 to 0 masked entries in a row; .* with 1 to 63 masked in each row"),
         ("pmae", masks_of(64, 64), "drew 64 to 64 masked"),
-        ("pmae", masks_of(63, 5), "must draw a bool tensor of shape \(20, 64\)"),
+        ("pmae", masks_of(63, 5), r"must draw a bool tensor of shape \(20, 64\)"),
         ("mae", masks_of(16, 11), f"drew 11 to 11 masked .* with {masked_count(16, 0.75)} to 12 masked"),
         ("mae", lambda *given: None, "drew None; it must draw a bool tensor"),
         ("pmae", None, "strategy is 'own:mine' and draw_mask is None; .*pretrain\(..., draw_mask=function\)"),

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -26,19 +28,30 @@ def optuna_state(status: str) -> TrialState:
 
 
 class Proposals:
-    """Settings to try, in the order of their numbers.
+    """Candidates to try, in the order of their numbers.
 
     Args:
         space: The search space.
-        known: Settings fixed in advance, by number: default ratios, and those that ran before a restart.
+        known: Candidates fixed in advance, by number, such as default ratios.
         search: ``tpe``, ``gp``, ``qmc`` or ``random``.
         seed: The study's seed.
         lag: Number n waits for the results up to n - lag, so at most ``lag`` proposed trials run at a time.
+        recorded: Candidates that ran before a restart, by number. They are proposed again, since a sampler learns from
+            what it drew, and records hold that rounded; one that comes out otherwise is taken from the record.
     """
 
-    def __init__(self, space: Space, known: dict[int, Candidate], search: str, seed: int, lag: int) -> None:
+    def __init__(
+        self,
+        space: Space,
+        known: dict[int, Candidate],
+        search: str,
+        seed: int,
+        lag: int,
+        recorded: Mapping[int, Candidate] = MappingProxyType({}),
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space, self.known, self.search, self.seed, self.lag = space, known, search, seed, lag
+        self.recorded = recorded
         self._studies = {m: optuna.create_study(direction="maximize") for m in space.methods}
         self._asked: dict[int, Trial | None] = {}
         self._results: dict[int, tuple[TrialState, float | None]] = {}
@@ -47,25 +60,31 @@ class Proposals:
     def next(self) -> Candidate | None:
         """The candidate of the next number, or None while results that it depends on are missing."""
         number = len(self._asked)
-        candidate = self.known.get(number)
-        if candidate is None and any(i not in self._results for i in range(number - self.lag + 1)):
-            return None
-        method = candidate.method if candidate else self.space.methods[number % len(self.space.methods)]
-        study = self._studies[method]
+        candidate, recorded = self.known.get(number), self.recorded.get(number)
         if candidate is None:
+            if any(i not in self._results for i in range(number - self.lag + 1)):
+                return None
+            method = self.space.methods[number % len(self.space.methods)]
             self._tell_until(number - self.lag)
-            study.sampler = self._sampler(method, number)
-        elif self.space.contains(candidate):
-            study.enqueue_trial(self.space.parameters(candidate))
-        else:
-            self._asked[number] = None  # outside the search range: not reported to the sampler
-            return candidate
+            self._studies[method].sampler = self._sampler(method, number)
+            trial, proposed = self._ask(method)
+            if recorded in (None, proposed):
+                self._asked[number] = trial
+                return proposed
+            self._studies[method].tell(trial, state=TrialState.FAIL)
+            candidate = recorded
+        assert candidate is not None
+        self._asked[number] = None  # outside the search range: not reported to the sampler
+        if self.space.contains(candidate):
+            self._studies[candidate.method].enqueue_trial(self.space.parameters(candidate))
+            self._asked[number], candidate = self._ask(candidate.method)
+        return candidate
+
+    def _ask(self, method: str) -> tuple[Trial, Candidate]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental samplers warn at every call
-            trial = study.ask()
-            candidate = self.space.suggest(trial, method)
-        self._asked[number] = trial
-        return candidate
+            trial = self._studies[method].ask()
+            return trial, self.space.suggest(trial, method)
 
     def tell(self, number: int, state: TrialState, value: float | None) -> None:
         """Report how a trial ended; a value that is not finite counts as a failure."""

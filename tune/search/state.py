@@ -68,7 +68,9 @@ class StudyState:
         self._seed = plan.options.training.seed
         self._records = {row["trial_id"]: row for row in records}
         self._running: dict[str, TrialSpec] = {}
-        self._proposals = Proposals(plan.space, self._known_candidates(), plan.sampler, self._seed, lag)
+        self._proposals = Proposals(
+            plan.space, plan.known_candidates(), plan.sampler, self._seed, lag, self._recorded_candidates()
+        )
         self._numbers: dict[str, int] = {}  # of explored trials, by trial id
         self._draws: Counter[Candidate] = Counter()
         self._rounds: list[list[TrialSpec]] = []
@@ -160,14 +162,10 @@ class StudyState:
     def _stop(self, deadline: float) -> None:
         self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
 
-    def _known_candidates(self) -> dict[int, Candidate]:
-        """Settings by number: those known from the start, and those on record."""
-        known = self._plan.known_candidates()
-        for number in range(self._plan.trials):
-            row = self._records.get(self._plan.explore_id(number))
-            if row is not None:
-                known[number] = Candidate.of(config_of(row))
-        return known
+    def _recorded_candidates(self) -> dict[int, Candidate]:
+        """Candidates of the exploration on record, by number."""
+        rows = {number: self._records.get(self._plan.explore_id(number)) for number in range(self._plan.trials)}
+        return {number: Candidate.of(config_of(row)) for number, row in rows.items() if row is not None}
 
     def _explore(self) -> Start | Idle:
         candidate = self._proposals.next()

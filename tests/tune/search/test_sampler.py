@@ -16,10 +16,10 @@ def accuracy(candidate: Candidate) -> float:
     return 1 - (candidate.ratio - 0.3) ** 2 - 0.01 * candidate.patches.patch_size
 
 
-def run(search: str, order_seed: int, count: int = 16, lag: int = 4, known: dict | None = None) -> list[Candidate]:
+def run(search: str, order_seed: int, count: int = 16, lag: int = 4, recorded: dict | None = None) -> list[Candidate]:
     """Run trials three at a time that end in an order drawn from ``order_seed``."""
     space = space_for(32)
-    proposals = Proposals(space, {**dict(enumerate(space.fixed())), **(known or {})}, search, seed=7, lag=lag)
+    proposals = Proposals(space, dict(enumerate(space.fixed())), search, seed=7, lag=lag, recorded=recorded or {})
     order, settings, running = random.Random(order_seed), [], []
     while len(settings) < count or running:
         candidate = proposals.next() if len(settings) < count and len(running) < 3 else None
@@ -40,7 +40,20 @@ def test_the_order_of_ends_does_not_matter(search):
 def test_a_restart_continues_with_the_same_candidates():
     whole = run("tpe", 1)
     ran = {n: s for n, s in enumerate(whole[:11]) if n != 9}  # trial 9 was running when the driver was killed
-    assert run("tpe", 5, known=ran) == whole
+    assert run("tpe", 5, recorded=ran) == whole
+
+
+@pytest.mark.parametrize("search", ["tpe", "qmc"])
+def test_a_restart_learns_from_what_was_drawn_before_it_was_rounded(search):
+    whole = run(search, 1, count=80)
+    assert run(search, 5, count=80, recorded=dict(enumerate(whole[:40]))) == whole
+
+
+def test_a_record_that_would_not_be_proposed_again_is_kept():
+    whole = run("tpe", 1)
+    other = Candidate("pmae", whole[8].patches, 0.123, "expected", "pca")  # as if trial 4 had failed at the time
+    settings = run("tpe", 1, recorded={**dict(enumerate(whole[:12])), 8: other})
+    assert settings[:12] == [*whole[:8], other, *whole[9:12]]
 
 
 def test_results_change_what_is_proposed():
