@@ -69,7 +69,7 @@ def masks_of(count: int, masked: int):
         ("pmae", masks_of(63, 5), r"must draw a bool tensor of shape \(20, 64\)"),
         ("mae", masks_of(16, 11), f"drew 11 to 11 masked .* with {masked_count(16, 0.75)} to 12 masked"),
         ("mae", lambda *given: None, "drew None; it must draw a bool tensor"),
-        ("pmae", None, "strategy is 'own:mine' and draw_mask is None; .*pretrain\(..., draw_mask=function\)"),
+        ("pmae", None, r"strategy is 'own:mine' and draw_mask is None; .*pretrain\(..., draw_mask=function\)"),
     ],
 )
 def test_what_a_strategy_must_not_draw_is_refused(method, function, message):
