@@ -1,6 +1,6 @@
 """The accuracies that the papers print, as data to draw and to compare with a study's own.
 
-Sources: the PMAE paper (Bizeul et al. 2025, arXiv 2502.06314: its tables and its figures over the ratio), the MAE
+Sources: the PMAE paper (Bizeul et al. 2025, arXiv 2502.06314: its figures over the ratio), the MAE
 paper (He et al. 2022, arXiv 2111.06377, Figure 5) and Kong et al. 2023 (arXiv 2306.04898). Every number is one run,
 read off a table or a plot, so none has an interval. They are drawn by ``figures`` and judged by ``published_regret``.
 """
@@ -36,29 +36,10 @@ class CurvePoint(NamedTuple):
     accuracy: float
 
 
-class Result(NamedTuple):
-    """One cell of a published table. ``masking`` is ``ratio_75``, ``oracle`` (best ratio) or ``random_10_90``."""
-
-    source: str
-    dataset: str
-    image_size: int
-    patch_size: int
-    probe: str
-    method: str
-    masking: str
-    accuracy: float
-
-
 @cache
 def published_curves() -> tuple[CurvePoint, ...]:
     """Every published point of accuracy over the ratio, in the papers' order."""
     return tuple(CurvePoint(**row) for row in _read("ratio_curves.csv"))
-
-
-@cache
-def published_results() -> tuple[Result, ...]:
-    """Every published table cell: linear, MLP, k-NN and fine-tuned accuracies."""
-    return tuple(Result(**row) for row in _read("probe_results.csv"))
 
 
 def published_curve(dataset: str, method: str, probe: str = "linear") -> tuple[CurvePoint, ...]:
