@@ -42,11 +42,9 @@ class Search(StudySearch):
     """``StudySearch`` without ``optuna.db``, which is a log that nothing is resumed from."""
 
     def __init__(self, state: StudyState, on_end: Callable[..., Any]) -> None:
-        self._state, self._on_end, self._specs = state, on_end, {}
+        self._state, self._on_end, self._specs, self._numbers = state, on_end, {}, {}
 
-    def _log_start(self, *arguments: Any) -> None: ...
-
-    def _log_end(self, *arguments: Any) -> None: ...
+    def _log(self, *arguments: Any) -> None: ...
 
 
 class SimulatedDriver(StudyDriver):

@@ -5,6 +5,10 @@ More histories: ``python -m tests.faults --histories 100000 --first-seed 1000``;
 
 from __future__ import annotations
 
+import gc
+import warnings
+from collections.abc import Iterator
+
 import pytest
 
 from tests.faults.world import History, run_history
@@ -21,6 +25,14 @@ REGRESSIONS = {
     2828: "a driver that was suspended for longer than the lease wrote to the store of its successor",
     107: "two drivers became owners at the same time because the store was slow",
 }
+
+
+@pytest.fixture(autouse=True)
+def open_files_of_killed_drivers_are_no_fault() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()
 
 
 def check(history: History) -> None:

@@ -218,7 +218,8 @@ def test_steps_become_epochs_of_the_images_at_hand(digits, tiny):
     assert len(result.history) == result.config.optim.epochs == 2
     assert result.config.optim.warmup_epochs == pytest.approx(0.1)
     assert result.config.resolve(8, 1, 300) == result.config
-    assert len(pretrain(config, digits[:50], seed=0).history) == 9
+    with pytest.warns(UserWarning, match="50 training images are fewer than the 64 components"):
+        assert len(pretrain(config, digits[:50], seed=0).history) == 9
 
 
 @pytest.mark.parametrize(
