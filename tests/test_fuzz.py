@@ -245,7 +245,7 @@ def test_component_files(tmp_path_factory, damage):
 
     path = tmp_path_factory.getbasetemp() / "components.npz"
     if not path.exists():
-        PrincipalComponents.fit(load_images("digits", limit=50)).save(path)
+        PrincipalComponents.fit(load_images("digits", limit=100)).save(path)
         path.with_suffix(".valid").write_bytes(path.read_bytes())
     broken = path.with_suffix(".broken")
     broken.write_bytes(damage(path.with_suffix(".valid").read_bytes()))

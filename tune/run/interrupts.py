@@ -32,13 +32,13 @@ def noticed() -> Iterator[None]:
         yield
         return
     before = {number: signal.signal(number, _remember) for number in SIGNALS}
-    if before[signal.SIGINT] is not _remember:
-        _received = False
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if before[signal.SIGINT] is not _remember:
+            _received = False
 
 
 def install() -> None:
