@@ -81,13 +81,17 @@ class NoiseRow:
 
 
 def mean_differences(rows: Sequence[VerdictRow]) -> dict[float, Mean]:
-    """Nominal ratio -> mean over data sets of "this ratio minus the default"; ratios with one data set are left out."""
-    found: dict[float, list[float]] = defaultdict(list)
+    """Nominal ratio -> mean over data sets of "this ratio minus the default"; ratios with one data set are left out.
+
+    Several comparisons of one data set are averaged first, so that it counts once.
+    """
+    found: dict[float, dict[str | None, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         for rung in row["rungs"]:
             if rung["difference"] is not None and not rung["is_default"]:
-                found[round(rung["nominal_ratio"], 4)].append(rung["difference"])
-    return {ratio: Mean.of(values) for ratio, values in sorted(found.items()) if len(values) > 1}
+                found[round(rung["nominal_ratio"], 4)][row["dataset"]].append(rung["difference"])
+    means = {ratio: [float(np.mean(v)) for v in by_set.values()] for ratio, by_set in found.items()}
+    return {ratio: Mean.of(values) for ratio, values in sorted(means.items()) if len(values) > 1}
 
 
 def compare_methods(studies: Sequence[Study]) -> list[MethodRow]:

@@ -38,6 +38,8 @@ def test_mean_over_data_sets_is_student_s_with_the_data_set_as_unit(folders: lis
     assert (means[0.55].low, means[0.55].high) == pytest.approx((expected.low, expected.high))
     assert means[0.55].value == pytest.approx(np.mean(values))
     assert not mean_differences(rows[:1])
+    twice = mean_differences([*rows, rows[0]])[0.55]  # a data set counts once, however many studies it has
+    assert twice.count == 3 and twice.value == pytest.approx(means[0.55].value)
 
 
 def test_a_single_value_has_no_interval() -> None:
