@@ -134,7 +134,9 @@ def test_the_readme_quotes_the_verdicts_of_the_committed_rows(folder):
         assert row["verdict"] == same["verdict"] and row["ci_high"] == pytest.approx(same["ci_high"])
         loses, adds = at_most(row["ci_high"]), in_points(row["training_gain"])
         quoted = [line.replace("*", "") for line in readme.splitlines() if line.startswith(f"| {folder.name} |")]
-        assert not main or any(f"| {row['verdict']} | {loses} |" in line and line.endswith(f"| {adds} |") for line in quoted)
+        assert not main or any(
+            f"| {row['verdict']} | {loses} |" in line and line.endswith(f"| {adds} |") for line in quoted
+        )
 
 
 def test_the_overview_is_made_of_the_committed_rows(tmp_path):
