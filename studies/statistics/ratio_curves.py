@@ -43,6 +43,17 @@ class Setting(NamedTuple):
         return cls(str(row.get("dataset")), str(row.get("method")), **values)
 
 
+def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Two-sided 95 % Student interval of the mean of ``values``; None with fewer than 2."""
+    if len(values) < 2:
+        return None
+    from scipy.special import stdtrit  # here, since tables in the terminal do without scipy
+
+    mean = float(np.mean(values))
+    half = float(stdtrit(len(values) - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
 @dataclass(frozen=True)
 class RungPoint:
     """The confirmed trials at one ratio.
@@ -75,12 +86,7 @@ class RungPoint:
     @cached_property
     def interval(self) -> tuple[float, float] | None:
         """Two-sided 95 % Student interval of the mean; None with one seed."""
-        if self.deviation is None:
-            return None
-        from scipy.special import stdtrit  # here, since tables in the terminal do without scipy
-
-        half = float(stdtrit(self.seeds - 1, 0.975)) * self.deviation / math.sqrt(self.seeds)
-        return self.mean - half, self.mean + half
+        return student_interval(list(self.scores.values()))
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,13 @@ def optuna_state(status: str) -> TrialState:
     return FINAL.get(status, TrialState.FAIL)
 
 
+def optuna_result(state: TrialState, value: float | None) -> tuple[TrialState, float | None]:
+    """State and value as Optuna takes them: a complete trial without a finite value failed; others have no value."""
+    if state == TrialState.COMPLETE and (value is None or not math.isfinite(value)):
+        state = TrialState.FAIL
+    return state, value if state == TrialState.COMPLETE else None
+
+
 class Proposals:
     """Candidates to try, in the order of their numbers.
 
@@ -88,9 +95,7 @@ class Proposals:
 
     def tell(self, number: int, state: TrialState, value: float | None) -> None:
         """Report how a trial ended; a value that is not finite counts as a failure."""
-        if state == TrialState.COMPLETE and (value is None or not math.isfinite(value)):
-            state = TrialState.FAIL
-        self._results[number] = (state, value if state == TrialState.COMPLETE else None)
+        self._results[number] = optuna_result(state, value)
 
     def _tell_until(self, last: int) -> None:
         while self._told <= last:

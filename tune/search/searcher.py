@@ -7,7 +7,6 @@ Optuna trial without a final state.
 
 from __future__ import annotations
 
-import math
 import sqlite3
 import warnings
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from studies.storage.rows import TrialRow
-from tune.search.sampler import optuna_state
+from tune.search.sampler import optuna_result, optuna_state
 from tune.search.space import Candidate, Space
 from tune.search.state import Idle, Start, StudyState
 from tune.trial.spec import TrialSpec
@@ -119,10 +118,7 @@ class StudySearch(OptunaSearch):
 
 def _outcome(row: TrialRow) -> tuple[TrialState, float | None]:
     """Optuna's state and value of a trial that ended."""
-    state, value = optuna_state(row["status"]), row.get("val_linear")
-    if state != TrialState.COMPLETE:
-        return state, None
-    return (state, value) if value is not None and math.isfinite(value) else (TrialState.FAIL, None)
+    return optuna_result(optuna_state(row["status"]), row.get("val_linear"))
 
 
 def _connect(database: Path) -> sqlite3.Connection:
