@@ -132,7 +132,6 @@ def overview(paths: Paths, *, out: Output = None) -> None:
     """Write one Markdown page about several studies: verdicts, means over data sets, PMAE against MAE, noise, costs.
 
     Args:
-        paths: Study folders, or storage folders with several studies; also in an object store (s3://BUCKET/PATH).
         out: The page; overview.md in the current folder if left out. Its figure is written next to it.
     """
     from studies.report.overview import write_overview

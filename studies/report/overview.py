@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from studies.errors import StudyError
 from studies.figures.overview import overview_figure
+from studies.figures.style import paper_style
 from studies.figures.svg import as_bytes
 from studies.formatting import accuracy, at_most, duration, in_points, interval, percent, ratio_list
 from studies.records import Study, read_studies
@@ -18,7 +19,7 @@ from studies.statistics.rows import VerdictRow
 from studies.storage.atomic import write_file
 from studies.verdict import VERDICTS, current_verdict
 from studies.views.across import Mean, compare_methods, mean_differences, measure_noise
-from studies.views.wording import judged_rows, method_name
+from studies.views.wording import judged_rows, method_name, row_label
 
 Judged = list[tuple[Study, VerdictRow]]
 
@@ -34,15 +35,16 @@ def write_overview(paths: Iterable[Path | str], out: Path | str) -> list[Path]:
         The files written.
 
     Raises:
-        StudyError: There is no study, or none has a comparison yet.
+        StudyError: No study is found, or none has confirmed trials of a default ratio and of another one.
         StudyWriteError: A file cannot be written.
     """
     studies, out = read_studies(paths), Path(out)
     judged = [(study, row) for study in studies for row in judged_rows(current_verdict([study])) if row["rungs"]]
     if not judged:
         raise StudyError("none of these studies has confirmed trials of a default ratio and of another one")
-    figure = overview_figure([row for _, row in judged])
-    files = {out.with_suffix(f".{kind}"): as_bytes(figure, kind) for kind in ("png", "svg")}
+    with paper_style():
+        figure = overview_figure([row for _, row in judged])
+        files = {out.with_suffix(f".{kind}"): as_bytes(figure, kind) for kind in ("png", "svg")}
     files[out] = overview_page(studies, judged, out.with_suffix(".svg").name).encode()
     for path, content in files.items():
         write_file(path, content)
@@ -51,10 +53,11 @@ def write_overview(paths: Iterable[Path | str], out: Path | str) -> list[Path]:
 
 def overview_page(studies: Sequence[Study], judged: Judged, figure: str) -> str:
     """The page as Markdown; ``figure`` is the file name of its figure."""
-    methods = list(dict.fromkeys(row["method"] for _, row in judged))
+    questions = sorted({(row["method"], row["default_ratio"]) for _, row in judged}, key=lambda q: (q[0] != "pmae", q))
     blocks = ["# What the studies say", f"![Difference to the default over the achieved ratio]({figure})"]
-    for method in methods:
-        blocks += _verdicts(method, [(study, row) for study, row in judged if row["method"] == method])
+    for method, default in questions:
+        asked = [(study, row) for study, row in judged if (row["method"], row["default_ratio"]) == (method, default)]
+        blocks += _verdicts(method, default, asked)
     blocks += _published({row["dataset"] for _, row in judged})
     blocks += _methods(studies)
     blocks += _noise(studies)
@@ -62,14 +65,14 @@ def overview_page(studies: Sequence[Study], judged: Judged, figure: str) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _verdicts(method: str, judged: Judged) -> list[str]:
-    found = Counter(row["verdict"] for _, row in judged)
-    default = percent(judged[0][1]["default_ratio"])
+def _verdicts(method: str, ratio: float, judged: Judged) -> list[str]:
+    found, default = Counter(row["verdict"] for _, row in judged), percent(ratio)
+    every = [row for _, row in judged]
     counts = ", ".join(f"{word} on {found[word]}" for word in VERDICTS if found[word])
     rows = [
         [
             study.name,
-            str(row["patch_size"]),
+            row_label(row, every).partition(", ")[2].removeprefix("patch "),
             _images(study),
             row["verdict"],
             "" if row["ci_high"] is None else at_most(row["ci_high"]),
@@ -87,7 +90,7 @@ def _verdicts(method: str, judged: Judged) -> list[str]:
     if means:
         blocks += [
             "Mean over the informative studies of the accuracy at a ratio minus that at the default, in points, with "
-            "the interval over data sets (95 % each). The data sets are no random sample of anything.",
+            "its interval over data sets (95 % each). It describes these data sets, which are not a random sample.",
             _table(["masked", "mean difference", "interval", "data sets"],
                    [[percent(r), in_points(m.value, True), _interval(m), str(m.count)] for r, m in means.items()]),
         ]  # fmt: skip
@@ -112,6 +115,7 @@ def _methods(studies: Sequence[Study]) -> list[str]:
     rows = [
         [
             row.dataset,
+            str(row.patch_size or ""),
             *(str(epochs) for epochs in row.epochs),
             *(duration(seconds) for seconds in row.seconds),
             *(accuracy(value) for value in row.accuracies),
@@ -123,19 +127,19 @@ def _methods(studies: Sequence[Study]) -> list[str]:
     ]
     if not rows:
         return []
-    head = ["data set", "PMAE epochs", "MAE epochs", "PMAE trial", "MAE trial", "PMAE accuracy", "MAE accuracy",
-            "MAE minus PMAE, points", "interval", "seeds"]  # fmt: skip
+    head = ["data set", "patch", "PMAE epochs", "MAE epochs", "PMAE trial", "MAE trial", "PMAE accuracy",
+            "MAE accuracy", "MAE minus PMAE, points", "interval", "seeds"]  # fmt: skip
     return [
         "## PMAE against MAE",
-        "Each at its default ratio, paired by seed. A trial's time is its median on the machine of the study, "
-        "with whatever else ran there.",
+        "PMAE at 20 % of the variance and MAE at 75 % of the patches, paired by seed, with a 95 % interval each. The "
+        "time is that of the median trial; other work on the machine makes it longer.",
         _table(head, rows),
     ]
 
 
 def _noise(studies: Sequence[Study]) -> list[str]:
     rows = [
-        [row.dataset, method_name(row.method), row.probe, str(row.trials), _points(row.run), _points(row.difference)]
+        [study.name, row.setting, row.probe, str(row.trials), _points(row.run), _points(row.difference)]
         for study in studies
         for row in measure_noise(study)
     ]
@@ -143,7 +147,7 @@ def _noise(studies: Sequence[Study]) -> list[str]:
         "## Noise",
         "Standard deviations over seeds in points: of the accuracy of a run, and of the difference of two ratios with "
         "the same seed.",
-        _table(["data set", "method", "probe", "trials", "run", "paired difference"], rows),
+        _table(["study", "setting", "probe", "trials", "run", "paired difference"], rows),
     ]
 
 
@@ -158,7 +162,8 @@ def _costs(studies: Sequence[Study]) -> list[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
+    lines = ([cell.replace("|", "\\|") for cell in cells] for cells in (head, ["---"] * len(head), *rows))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _images(study: Study) -> str:

@@ -13,11 +13,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
+import pyarrow.compute as pc
 
 from studies.records import Study
 from studies.statistics.pairing import collect, confirmed_rows
-from studies.statistics.ratio_curves import DEFAULT_RATIOS, RungPoint, Setting, ratio_curves
+from studies.statistics.ratio_curves import (
+    DEFAULT_RATIOS,
+    RungPoint,
+    Setting,
+    ratio_curves,
+    rows_of,
+    student_interval,
+)
 from studies.statistics.regret import estimate_noise
 from studies.statistics.rows import VerdictRow
 
@@ -34,27 +41,24 @@ class Mean:
     @classmethod
     def of(cls, values: Sequence[float]) -> Mean:
         """Of at least one value."""
-        array = np.asarray(values, dtype=float)
-        mean, count = float(array.mean()), len(array)
-        if count < 2:
-            return cls(mean, None, None, count)
-        reach = float(stdtrit(count - 1, 0.975)) * float(array.std(ddof=1)) / math.sqrt(count)
-        return cls(mean, mean - reach, mean + reach, count)
+        low, high = student_interval(values) or (None, None)
+        return cls(float(np.mean(values)), low, high, len(values))
 
 
 @dataclass(frozen=True)
 class MethodRow:
-    """MAE against PMAE on one data set, each at its default ratio, paired by seed; accuracies are fractions.
+    """MAE against PMAE on one data set, each at the ratio its paper recommends, paired by seed.
 
     Attributes:
-        dataset: Where.
+        dataset, patch_size: Where; the patch size in pixels.
         epochs: Of PMAE and of MAE.
         seconds: Median trial of PMAE and of MAE.
-        accuracies: Means of PMAE and of MAE.
+        accuracies: Means of PMAE and of MAE, fractions.
         difference: MAE minus PMAE over the seeds.
     """
 
     dataset: str
+    patch_size: int | None
     epochs: tuple[int, int]
     seconds: tuple[float, float]
     accuracies: tuple[float, float]
@@ -66,13 +70,14 @@ class NoiseRow:
     """Noise of one method's confirmed trials in one study, as standard deviations (fractions of accuracy).
 
     Attributes:
-        dataset, method, probe: Of what.
+        setting: Data set, method and patch setting, such as ``digits, pmae, patch 2``.
+        method, probe: Of what.
         trials: How many it was measured on.
         run: Of single runs at one ratio.
         difference: Of the difference of two ratios with the same seed.
     """
 
-    dataset: str
+    setting: str
     method: str
     probe: str
     trials: int
@@ -96,59 +101,67 @@ def mean_differences(rows: Sequence[VerdictRow]) -> dict[float, Mean]:
 
 def compare_methods(studies: Sequence[Study]) -> list[MethodRow]:
     """Every MAE study of a data set against every PMAE study of the same images that shares at least 2 seeds."""
-    arms: dict[str, list[tuple[Study, Setting, RungPoint]]] = defaultdict(list)
+    arms: dict[str, list[_Arm]] = defaultdict(list)
     for study in studies:
         for curve in ratio_curves(study.trials):
             default = DEFAULT_RATIOS.get(curve.setting.method)
             rung = next((r for r in curve.confirmed if default is not None and abs(r.nominal - default) < 1e-4), None)
             if rung is not None:
-                arms[curve.setting.method].append((study, curve.setting, rung))
+                arms[curve.setting.method].append(_Arm.of(study, curve.setting, rung))
     rows = []
-    for study, setting, rung in arms["pmae"]:
-        for other, theirs, rival in arms["mae"]:
-            seeds = sorted(set(rung.scores) & set(rival.scores))
-            if len(seeds) < 2 or _images_of(study, setting) != _images_of(other, theirs):
+    for ours in arms["pmae"]:
+        for rival in arms["mae"]:
+            seeds = sorted(set(ours.scores) & set(rival.scores))
+            if len(seeds) < 2 or ours.images != rival.images:
                 continue
-            pairs = np.array([(rung.scores[seed], rival.scores[seed]) for seed in seeds])
+            pairs = np.array([(ours.scores[seed], rival.scores[seed]) for seed in seeds])
             rows.append(
                 MethodRow(
-                    setting.dataset,
-                    (_median(study, setting, "epochs"), _median(other, theirs, "epochs")),
-                    (_median(study, setting, "seconds"), _median(other, theirs, "seconds")),
+                    ours.setting.dataset,
+                    ours.setting.patch_size,
+                    (ours.epochs, rival.epochs),
+                    (ours.seconds, rival.seconds),
                     (float(pairs[:, 0].mean()), float(pairs[:, 1].mean())),
                     Mean.of(pairs[:, 1] - pairs[:, 0]),
                 )
             )
-    return sorted(rows, key=lambda row: (row.dataset, row.epochs))
+    return sorted(rows, key=lambda row: (row.dataset, row.patch_size or 0, row.epochs))
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """One method at its ratio: its images, accuracies by seed, and the median cost of its confirmed trials."""
+
+    setting: Setting
+    images: tuple[Any, ...]
+    scores: dict[int, float]
+    epochs: int
+    seconds: float
+
+    @classmethod
+    def of(cls, study: Study, setting: Setting, rung: RungPoint) -> _Arm:
+        rows = rows_of(study.trials, (*Setting._fields, "phase", "status", "epochs", "seconds"))
+        mine = [r for r in rows if (r["phase"], r["status"]) == ("confirm", "done") and Setting.of(r) == setting]
+        epochs, seconds = ([r[name] for r in mine if r[name] is not None] or [0] for name in ("epochs", "seconds"))
+        data = study.plan.get("dataset") or {}
+        images = (setting.dataset, setting.patch_size, *(data.get(name) for name in ("fingerprint", "train", "test")))
+        return cls(setting, images, rung.scores, int(np.median(epochs)), float(np.median(seconds)))
 
 
 def measure_noise(study: Study) -> list[NoiseRow]:
-    """Noise by data set, method and probe; a method without two seeds at two ratios has no row."""
+    """Noise by setting and probe; a setting without two seeds at two ratios has no row."""
     rows = []
-    confirmed, _, _ = confirmed_rows(study.trials)
-    knn = {row["trial_id"]: row["test_knn"] for row in study.trials.select(["trial_id", "test_knn"]).to_pylist()}
-    by_probe = {"linear": confirmed, "k-NN": [{**row, "test_linear": knn[row["trial_id"]]} for row in confirmed]}
-    for probe, members in by_probe.items():
-        for comparison in collect([row for row in members if row["test_linear"] is not None]).comparisons:
+    for probe, column in (("linear", "test_linear"), ("k-NN", "test_knn")):
+        scored = study.trials.filter(pc.is_valid(study.trials[column]))
+        place = scored.schema.get_field_index("test_linear")
+        confirmed, _, _ = confirmed_rows(scored.set_column(place, "test_linear", scored[column]))
+        for comparison in collect(confirmed).comparisons:
             table = comparison.test
             if table.shape[0] < 2 or table.shape[1] < 2:
                 continue
             pooled = estimate_noise(table).pooled
             if math.isfinite(pooled):
                 run = math.sqrt(float(np.nanmean(np.nanvar(table, axis=0, ddof=1))))
-                trials = int(np.isfinite(table).sum())
-                group = comparison.group
-                rows.append(NoiseRow(group.dataset, group.method, probe, trials, run, math.sqrt(2 * pooled)))
+                trials, label = int(np.isfinite(table).sum()), comparison.group.label
+                rows.append(NoiseRow(label, comparison.group.method, probe, trials, run, math.sqrt(2 * pooled)))
     return rows
-
-
-def _images_of(study: Study, setting: Setting) -> tuple[Any, ...]:
-    data = study.plan.get("dataset") or {}
-    return setting.dataset, setting.patch_size, data.get("fingerprint"), data.get("train"), data.get("test")
-
-
-def _median(study: Study, setting: Setting, column: str) -> Any:
-    rows = study.trials.select(["phase", "status", "method", "patch_size", column]).to_pylist()
-    wanted = ("confirm", "done", setting.method, setting.patch_size)
-    values = [row[column] for row in rows if tuple(row.values())[:4] == wanted and row[column] is not None]
-    return type(values[0])(np.median(values)) if values else 0

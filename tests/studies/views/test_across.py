@@ -12,7 +12,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_1samp, ttest_rel
 
 from studies.__main__ import main
-from studies.records import Study, read_studies, read_study
+from studies.records import Study, StudyWriter, read_studies, read_study
 from studies.report.overview import write_overview
 from studies.verdict import judge
 from studies.views.across import Mean, compare_methods, mean_differences, measure_noise
@@ -107,6 +107,10 @@ def test_page_names_every_study_verdict_and_cost(folders: list[Path], tmp_path: 
     for heading in ("PMAE: is 20 %", "MAE: is 75 %", "What the papers", "PMAE against MAE", "Noise", "Costs"):
         assert f"## {heading}" in page
     assert "](page.svg)" in page and "<svg" in (tmp_path / "page.svg").read_text()
+    drawn = {kind: (tmp_path / f"page.{kind}").read_bytes() for kind in ("png", "svg")}
+    assert b"<text" in drawn["svg"] and int.from_bytes(drawn["png"][16:20], "big") == 2161  # 183 mm at 300 dpi
+    write_overview(folders, tmp_path / "page.md")
+    assert drawn == {kind: (tmp_path / f"page.{kind}").read_bytes() for kind in ("png", "svg")}
 
 
 def test_command_writes_the_page_and_refuses_studies_without_rungs(
@@ -118,3 +122,29 @@ def test_command_writes_the_page_and_refuses_studies_without_rungs(
     assert main(["overview", str(bare), "--out", str(tmp_path / "bare.md")]) == 2
     assert "confirmed trials" in capsys.readouterr().err
     assert len(read_studies(folders[0].parent)) == 3
+
+
+def test_studies_of_another_default_are_judged_under_a_heading_of_their_own(
+    folders: list[Path], tmp_path: Path
+) -> None:
+    other = make_study(tmp_path, "a|b", dataset="mnist", patch_sizes=(2,), samples=False, losses=False)
+    plan = json.loads((other / "study.json").read_text())
+    (other / "study.json").write_text(json.dumps({**plan, "default_ratio": 0.35}))
+    write_overview([*folders, other], tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    by_heading = dict(section.split("\n", 1) for section in page.split("\n## ")[1:])
+    usual, higher = by_heading["PMAE: is 20 % good enough?"], by_heading["PMAE: is 35 % good enough?"]
+    assert usual.count("| 2 |") == 3 and "a\\|b" not in usual
+    assert higher.count("| 2 |") == 1 and "| a\\|b | 2 |" in higher  # a name cannot break the table
+
+
+def test_strategies_of_one_study_are_told_apart(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, patch_sizes=(2,), explored=2, samples=False, losses=False)
+    writer = StudyWriter(folder)
+    rows = [row for row in writer.trials.to_pylist() if row["method"] == "pmae"]
+    writer.add_trials({**row, "strategy": "released", "trial_id": row["trial_id"] + "-released"} for row in rows)
+    writer.close()
+    write_overview([folder], tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "| 2, strategy fixed |" in page and "| 2, strategy released |" in page
+    assert "digits, pmae, released, patch 2" in page
