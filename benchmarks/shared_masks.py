@@ -174,7 +174,7 @@ def measure_accuracy(options: argparse.Namespace, result: dict[str, Any]) -> Non
 
 
 def write(result: dict[str, Any], path: Path) -> None:
-    """Write the JSON with the machine as it is now."""
+    """Write the results and a description of the machine to the JSON file."""
     machine = describe_machine("cpu", ("torch", "timm", "numpy", "scipy"), __file__)
     result["machine"] = {**machine, "cpu_features": cpu_features()}
     path.write_text(json.dumps(result, indent=1) + "\n")

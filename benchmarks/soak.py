@@ -198,7 +198,7 @@ def _object_store(processes: list[psutil.Process]) -> float:
 def _size(folder: Path) -> tuple[int, int]:
     """Bytes and number of the files below ``folder``."""
     total = count = 0
-    for parent, _, names in os.walk(folder):  # unlike Path.rglob it goes on where a folder is deleted meanwhile
+    for parent, _, names in os.walk(folder):  # Path.rglob fails if a folder is deleted meanwhile
         for name in names:
             with suppress(OSError):
                 total, count = total + os.lstat(os.path.join(parent, name)).st_size, count + 1
@@ -271,7 +271,7 @@ class Disturber:
             driver.kill()
             return "SIGKILL"
         found[0].kill()
-        if self._end_by == "watchdog.py":  # nobody is left to clean up after the driver
+        if self._end_by == "watchdog.py":  # without it no process cleans up after the driver
             self.allowed = DRIVER[signal.SIGKILL]
             driver.kill()
             return "watchdog and SIGKILL"

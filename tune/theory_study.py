@@ -1,6 +1,6 @@
 """Kong et al. 2023 (arXiv 2306.04898) in small: masking ratio x mask unit for MAE, the unit apart from the patch size.
 
-The theory: ratio and unit decide which level of features is learned, those near 0 or 1 giving low-level ones. Beside
+The theory: ratio and unit decide which level of features is learned; values near 0 or 1 give low-level features. Beside
 linear and k-NN accuracy each trial measures SSIM (structure) and PSNR (pixels) of reconstructed images and accuracy
 under common corruptions; the report tests the inverted U over the ratio. ``python tune/theory_study.py --help`` shows
 the options; the work is done in the sub-packages.

@@ -97,7 +97,7 @@ class ImageSet:
         return int(self.images.shape[3])
 
     def indices(self, split: str) -> Indices:
-        """Return the int64 indices of a split; DataError lists the splits if there is no such one."""
+        """Return the int64 indices of a split; raise DataError, which lists the splits, for an unknown name."""
         try:
             return self.splits[split]
         except KeyError:

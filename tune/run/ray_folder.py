@@ -2,7 +2,7 @@
 
 Ray's own default, ``/tmp/ray``, is open to every user of the machine and is never cleaned. A private Ray gets a folder
 ``pmae-ray-*`` of mode 0700 instead. It is deleted at the end of the session, by a watchdog process when the driver is
-killed, and at the latest by the next session, which deletes every folder whose lock nobody holds.
+killed, and at the latest by the next session, which deletes every folder without a locked lock file.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def test_a_study_shows_nothing_to_others_and_a_killed_one_leaves_nothing(base, t
     assert any("gcs_server" in t for t in titles) and any("raylet" in t for t in titles)
     addresses = {ip.removeprefix("::ffff:") for p in processes for ip in listening(p)}
     assert addresses == {"127.0.0.1"}
-    # The private Ray of this study is no cluster to join.
+    # Other studies must not join the private Ray of this one.
     code = main(["--address", "auto", "--storage", str(tmp_path / "other"), "--limit", "100"])
     assert code == 2 and "--address auto" in capsys.readouterr().err
 
