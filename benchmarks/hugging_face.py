@@ -9,8 +9,8 @@ import torch
 from pmae.config import ModelConfig
 
 
-def build_peer(config: ModelConfig, mask_ratio: float) -> Any:
-    """An eager-attention ViTMAE of the shapes of ``config`` (resolved); 0 as ``mask_ratio`` masks no patch."""
+def build_peer(config: ModelConfig, mask_ratio: float, attention: str = "eager") -> Any:
+    """A ViTMAE of the shapes of ``config`` (resolved); 0 as ``mask_ratio`` masks no patch."""
     import transformers
 
     return transformers.ViTMAEForPreTraining(
@@ -20,7 +20,7 @@ def build_peer(config: ModelConfig, mask_ratio: float) -> Any:
             patch_size=config.patch_size, num_channels=config.channels, decoder_hidden_size=config.decoder_width,
             decoder_num_hidden_layers=config.decoder_depth, decoder_num_attention_heads=config.decoder_heads,
             decoder_intermediate_size=int(config.decoder_width * config.mlp_ratio), mask_ratio=mask_ratio,
-            layer_norm_eps=1e-6, attn_implementation="eager",
+            layer_norm_eps=1e-6, attn_implementation=attention,
         )
     )  # fmt: skip
 
