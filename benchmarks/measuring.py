@@ -84,9 +84,10 @@ def flops_per_image(training: Training) -> float:
     return counter.get_total_flops() / len(pixels)
 
 
-def most_in_fp32(result: dict[str, Any], method: str) -> float:
-    """Images per second that the measured rate of fp32 products allows a method of ``training_step.py``."""
-    return spread(result["matmul_gflops"])["median"] / result["gflop_per_image"][method]
+def most_allowed(result: dict[str, Any], method: str, precision: str = "fp32") -> float:
+    """Images per second that the measured rate of matrix products allows a method of ``training_step.py``."""
+    rates = result["matmul_gflops" if precision == "fp32" else "matmul_gflops_bf16"]
+    return spread(rates)["median"] / result["gflop_per_image"][method]
 
 
 def write_result(result: dict[str, Any], path: Path) -> None:

@@ -34,7 +34,7 @@ from measuring import (
     describe_machine,
     flops_per_image,
     matmul_peak,
-    most_in_fp32,
+    most_allowed,
     now,
     paired_ratio,
     spread,
@@ -285,7 +285,7 @@ def print_table(result: dict[str, Any]) -> None:
             beside = f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})" if ratio else ""
             numbers = f"{found['median']:9.1f} {found['lowest']:9.1f} {found['highest']:9.1f}"
             print(f"{method:6} {kind:16} {numbers}   {beside}")
-        print(f"{method:6} fp32 matrix products alone would allow {most_in_fp32(result, method):.1f} images/s")
+        print(f"{method:6} fp32 matrix products alone would allow {most_allowed(result, method):.1f} images/s")
 
 
 def main() -> None:
