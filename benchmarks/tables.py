@@ -298,6 +298,19 @@ def verdict_cost(result: Result) -> str:
     )  # fmt: skip
 
 
+def verdict_cost_short(result: Result) -> str:
+    """Trials until a verdict: the race, a ladder and a grid, where there is no regret and where there are 3 points."""
+    ways = {"`--until-settled`": "race", "5 seeds (default)": "ladder, 5 seeds", "grid of 20 seeds": "grid, 20 seeds"}
+    rows = []
+    for truth, regret, name in (("flat", 0, "all ratios are equal"), ("peak at .55", 3, "20 % loses 3 points")):
+        found = {r["mode"]: r for r in result["rows"] if (r["truth"], r["regret"], r["sd"]) == (truth, regret, 0.8)}
+        right = "holds" if regret == 0 else "fails"
+        rows.append(
+            [name, *(f"{found[m]['trials']:.0f} trials, {found[m][right]:.0%} *{right}*" for m in ways.values())]
+        )
+    return table(["", *ways], rows)
+
+
 def verdict_power(result: Result) -> str:
     """Holds / fails in percent for each truth, by number of seeds."""
     modes = list(dict.fromkeys(row["mode"] for row in result["rows"]))
@@ -370,6 +383,7 @@ TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "verdict-power": (verdict_power, "verdict_power.json"),
     "shared-masks": (shared_masks, "shared-masks.json"),
     "verdict-cost": (verdict_cost, "verdict_cost.json"),
+    "verdict-cost-short": (verdict_cost_short, "verdict_cost.json"),
 }
 
 
