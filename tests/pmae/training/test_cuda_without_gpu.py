@@ -1,8 +1,9 @@
 """What a training epoch asks of a GPU, checked without one: no wait for the device, no shape that depends on data.
 
 Whole epochs run on fake ``cuda`` tensors (shapes without data), except for the backward, which needs a CUDA context
-even for fake tensors; whole steps with backward and optimizer run on the ``meta`` device. Not covered without a GPU:
-images that do not fit on the device (pinned copies), ``torch.compile`` and CUDA graphs.
+even for fake tensors; whole steps with backward and optimizer run on the ``meta`` device. Workers that share batches
+run in a fake process group. Not covered without a GPU: images that do not fit on the device (pinned copies),
+``torch.compile``, CUDA graphs, and DistributedDataParallel, which needs parameters with data.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pytest
 import timm.models.vision_transformer
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pmae.training.loader
@@ -151,18 +153,18 @@ def settings(tiny: PretrainConfig, values: dict) -> PretrainConfig:
     return tiny.with_values({"optim.epochs": 1, "optim.precision": "bf16", "data.flip": True, **values})
 
 
-def training_of(config: PretrainConfig, digits, components, device: torch.device) -> Training:
+def training_of(config: PretrainConfig, digits, components, device: torch.device, **workers: int) -> Training:
     with device:
         known = components if config.masking.method == "pmae" else None
-        return Training(config, digits, known, seed=0, device=device)
+        return Training(config, digits, known, seed=0, device=device, **workers)
 
 
 @contextlib.contextmanager
-def fake_epoch(stand_in, config, digits, components) -> Iterator[Training]:
+def fake_epoch(stand_in, config, digits, components, **workers: int) -> Iterator[Training]:
     """A training on fake ``cuda`` tensors, its backward replaced, inside of :class:`NoWaits`."""
     stand_in(CUDA)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        training = training_of(config, digits, components, CUDA)
+        training = training_of(config, digits, components, CUDA, **workers)
         training._update = lambda loss: None
         with NoWaits(CUDA):
             yield training
@@ -176,6 +178,30 @@ def test_the_steps_of_an_epoch_never_wait_for_the_device(stand_in, tiny, digits,
     assert totals.losses.shape == (4,)
     assert {x.device.type for x in (totals.losses, totals.sums, totals.achieved)} == {"cuda"}
     assert training.optimizer.param_groups[0]["lr"].device.type == "cuda"
+
+
+@pytest.fixture
+def second_of_two_workers():
+    """A process group whose collectives give back what they are given: NCCL's place is taken, nothing is sent."""
+    torch.distributed.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
+    yield {"rank": 1, "world_size": 2}
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("method", ["pmae", "mae"])
+@pytest.mark.parametrize("reduction", ["image", "batch"])
+def test_workers_that_share_batches_never_wait_for_the_device(
+    stand_in, second_of_two_workers, monkeypatch, tiny, digits, components, method, reduction
+):
+    exchanged = []
+    all_reduce = torch.distributed.all_reduce
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda x: (exchanged.append(x.device.type), all_reduce(x)))
+    config = settings(tiny, {"masking.method": method, "masking.reduction": reduction})
+    with fake_epoch(stand_in, config, digits, components, **second_of_two_workers) as training:
+        totals = training._run_steps()
+    assert totals.losses.shape == (4,) and totals.losses.device.type == "cuda"
+    # The pooled loss needs the number of masked values of the whole batch, from all workers.
+    assert exchanged == (["cuda"] * 4 if reduction == "batch" else [])
 
 
 def test_bf16_autocast_is_on_where_it_is_asked_for(stand_in, tiny, digits, components):
