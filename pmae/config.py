@@ -14,7 +14,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -375,6 +374,7 @@ SECTIONS: dict[str, type] = {
     "optim": OptimConfig,
     "probe": ProbeConfig,
 }
+HINTS = {kind: get_type_hints(kind) for kind in SECTIONS.values()}
 SIZES = ("model.image_size", "model.channels")  # facts of the images, not settings of a command line
 DEFAULTS = {f"{section}.{f.name}": f.default for section, kind in SECTIONS.items() for f in dataclasses.fields(kind)}
 # Name -> the dotted setting it is; names are unique but for the sizes.
@@ -656,9 +656,9 @@ def _build(kind: type[T], values: Any, where: str) -> T:
     return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})  # JSON has no tuples
 
 
-def _check_values(section: Any) -> None:
+def _check_values(section: object) -> None:
     """Refuse values that a setting's annotation does not allow, or numbers that are too small."""
-    for name, hint in _hints(type(section)).items():
+    for name, hint in HINTS[type(section)].items():
         value = getattr(section, name)
         kind, *others = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         if (value is None and others) or (name == "basis" and is_own(value)):
@@ -679,11 +679,6 @@ def _check_values(section: Any) -> None:
             if not enough:
                 bound = "above" if name in POSITIVE else "of at least"
                 raise ConfigError(f"{name} is {value!r}; it must be a number {bound} 0")
-
-
-@cache
-def _hints(section: type) -> dict[str, Any]:
-    return get_type_hints(section)
 
 
 def _is_number(value: Any) -> bool:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +88,11 @@ def load_images(
         found = find_object(source)
     else:
         found = _find(source, None if root is None else user_path(root, "root"), image_size, progress)
-    settings: dict[str, Any] = {"image_size": image_size, "limit": limit, "seed": seed}
-    settings["skip_unreadable"] = skip_unreadable
-    build = partial(_build, found, progress=progress, **settings)
+    settings: dict[str, Any] = dict(image_size=image_size, limit=limit, seed=seed, skip_unreadable=skip_unreadable)
+
+    def build(allocate: Allocate) -> tuple[ImageSet, list[str]]:
+        return _build(found, allocate, progress=progress, **settings)
+
     if not found.files:
         images, skipped = build(allocate_in_memory)
         warn_of_skipped(images.name, skipped)
