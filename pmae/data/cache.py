@@ -16,14 +16,13 @@ import secrets
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from pmae.data.decode import Allocate, Pixels
 from pmae.data.imageset import ImageSet
@@ -94,7 +93,7 @@ def cached_images(key: str, build: Build, *, progress: bool = False) -> ImageSet
         return found
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_name(f"{key}.lock"), progress):
+        with _acquired(folder.with_name(f"{key}.lock"), progress):
             found = _read(folder)  # another process may have built it meanwhile
             if isinstance(found, ImageSet):
                 return found
@@ -108,20 +107,15 @@ def cached_images(key: str, build: Build, *, progress: bool = False) -> ImageSet
         ) from error
 
 
-@contextmanager
-def _locked(path: Path, progress: bool) -> Iterator[None]:
-    """Hold the lock; the system releases it when its holder dies."""
+def _acquired(path: Path, progress: bool) -> AcquireReturnProxy:
+    """The lock, released at the end of a ``with``, and by the system when its holder dies."""
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=2)
+        return lock.acquire(timeout=2)
     except Timeout:
         if progress:
             print("another process is preparing the same images; waiting for it", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _write(folder: Path, build: Build) -> ImageSet:

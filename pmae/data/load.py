@@ -127,22 +127,17 @@ def _find(source: str, root: Path | None, image_size: int | None, progress: bool
 def _unknown(source: str) -> str:
     known = [*NAMED, *(flag for flag in named.medmnist_info() if not flag.endswith("3d"))]
     allowed = [*known, *(f"{kind}:PATH" for kind in AT_PATH)]
-    path = _path_if_any(source)
-    if path is not None:
-        kind = {".parquet": "parquet", ".npz": "npz"}.get(path.suffix.lower(), "folder")
+    try:
+        is_path = user_path(source, "source").exists()
+    except (ConfigError, OSError):
+        is_path = False
+    if is_path:
+        kind = {".parquet": "parquet", ".npz": "npz"}.get(Path(source).suffix.lower(), "folder")
         hint = f" (did you mean '{kind}:{source}'?)"
     else:
         hint = did_you_mean(source.lower(), [*known, *AT_PATH])
     shown = source if len(source) <= 100 else f"{source[:60]}... ({len(source)} characters)"
     return f"unknown dataset {shown!r}{hint}; available are {', '.join(allowed)}"
-
-
-def _path_if_any(source: str) -> Path | None:
-    try:
-        path = user_path(source, "source")
-        return path if path.exists() else None
-    except (ConfigError, OSError):
-        return None
 
 
 def _build(

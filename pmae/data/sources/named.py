@@ -64,7 +64,18 @@ def find_digits(request: Request) -> Source:
 
 
 def _list_digits() -> Listing:
-    table = _digits_table()
+    """From scikit-learn's file, 64 pixels and a label per row, (1797, 65): importing its loader takes seconds."""
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise DataError("the digits come with scikit-learn, which is not installed: pip install scikit-learn")
+    path = Path(package.origin).parent / DIGITS_FILE
+    if path.is_file():
+        table = np.loadtxt(path, delimiter=",")
+    else:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        table = np.column_stack([bunch.data, bunch.target])
     images = np.round(table[:, :-1].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     return Listing(
         labels=table[:, -1].astype(np.int64),
@@ -72,20 +83,6 @@ def _list_digits() -> Listing:
         splits={"train": np.arange(len(images), dtype=np.int64)},
         read=read_rows(images, "digits"),
     )
-
-
-def _digits_table() -> npt.NDArray[np.float64]:
-    """Read 64 pixels and a label per row, (1797, 65), from scikit-learn's file: importing its loader takes seconds."""
-    package = importlib.util.find_spec("sklearn")
-    if package is None or package.origin is None:
-        raise DataError("the digits come with scikit-learn, which is not installed: pip install scikit-learn")
-    path = Path(package.origin).parent / DIGITS_FILE
-    if path.is_file():
-        return np.loadtxt(path, delimiter=",")
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    return np.column_stack([bunch.data, bunch.target])
 
 
 def find_cifar10(request: Request) -> Source:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pmae.data.imageset import Indices
-from pmae.data.source import SPLIT_OF, Listing, Payload, Request, Source, encode_labels, join_parts
+from pmae.data.source import SPLIT_OF, Listing, Payload, Request, Source, broken_as, encode_labels, join_parts
 from pmae.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 IMAGE_COLUMNS = ("image", "img", "images", "pixel_values", "jpg", "png")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls")
 ROWS_AT_ONCE = 1024
+AGAIN = "copy or download it again"
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,10 @@ def _split_of(path: Path) -> str | None:
 
 
 def _opened(path: Path) -> pq.ParquetFile:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with broken_as(f"{path} is not a readable Parquet file", AGAIN):
         return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file ({error}); copy or download it again") from error
 
 
 def _columns(path: Path) -> Columns:
@@ -152,14 +150,10 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
 
 
 def _labels(path: Path, column: str) -> pa.ChunkedArray:
-    import pyarrow as pa
     import pyarrow.types as types
 
-    with _opened(path) as file:
-        try:
-            labels = file.read(columns=[column]).column(0)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read ({error}); copy or download it again") from error
+    with _opened(path) as file, broken_as(f"{path} cannot be read", AGAIN):
+        labels = file.read(columns=[column]).column(0)
     if types.is_dictionary(labels.type):
         labels = labels.cast(labels.type.value_type)
     if types.is_list(labels.type) or types.is_large_list(labels.type):
@@ -200,22 +194,19 @@ def _read_images(path: Path, column: str, rows: Indices) -> Iterator[tuple[str, 
 
     if not len(rows):
         return
-    with _opened(path) as file:
+    with _opened(path) as file, broken_as(f"{path} cannot be read", AGAIN):
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
         ends = np.cumsum([0, *sizes])
         for group in np.unique(np.searchsorted(ends, rows, side="right") - 1):
             row = int(ends[group])
-            try:
-                for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[int(group)], columns=[column]):
-                    low, high = np.searchsorted(rows, (row, row + batch.num_rows))
-                    encoded = batch.column(0)
-                    if isinstance(encoded, pa.StructArray):
-                        encoded = encoded.field("bytes")
-                    for i in rows[low:high]:
-                        payload = encoded[int(i) - row].as_py()
-                        if payload is None:
-                            raise DataError(f"{path}, row {i}: column {column!r} holds no image bytes; remove the row")
-                        yield f"{path}, row {i}", payload
-                    row += batch.num_rows
-            except (pa.ArrowException, OSError) as error:
-                raise DataError(f"{path} cannot be read ({error}); copy or download it again") from error
+            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[int(group)], columns=[column]):
+                low, high = np.searchsorted(rows, (row, row + batch.num_rows))
+                encoded = batch.column(0)
+                if isinstance(encoded, pa.StructArray):
+                    encoded = encoded.field("bytes")
+                for i in rows[low:high]:
+                    payload = encoded[int(i) - row].as_py()
+                    if payload is None:
+                        raise DataError(f"{path}, row {i}: column {column!r} holds no image bytes; remove the row")
+                    yield f"{path}, row {i}", payload
+                row += batch.num_rows
