@@ -52,10 +52,10 @@ class PrincipalComponents:
     """An orthonormal basis of standardized images, by falling variance.
 
     A pixel is standardized by its mean and population standard deviation over the training images; the deviation has
-    a floor (:func:`pmae.components.moments.floor_std`). An image is
-    flattened to D = C·H·W in that order. With K < D components (large images) what they leave of an image, the
-    residual, counts as one more entry of a mask: see :attr:`spectrum`. Fewer training images than D have at most N - 1
-    components with variance; these are kept, and the share of the residual is then exactly 0.
+    a floor (:func:`pmae.components.moments.floor_std`). An image is flattened to D = C·H·W in that order. With K < D
+    components (large images) what they leave of an image, the residual, counts as one more entry of a mask: see
+    :attr:`spectrum`. Fewer training images than D have at most N - 1 components with variance; these are kept, and the
+    share of the residual is then exactly 0.
 
     Attributes:
         mean, std: (D,) float32 in the units of the images (uint8: 0 to 255).

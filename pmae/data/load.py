@@ -88,15 +88,35 @@ def load_images(
         found = find_object(source)
     else:
         found = _find(source, None if root is None else user_path(root, "root"), image_size, progress)
-    settings: dict[str, Any] = dict(image_size=image_size, limit=limit, seed=seed, skip_unreadable=skip_unreadable)
 
     def build(allocate: Allocate) -> tuple[ImageSet, list[str]]:
-        return _build(found, allocate, progress=progress, **settings)
+        listing = found.list()
+        official, skipped = listing.splits, list[str]()
+        while True:
+            splits = plan_splits(listing.labels, listing.class_names, official, limit=limit, seed=seed, name=found.name)
+            wanted = np.concatenate(list(splits.values()))
+            images, failed = decode_images(
+                listing.read,
+                wanted,
+                allocate,
+                image_size=image_size,
+                skip_unreadable=skip_unreadable,
+                progress=progress,
+                title=f"decoding {found.name}",
+            )
+            if not failed:
+                break
+            skipped += [message for _, message in failed]
+            official = _without(listing, official, [index for index, _ in failed])
+        consecutive = consecutive_splits({split: len(indices) for split, indices in splits.items()})
+        labels = listing.labels[wanted].astype(np.int64)
+        return ImageSet(images, labels, listing.class_names, consecutive, found.name), skipped
 
     if not found.files:
         images, skipped = build(allocate_in_memory)
         warn_of_skipped(images.name, skipped)
         return images
+    settings = {"image_size": image_size, "limit": limit, "seed": seed, "skip_unreadable": skip_unreadable}
     return cached_images(set_key(found.name, found.files, settings), build, progress=progress)
 
 
@@ -138,40 +158,6 @@ def _unknown(source: str) -> str:
         hint = did_you_mean(source.lower(), [*known, *AT_PATH])
     shown = source if len(source) <= 100 else f"{source[:60]}... ({len(source)} characters)"
     return f"unknown dataset {shown!r}{hint}; available are {', '.join(allowed)}"
-
-
-def _build(
-    found: Source,
-    allocate: Allocate,
-    *,
-    image_size: int | None,
-    limit: int | None,
-    seed: int,
-    skip_unreadable: bool,
-    progress: bool,
-) -> tuple[ImageSet, list[str]]:
-    """The set of a source, decoded, and messages about the images that were skipped."""
-    listing = found.list()
-    official, skipped = listing.splits, list[str]()
-    while True:
-        splits = plan_splits(listing.labels, listing.class_names, official, limit=limit, seed=seed, name=found.name)
-        wanted = np.concatenate(list(splits.values()))
-        images, failed = decode_images(
-            listing.read,
-            wanted,
-            allocate,
-            image_size=image_size,
-            skip_unreadable=skip_unreadable,
-            progress=progress,
-            title=f"decoding {found.name}",
-        )
-        if not failed:
-            break
-        skipped += [message for _, message in failed]
-        official = _without(listing, official, [index for index, _ in failed])
-    consecutive = consecutive_splits({split: len(indices) for split, indices in splits.items()})
-    labels = listing.labels[wanted].astype(np.int64)
-    return ImageSet(images, labels, listing.class_names, consecutive, found.name), skipped
 
 
 def _without(listing: Listing, official: dict[str, Any], failed: list[int]) -> dict[str, Any]:
