@@ -82,12 +82,10 @@ def finetune(
         if not len(imageset.indices(split)):
             raise DataError(f"the {split} split holds no images; fine-tuning needs some in each split it reads")
     tuned = _Classifier(encoder, int(imageset.labels.max()) + 1, seed, pick_device(device), precision)
-    order = Shuffled(
-        len(imageset.indices("train")), batch_size, torch.Generator().manual_seed(seed), torch.device("cpu")
-    )
+    train = imageset.indices("train")
+    order = Shuffled(len(train), batch_size, torch.Generator().manual_seed(seed), torch.device("cpu"))
     rate = base_learning_rate * order.batch_size / 256
     optimizer = tuned.optimizer(rate, layer_decay)
-    train = imageset.indices("train")
 
     def loss_of(positions: Tensor) -> Tensor:
         rows = train[positions.numpy()]
