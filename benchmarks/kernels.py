@@ -28,8 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import pmae.training.loader
 import pmae.training.loop
 from pmae.components.bases import fit_basis
-from pmae.config import PretrainConfig, preset
-from pmae.cost import step_flops
+from pmae.config import PretrainConfig, preset, step_flops
 from pmae.model.encoder import use_fused_attention
 from pmae.training.loop import Training
 

@@ -20,8 +20,7 @@ from components import made_images
 from measuring import RESULTS, describe_machine, paired_ratio, spread, write_result
 
 from pmae.components.bases import fit_basis
-from pmae.config import preset
-from pmae.cost import step_flops
+from pmae.config import preset, step_flops
 from pmae.training.loop import Training
 
 # Image size, channels and settings in which a run differs from the quick preset (batch 32), smallest first.

@@ -14,7 +14,8 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar, get_args
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pmae.errors import ConfigError, did_you_mean
 from pmae.presets import PRESETS
@@ -54,6 +55,10 @@ ENCODER_PRESETS: dict[str, tuple[int, int, int]] = {  # width, depth, heads
 LEAST_CROPPED = 16
 USUAL_CROP = (0.6, 1.0)
 
+# The least value of a whole number that is not 1, and the numbers that must be above 0.
+LEAST = {"image_size": 4, "data_seed": 0, "group_size": 2}
+POSITIVE = ("learning_rate", "clip_grad_norm", "mlp_ratio")
+
 T = TypeVar("T")
 
 
@@ -81,16 +86,9 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.dataset, str) or not self.dataset.strip():
             raise ConfigError(f"dataset is {self.dataset!r}; name a dataset, for example 'digits' or 'folder:PATH'")
-        _check_int("image_size", self.image_size, 4, optional=True)
-        _check_int("limit", self.limit, 1, optional=True)
-        _check_int("data_seed", self.data_seed, 0)
-        _check_bool("flip", self.flip)
-        if self.crop_scale is not None:
-            low, high = _check_pair("crop_scale", self.crop_scale)
-            if not 0 < low <= high <= 1:
-                raise ConfigError(
-                    f"crop_scale is {self.crop_scale}; it needs 0 < low <= high <= 1, for example (0.2, 1.0)"
-                )
+        _check_values(self)
+        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ConfigError(f"crop_scale is {self.crop_scale}; it needs 0 < low <= high <= 1, for example (0.2, 1.0)")
 
     def resolve(self, image_size: int) -> DataConfig:
         """A copy with ``crop_scale`` filled in for images of ``image_size`` px."""
@@ -132,23 +130,13 @@ class MaskingConfig:
     """mae: standardize each target patch by its own mean and variance."""
 
     def __post_init__(self) -> None:
-        check_choice("method", self.method, METHODS)
+        _check_values(self)
         if self.strategy is not None and not is_own(self.strategy):
             check_choice(f"strategy (for method {self.method!r})", self.strategy, strategies_of_method(self.method))
-        check_choice("per", self.per, ("image", "group", "batch"))
-        _check_int("group_size", self.group_size, 2, optional=True)
         if self.group_size is not None and self.per != "group":
             raise ConfigError(
                 f"group_size {self.group_size} has no effect with per={self.per!r}; use per='group' or leave it out"
             )
-        check_choice("loss", self.loss, ("components", "pixels"))
-        check_choice("reduction", self.reduction, ("image", "batch"))
-        if not is_own(self.basis):
-            check_choice("basis", self.basis, BASES)
-        _check_int("mask_unit", self.mask_unit, 1, optional=True)
-        _check_bool("normalize_target", self.normalize_target)
-        if self.ratio is not None:
-            check_ratio(self.ratio)
         self._check_range()
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
@@ -162,7 +150,7 @@ class MaskingConfig:
                     f"ratio_range has no effect with strategy {self.strategy or COMPONENT_STRATEGIES[0]!r}; "
                     "use strategy='sampled' or set ratio"
                 )
-            low, high = _check_pair("ratio_range", self.ratio_range)
+            low, high = self.ratio_range
             check_ratio(low, "ratio_range's low end")
             check_ratio(high, "ratio_range's high end")
             if low >= high:
@@ -228,16 +216,9 @@ class ModelConfig:
     """What the probes read: the class token, the mean of the patch tokens, or both concatenated."""
 
     def __post_init__(self) -> None:
-        _check_int("image_size", self.image_size, 4, optional=True)
-        _check_int("patch_size", self.patch_size, 1)
-        _check_int("patch_stride", self.patch_stride, 1, optional=True)
         if self.channels not in (None, 1, 3):
             raise ConfigError(f"channels is {self.channels!r}; allowed are 1 (gray) and 3 (color)")
-        for name in ("decoder_width", "decoder_depth", "decoder_heads"):
-            _check_int(name, getattr(self, name), 1)
-        check_choice("position", self.position, ("learned", "sincos"))
-        check_choice("pool", self.pool, POOLS)
-        _check_number("mlp_ratio", self.mlp_ratio, 0, open_end=True)
+        _check_values(self)
         self._check_encoder()
         self._check_blocks("decoder_width", self.decoder_width, "decoder_heads", self.decoder_heads)
         if self.image_size is not None:
@@ -260,7 +241,6 @@ class ModelConfig:
             return
         for name, usual in zip(("width", "depth", "heads"), ENCODER_PRESETS[self.encoder or "vit_tiny"], strict=True):
             value = getattr(self, name)
-            _check_int(name, value, 1, optional=True)
             if self.encoder is not None and value not in (None, usual):
                 raise ConfigError(
                     f"{name} {value} contradicts encoder {self.encoder!r} ({name} {usual}); leave one of them out"
@@ -346,32 +326,20 @@ class OptimConfig:
     graphs) and max-autotune (those, and kernels chosen by measuring) are torch's modes."""
 
     def __post_init__(self) -> None:
-        _check_int("epochs", self.epochs, 1, optional=True)
-        _check_int("steps", self.steps, 1, optional=True)
-        _check_int("min_epochs", self.min_epochs, 1)
-        _check_int("batch_size", self.batch_size, 1)
+        _check_values(self)
         if self.epochs is not None and self.steps is not None:
             raise ConfigError(f"epochs {self.epochs} and steps {self.steps} are both given; leave one of them out")
         if self.steps is None and self.min_epochs != 1:
             raise ConfigError(f"min_epochs {self.min_epochs} has no effect without steps; leave it out or give steps")
         if self.warmup_epochs is not None:
             most = math.inf if self.steps is not None else self.epochs or DEFAULT_EPOCHS
-            _check_number("warmup_epochs", self.warmup_epochs, 0)
             if self.warmup_epochs > most:
                 raise ConfigError(
                     f"warmup_epochs is {self.warmup_epochs}; it must be between 0 and epochs ({most}); "
                     "lower it or leave it out"
                 )
-        _check_number("learning_rate", self.learning_rate, 0, open_end=True)
-        _check_number("weight_decay", self.weight_decay, 0)
-        check_choice("schedule", self.schedule, ("cosine", "released"))
-        check_choice("weight_decay_on", self.weight_decay_on, ("matrices", "all"))
-        if any(not 0 <= b < 1 for b in _check_pair("betas", self.betas)):
+        if any(not 0 <= b < 1 for b in self.betas):
             raise ConfigError(f"betas are {self.betas}; both must be in [0, 1)")
-        if self.clip_grad_norm is not None:
-            _check_number("clip_grad_norm", self.clip_grad_norm, 0, open_end=True)
-        check_choice("precision", self.precision, get_args(Precision))
-        check_choice("compile", self.compile, get_args(Compile))
 
     def resolve(self, train_images: int | None = None) -> OptimConfig:
         """A copy with epochs and warm-up filled in; steps become epochs once ``train_images`` is known."""
@@ -396,8 +364,7 @@ class ProbeConfig:
     """Neighbors of the k-NN vote."""
 
     def __post_init__(self) -> None:
-        check_choice("protocol", self.protocol, ("fast", "paper"))
-        _check_int("knn_k", self.knn_k, 1)
+        _check_values(self)
 
 
 SECTIONS: dict[str, type] = {
@@ -407,6 +374,7 @@ SECTIONS: dict[str, type] = {
     "optim": OptimConfig,
     "probe": ProbeConfig,
 }
+HINTS = {kind: get_type_hints(kind) for kind in SECTIONS.values()}
 SIZES = ("model.image_size", "model.channels")  # facts of the images, not settings of a command line
 DEFAULTS = {f"{section}.{f.name}": f.default for section, kind in SECTIONS.items() for f in dataclasses.fields(kind)}
 # Name -> the dotted setting it is; names are unique but for the sizes.
@@ -533,7 +501,7 @@ class PretrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionaries of JSON types."""
-        return {section: _plain(dataclasses.asdict(getattr(self, section))) for section in SECTIONS}
+        return {section: json.loads(json.dumps(dataclasses.asdict(getattr(self, section)))) for section in SECTIONS}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PretrainConfig:
@@ -633,6 +601,33 @@ def check_patches(image_size: int, patch_size: int, patch_stride: int | None = N
         )
 
 
+def forward_flops(config: PretrainConfig) -> float:
+    """Multiply-adds times two of one image forward through encoder and decoder, and the projections."""
+    model = config.model
+    assert model.image_size is not None and model.channels is not None and config.masking.ratio is not None
+    tokens = model.tokens
+    visible = tokens * (1 - config.masking.ratio) if config.masking.method == "mae" else tokens
+    dimensions = model.image_size**2 * model.channels
+    blocks = sum(
+        d * (24 * n * w * w + 4 * n * n * w)
+        for n, w, d in (
+            (visible + 1, *(model.shape or ENCODER_PRESETS["vit_tiny"])[:2]),
+            (tokens + 1, model.decoder_width, model.decoder_depth),
+        )
+    )
+    return blocks + (2 * 3 * dimensions * components_kept(dimensions) if config.masking.method == "pmae" else 0)
+
+
+def components_kept(dimensions: int) -> int:
+    """Principal components that are kept: as many as dimensions, unless the images are large."""
+    return dimensions if dimensions <= MAX_FULL_SIZE else LOW_RANK
+
+
+def step_flops(config: PretrainConfig) -> float:
+    """Of one training step, forward and backward."""
+    return 3 * config.optim.batch_size * forward_flops(config)
+
+
 def _dotted(name: str) -> str:
     """``masking.ratio`` of ``masking.ratio`` or ``ratio``."""
     dotted = SETTINGS.get(name, name)
@@ -661,31 +656,29 @@ def _build(kind: type[T], values: Any, where: str) -> T:
     return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})  # JSON has no tuples
 
 
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
-
-
-def _check_pair(name: str, value: Any) -> tuple[float, float]:
-    if not isinstance(value, tuple) or len(value) != 2 or not all(_is_number(v) for v in value):
-        raise ConfigError(f"{name} is {value!r}; it must be a tuple of two numbers, for example (0.2, 0.9)")
-    return value
-
-
-def _check_number(name: str, value: Any, least: float, open_end: bool = False) -> None:
-    if not _is_number(value) or not least <= value < math.inf or (open_end and value == least):
-        raise ConfigError(f"{name} is {value!r}; it must be a number {'above' if open_end else 'of at least'} {least}")
-
-
-def _check_int(name: str, value: Any, least: int, optional: bool = False) -> None:
-    if value is None and optional:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
-
-
-def _check_bool(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} is {value!r}; it must be True or False")
+def _check_values(section: object) -> None:
+    """Refuse values that a setting's annotation does not allow, or numbers that are too small."""
+    for name, hint in HINTS[type(section)].items():
+        value = getattr(section, name)
+        kind, *others = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if (value is None and others) or (name == "basis" and is_own(value)):
+            continue
+        if name == "ratio":
+            check_ratio(value)
+        elif get_origin(kind) is Literal:
+            check_choice(name, value, get_args(kind))
+        elif get_origin(kind) is tuple:
+            if not isinstance(value, tuple) or len(value) != 2 or not all(_is_number(v) for v in value):
+                raise ConfigError(f"{name} is {value!r}; it must be a tuple of two numbers, for example (0.2, 0.9)")
+        elif kind is bool and not isinstance(value, bool):
+            raise ConfigError(f"{name} is {value!r}; it must be True or False")
+        elif kind is int and not (isinstance(value, int) and _is_number(value) and value >= LEAST.get(name, 1)):
+            raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {LEAST.get(name, 1)}")
+        elif kind is float:
+            enough = _is_number(value) and (value > 0 if name in POSITIVE else value >= 0) and value < math.inf
+            if not enough:
+                bound = "above" if name in POSITIVE else "of at least"
+                raise ConfigError(f"{name} is {value!r}; it must be a number {bound} 0")
 
 
 def _is_number(value: Any) -> bool:

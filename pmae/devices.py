@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from pmae.config import ModelConfig
 from pmae.errors import ConfigError
 
 # On the CPU, casting costs more than bf16 products save in narrow models (benchmarks/README.md).
@@ -22,11 +21,7 @@ _THREADS_AT_IMPORT = torch.get_num_threads()
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-
-    Raises:
-        ConfigError: No such device on this machine.
-    """
+    """The device called ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``; ConfigError without it."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -42,17 +37,15 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def autocast_dtype(precision: str, device: torch.device, model: ModelConfig) -> torch.dtype | None:
-    """bfloat16 where ``precision`` asks for it or the device gains from it, else None (float32)."""
+def autocast_dtype(precision: str, device: torch.device, width: int) -> torch.dtype | None:
+    """bfloat16 where ``precision`` asks for it, or a model of ``width`` gains from it on the device, else None."""
     if precision == "bf16":
         return torch.bfloat16
     if precision == "fp32":
         return None
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-    width = BF16_CPU_WIDTH if model.shape is None else model.shape[0]
-    wide = max(width, model.decoder_width) >= BF16_CPU_WIDTH
-    return torch.bfloat16 if wide and cpu_has_bf16() else None
+    return torch.bfloat16 if width >= BF16_CPU_WIDTH and cpu_has_bf16() else None
 
 
 def cpu_name() -> str:
@@ -68,12 +61,6 @@ def cpu_name() -> str:
 def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bf16 in hardware (AVX-512 BF16 or AMX)."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def cpu_has_vnni() -> bool:
-    """Whether the CPU multiplies 8-bit integers in hardware; elsewhere torch does it a hundred times slower."""
-    supported = getattr(torch.cpu, "_is_vnni_supported", None)  # not in every torch
-    return supported is not None and bool(supported())
 
 
 def synchronise(device: torch.device) -> None:

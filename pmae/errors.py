@@ -15,12 +15,7 @@ class DataError(ValueError):
 
 
 class DivergedError(ArithmeticError):
-    """The loss stopped being a finite number.
-
-    Attributes:
-        epoch: Epoch (from 0) in which it happened.
-        step: Optimizer step (from 0, over the whole training) of the first non-finite loss.
-    """
+    """The loss stopped being finite in ``epoch``, at optimizer ``step`` (both from 0, over the whole training)."""
 
     def __init__(self, epoch: int, step: int, value: float) -> None:
         self.epoch, self.step, self.value = epoch, step, value

@@ -40,21 +40,12 @@ from pmae.probes.features import as_encoder, extract_features
 from pmae.training.loader import PixelStatistics
 from pmae.training.loop import PretrainResult
 
-__all__ = [
-    "extract_features",
-    "load_encoder",
-    "load_model",
-    "save_encoder",
-    "save_model",
-    "timm_state_dict",
-    "to_timm",
-]
+__all__ = ["extract_features", "load_encoder", "load_model", "save_encoder", "save_model"]
 
-FORMAT, FORMAT_VERSION = "pmae-encoder", 1
+FORMAT, MODEL_FORMAT, FORMAT_VERSION = "pmae-encoder", "pmae-model", 1
 TIMM_POOLS = {"cls": "token", "mean": "avg", "concat": ""}  # timm has no concatenation: it then returns all tokens
-# Where timm's VisionTransformer puts its last normalization by default: `norm` on tokens, or `fc_norm` on features.
-NORM_BEFORE_POOL, NORM_AFTER_POOL = ("token", ""), ("avg", "avgmax", "max")
 DESCRIPTION, WEIGHTS, STATISTICS = "encoder.json", "encoder.safetensors", "standardisation.safetensors"
+MODEL_DESCRIPTION, MODEL_WEIGHTS, COMPONENTS = "model.json", "model.safetensors", "components.safetensors"
 
 
 def save_encoder(
@@ -85,21 +76,17 @@ def save_encoder(
     model = _model_config(encoder, config)
     folder = Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    files = {
-        WEIGHTS: write_tensors(folder / WEIGHTS, encoder.vit.state_dict()),
-        STATISTICS: write_tensors(folder / STATISTICS, {"mean": encoder.mean, "std": encoder.std}),
-    }
     description = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
         "model": dataclasses.asdict(model),
-        "timm": timm_arguments(model),
+        "timm": _timm_arguments(model),
         "config": config.to_dict() if isinstance(config, PretrainConfig) else None,
-        "data": None if images is None else describe_images(images),
-        "sha256": files,
+        "sha256": {
+            WEIGHTS: _write_tensors(folder / WEIGHTS, encoder.vit.state_dict()),
+            STATISTICS: _write_tensors(folder / STATISTICS, {"mean": encoder.mean, "std": encoder.std}),
+        },
         "versions": {name: version(name) for name in ("pmae", "torch", "timm")},
     }
-    write_json(folder / DESCRIPTION, description)
+    _write_description(folder / DESCRIPTION, FORMAT, description, images)
     return folder
 
 
@@ -110,8 +97,8 @@ def load_encoder(folder: str | os.PathLike[str]) -> Encoder:
         DataError: There is none, a file is corrupted, or it was written by a newer version.
     """
     folder = Path(folder)
-    description = read_description(folder / DESCRIPTION, FORMAT, FORMAT_VERSION)
-    weights, statistics = (read_tensors(folder / name, description["sha256"][name]) for name in (WEIGHTS, STATISTICS))
+    description = _read_description(folder / DESCRIPTION, FORMAT)
+    weights, statistics = (_read_tensors(folder / name, description["sha256"][name]) for name in (WEIGHTS, STATISTICS))
     try:
         model = ModelConfig(**description["model"])
         vit = build_vit(model)
@@ -121,48 +108,7 @@ def load_encoder(folder: str | os.PathLike[str]) -> Encoder:
     return Encoder(vit, statistics["mean"], statistics["std"], pool=model.pool).eval()
 
 
-def to_timm(folder: str | os.PathLike[str]) -> VisionTransformer:
-    """The bare timm model of the encoder in ``folder``: standardized images (B, C, H, W) in, features (B, W) out.
-
-    For an encoder that concatenates, which timm does not, it returns all tokens (B, 1 + N, W).
-
-    Raises:
-        DataError: As for :func:`load_encoder`.
-    """
-    encoder = load_encoder(folder)
-    encoder.vit.global_pool = TIMM_POOLS[encoder.pool]  # type: ignore[assignment]
-    return encoder.vit
-
-
-def timm_state_dict(folder: str | os.PathLike[str], global_pool: str | None = None) -> dict[str, Tensor]:
-    """Weights that load strictly into ``timm.create_model(..., num_classes=0, global_pool=global_pool)``.
-
-    By default, timm normalizes before it takes the class token (``token``) or returns all tokens (an empty string),
-    but after averaging patch tokens (``avg``), with a layer that it calls ``fc_norm`` instead of ``norm``; the weights
-    are renamed accordingly. The encoder here normalizes before averaging, so the features of ``avg`` differ a little
-    from :meth:`Encoder.forward`. For equal features create the model with ``fc_norm=False``, as the arguments in
-    ``encoder.json`` do, and load the weights for ``token``: they need no renaming.
-
-    Args:
-        folder: What :func:`save_encoder` wrote.
-        global_pool: timm's name: ``token``, ``avg``, ``avgmax``, ``max`` or an empty string; None is the encoder's.
-
-    Raises:
-        ConfigError: A pooling with weights of its own (``map``), or an unknown one.
-        DataError: As for :func:`load_encoder`.
-    """
-    encoder = load_encoder(folder)
-    global_pool = TIMM_POOLS[encoder.pool] if global_pool is None else global_pool
-    if global_pool not in (*NORM_BEFORE_POOL, *NORM_AFTER_POOL):
-        allowed = ", ".join(repr(name) for name in (*NORM_BEFORE_POOL, *NORM_AFTER_POOL))
-        raise ConfigError(f"global_pool is {global_pool!r}; allowed are {allowed}: others have weights of their own")
-    weights = {name: tensor.detach().clone() for name, tensor in encoder.vit.state_dict().items()}
-    if global_pool in NORM_AFTER_POOL:
-        weights = {f"fc_{name}" if name.startswith("norm.") else name: tensor for name, tensor in weights.items()}
-    return weights
-
-
-def timm_arguments(model: ModelConfig) -> dict[str, Any] | None:
+def _timm_arguments(model: ModelConfig) -> dict[str, Any] | None:
     """Arguments of ``timm.create_model`` for the encoder; None for overlapping patches, which timm does not have."""
     if model.stride != model.patch_size:
         return None
@@ -181,19 +127,15 @@ def timm_arguments(model: ModelConfig) -> dict[str, Any] | None:
     return arguments
 
 
-def describe_images(images: Any) -> dict[str, Any]:
-    """Name, fingerprint and class names of an image set."""
-    return {"name": images.name, "fingerprint": images.fingerprint, "class_names": list(images.class_names)}
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write float32 copies as safetensors, atomically; returns the file's SHA-256."""
     content = safetensors.torch.save({n: t.detach().float().cpu().contiguous() for n, t in tensors.items()})
-    _write(path, content)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 
 
-def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     """Tensors of a safetensors file; DataError where it is missing or its SHA-256 differs."""
     try:
         content = path.read_bytes()
@@ -207,12 +149,15 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
         raise DataError(f"{path} is not a safetensors file: {error}") from None
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write readable JSON, atomically."""
-    _write(path, (json.dumps(content, indent=2) + "\n").encode())
+def _write_description(path: Path, kind: str, content: Mapping[str, Any], images: Any) -> None:
+    facts = ("name", "fingerprint", "class_names")
+    data = None if images is None else {name: getattr(images, name) for name in facts}
+    text = json.dumps({"format": kind, "format_version": FORMAT_VERSION, "data": data, **content}, indent=2)
+    with replacing(path) as temporary:
+        temporary.write_text(f"{text}\n", encoding="utf-8")
 
 
-def read_description(path: Path, kind: str, newest: int) -> dict[str, Any]:
+def _read_description(path: Path, kind: str) -> dict[str, Any]:
     """The JSON at ``path``, checked to be of ``kind`` and of a format version this code knows."""
     if not path.is_file():
         raise DataError(
@@ -224,18 +169,14 @@ def read_description(path: Path, kind: str, newest: int) -> dict[str, Any]:
         raise DataError(f"{path} is not JSON: {error}") from None
     if not isinstance(description, dict) or description.get("format") != kind:
         raise DataError(f"{path} is not of the format {kind!r}")
-    if description.get("format_version") != newest:
+    if description.get("format_version") != FORMAT_VERSION:
         raise DataError(
-            f"{path} has format version {description.get('format_version')}, this code reads {newest}; update pmae"
+            f"{path} has format version {description.get('format_version')}, this code reads {FORMAT_VERSION}; "
+            "update pmae"
         )
     if not isinstance(description.get("sha256"), dict) or not isinstance(description.get("model"), dict):
         raise DataError(f"{path} lacks checksums or shapes; save it again")
     return description
-
-
-def _write(path: Path, content: bytes) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def _model_config(encoder: Encoder, config: PretrainConfig | ModelConfig | None) -> ModelConfig:
@@ -280,42 +221,23 @@ def _shapes_of(vit: VisionTransformer) -> ModelConfig:
     )
 
 
-MODEL_FORMAT, MODEL_FORMAT_VERSION = "pmae-model", 1
-MODEL_DESCRIPTION, MODEL_WEIGHTS, COMPONENTS = "model.json", "model.safetensors", "components.safetensors"
-
-
 def save_model(result: PretrainResult, folder: str | os.PathLike[str], *, images: object = None) -> Path:
-    """Write encoder and whole model to ``folder``, which is created if it does not exist; existing files are replaced.
-
-    Args:
-        result: What :func:`~pmae.trainer.pretrain` returned.
-        folder: Where to.
-        images: Image set it was trained on, for the record.
-
-    Returns:
-        The folder, absolute.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
+    """Write encoder and whole model, the ``result`` of ``pretrain``, to ``folder``; else as :func:`save_encoder`."""
     folder = save_encoder(result, folder, images=images)
-    checksum = write_tensors(folder / MODEL_WEIGHTS, result.model.state_dict())
+    checksum = _write_tensors(folder / MODEL_WEIGHTS, result.model.state_dict())
     if result.components is not None:
         result.components.save(folder / COMPONENTS)
     else:
         (folder / COMPONENTS).unlink(missing_ok=True)
     description = {
-        "format": MODEL_FORMAT,
-        "format_version": MODEL_FORMAT_VERSION,
         "model": result.config.to_dict(),
         "seed": result.seed,
-        "data": None if images is None else describe_images(images),
         "sha256": {MODEL_WEIGHTS: checksum},
         "history": result.history,
         "precision": result.precision,
         "threads": result.threads,
     }
-    write_json(folder / MODEL_DESCRIPTION, description)
+    _write_description(folder / MODEL_DESCRIPTION, MODEL_FORMAT, description, images)
     return folder
 
 
@@ -326,10 +248,10 @@ def load_model(folder: str | os.PathLike[str]) -> PretrainResult:
         DataError: There is none, a file is corrupted, or it was written by a newer version.
     """
     folder = Path(folder)
-    description = read_description(folder / MODEL_DESCRIPTION, MODEL_FORMAT, MODEL_FORMAT_VERSION)
-    encoder = read_description(folder / DESCRIPTION, FORMAT, FORMAT_VERSION)
-    weights = read_tensors(folder / MODEL_WEIGHTS, description["sha256"][MODEL_WEIGHTS])
-    statistics = read_tensors(folder / STATISTICS, encoder["sha256"][STATISTICS])
+    description = _read_description(folder / MODEL_DESCRIPTION, MODEL_FORMAT)
+    encoder = _read_description(folder / DESCRIPTION, FORMAT)
+    weights = _read_tensors(folder / MODEL_WEIGHTS, description["sha256"][MODEL_WEIGHTS])
+    statistics = _read_tensors(folder / STATISTICS, encoder["sha256"][STATISTICS])
     try:
         config = PretrainConfig.from_dict(description["model"])
         masking = config.masking

@@ -21,9 +21,6 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path next to ``path``; what the block writes there then replaces ``path`` atomically.
 
     A block that raises leaves ``path`` as it was and no temporary file.
-
-    Raises:
-        OSError: The disk is full, or the folder cannot be written to.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -44,15 +41,7 @@ def make_writable_folder(folder: Path) -> None:
 
 
 def user_path(text: str | Path, what: str) -> Path:
-    """A path that a user gave, ``~`` expanded; whether anything is there is not looked at.
-
-    Args:
-        text: The path.
-        what: Its name in the message, for example ``--storage``.
-
-    Raises:
-        ConfigError: No file can have such a name.
-    """
+    """A path that a user gave, ``~`` expanded; ConfigError, which calls it ``what``, if no file can be called so."""
     try:
         path = Path(text).expanduser()
     except RuntimeError as error:  # ~somebody
@@ -95,11 +84,7 @@ class MappedArray:
         return cls(str(Path(str(whole.filename)).absolute()), whole.offset + inside, array.shape)
 
     def open(self) -> np.ndarray:
-        """The array, mapped read-only.
-
-        Raises:
-            DataError: This machine does not see the file, or it is too short.
-        """
+        """The array, mapped read-only; DataError if this machine does not see the file, or it is too short."""
         try:
             return np.memmap(self.path, np.uint8, "r", self.offset, self.shape)
         except (OSError, ValueError) as error:

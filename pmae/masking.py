@@ -1,7 +1,6 @@
 """Which components (PMAE) or which patches (MAE) are masked: batched draws on the device, nothing applied here.
 
 Masks are boolean, True = masked. Every draw takes a ``torch.Generator`` and depends on nothing else that is random.
-Applying component masks is ``projection.py``'s work, applying patch masks ``model.py``'s.
 """
 
 from __future__ import annotations
@@ -98,13 +97,9 @@ def draw_component_mask(
 def _expected_prefix(
     p: Tensor, order: Tensor, shares: Tensor, wanted: Tensor, uniform: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The ``expected`` strategy: a random choice between two masks whose shares enclose the ratio.
+    """The ``expected`` strategy: a random choice between two masks whose shares enclose the ratio ``wanted`` (B, 1).
 
-    Args:
-        p: (E,) shares of the variance in the spectrum's order, summing to 1.
-        order: (B, E) permutations.
-        shares: (B, E) cumulative shares along ``order``.
-        wanted, uniform: (B, 1) ratio, and random numbers in [0, 1).
+    ``p`` (E,) sums to 1; ``shares`` (B, E) are cumulative along ``order``; ``uniform`` (B, 1) is in [0, 1).
     """
     entries = p.numel()
     # At least two components are candidates for the smallest one, also where all variance is in one component.
@@ -167,13 +162,7 @@ def draw_patch_mask(
 def expand_mask_units(mask_units: Tensor, units_per_side: int, patches_per_side: int) -> Tensor:
     """Give each patch the mask of the unit that contains it (Kong et al. 2023: unit and patch size decoupled).
 
-    Args:
-        mask_units: (B, U·U) bool over the units of a square image, U = ``units_per_side``.
-        units_per_side: Divides ``patches_per_side``.
-        patches_per_side: P.
-
-    Returns:
-        (B, P·P) bool.
+    (B, U·U) bool over the units of a square image becomes (B, P·P); U divides P, the patches per side.
     """
     if patches_per_side % units_per_side or mask_units.shape[-1] != units_per_side**2:
         raise ConfigError(
@@ -188,13 +177,8 @@ def expand_mask_units(mask_units: Tensor, units_per_side: int, patches_per_side:
 def pixel_coverage(mask: Tensor, grid: int, patch_size: int, patch_stride: int, image_size: int) -> Tensor:
     """Which pixels are hidden: those that no visible patch shows. With overlapping patches only these may be scored.
 
-    Args:
-        mask: (B, N) bool over the patches, row-major.
-        grid: Patches a side.
-        patch_size, patch_stride, image_size: In pixels; (image_size - patch_size) / patch_stride + 1 patches a side.
-
-    Returns:
-        (B, image_size, image_size) bool, True = masked. With much overlap an image can have no masked pixel at all.
+    (B, N) bool over the patches, ``grid`` a side, becomes (B, image_size, image_size). With much overlap an image can
+    have no masked pixel at all.
     """
     if grid**2 != mask.shape[-1] or (grid - 1) * patch_stride + patch_size != image_size:
         raise ConfigError(
@@ -257,11 +241,9 @@ def _block_mask(rows: int, columns: int, masked: int, batch_size: int, generator
 
 @functools.lru_cache(maxsize=16)
 def _block_table(rows: int, columns: int, device: torch.device) -> tuple[Tensor, tuple[int, ...]]:
-    """Block shapes of every number of masked patches, on the device: copying one list per step would wait for it.
+    """Block shapes (N - 1, S, 2) of every number of masked patches, zeros after the last, and how many each has.
 
-    Returns:
-        Heights and widths (N - 1, S, 2), zeros where a number of patches has fewer than S shapes, and how many shapes
-        each number has.
+    They are on the device: copying one list per step would wait for it.
     """
     shapes = [_block_shapes(rows, columns, masked) for masked in range(1, rows * columns)]
     counts = tuple(len(s) for s in shapes)
@@ -320,13 +302,11 @@ class DrawMask(Protocol):
 
 
 class MaskDraw(NamedTuple):
-    """The masks of one step.
+    """The masks of one step, and what they mask.
 
-    Attributes:
-        mask: Bool, True = masked. Patches: (b, N) for this worker's b images. Components: (b, E), or fewer rows for
-            consecutive groups of images, see :func:`repeat_masks`.
-        achieved: (draws,) float64, the masked share of the variance or of the pixels of each mask drawn.
-        visible_tokens: Visible patches per mask, known on the CPU; None for components.
+    ``mask`` is bool, True = masked. Patches: (b, N) for this worker's b images. Components: (b, E), or fewer rows for
+    consecutive groups of images, see :func:`repeat_masks`. ``achieved`` (draws,) is the masked share of the variance or
+    of the pixels; ``visible_tokens``, known on the CPU, are the visible patches per mask, None for components.
     """
 
     mask: Tensor
@@ -335,13 +315,10 @@ class MaskDraw(NamedTuple):
 
 
 class MaskSampler:
-    """Draws the masks of each step as ``config.masking`` specifies. No draw waits for the device.
+    """Draws the masks of each step as the resolved ``config.masking`` specifies. No draw waits for the device.
 
-    Args:
-        config: Resolved settings.
-        spectrum: Explained-variance ratio (E,) of the entries that are masked, on the training device; None for MAE.
-        device: Where patch masks will be drawn: lookup tables are copied there now, not in the first step.
-        draw_mask: The strategy of a ``masking.strategy`` ``own:NAME``.
+    ``spectrum`` (E,) are the shares of the variance of the entries that are masked, on the training device; None for
+    MAE, whose lookup tables are copied to ``device`` now, not in the first step.
     """
 
     def __init__(
@@ -359,18 +336,19 @@ class MaskSampler:
                 "a name (masking.strategy 'own:NAME') and its function: pretrain(..., draw_mask=function)"
             )
         if spectrum is None and device is not None:
-            self._copy_tables(device)
+            if self.masking.strategy == "block":
+                _block_table(self._units, self._units, device)
+            elif self.masking.strategy == "grid":
+                _dither_order(self._units, device)
 
     def draw(
         self, batch: int, generator: torch.Generator, ratio_generator: torch.Generator, shard: slice = slice(None)
     ) -> MaskDraw:
         """Masks of one step.
 
-        Args:
-            batch: Images in the whole batch over all workers: each draws for all and takes its ``shard``, so that
-                the masks do not depend on the number of workers.
-            generator: On the training device.
-            ratio_generator: On the CPU, for a patch ratio drawn per batch (its size must be known without a wait).
+        Each worker draws for the whole ``batch`` and takes its ``shard``, so that the masks do not depend on the number
+        of workers. ``generator`` is on the training device, ``ratio_generator`` on the CPU: a patch ratio drawn per
+        batch must be known without a wait.
         """
         sharing = {"image": 1, "group": self.masking.group_size or batch, "batch": batch}[self.masking.per]
         draws = -(-batch // sharing)
@@ -441,9 +419,3 @@ class MaskSampler:
             return self.model.grid
         assert self.model.image_size is not None
         return self.model.image_size // unit
-
-    def _copy_tables(self, device: torch.device) -> None:
-        if self.masking.strategy == "block":
-            _block_table(self._units, self._units, device)
-        elif self.masking.strategy == "grid":
-            _dither_order(self._units, device)

@@ -15,7 +15,7 @@ from torch import Tensor
 from pmae.config import PretrainConfig
 from pmae.errors import ConfigError
 from pmae.masking import MaskSampler, pixel_coverage
-from pmae.model.patches import patchify, unpatchify
+from pmae.model.encoder import patchify, unpatchify
 from pmae.training.loader import PixelStatistics
 
 if TYPE_CHECKING:
@@ -51,12 +51,8 @@ def reconstruct(
 ) -> Reconstruction:
     """Mask uint8 images (B, H, W, C) as in training and let the model fill in what is missing.
 
-    Args:
-        model: Trained model; it is run in evaluation mode on the device it is on.
-        images: On any device.
-        statistics: Pixel statistics of its training images.
-        config: Its resolved settings: the masks are drawn as they say, one per image or batch.
-        seed: Of the masks.
+    The model is run in evaluation mode on the device it is on; ``statistics`` are those of its training images. Masks
+    are drawn with ``seed`` as the resolved ``config`` says.
     """
     device = next(model.parameters()).device
     mean, std = (s.to(device) for s in statistics)
@@ -104,14 +100,14 @@ def reconstruction_quality(reconstruction: Reconstruction) -> dict[str, float]:
     return scores
 
 
-def psnr(images: Tensor, reference: Tensor, levels: float = LEVELS) -> Tensor:
-    """Peak signal-to-noise ratio (B,) in dB of images (B, C, H, W): 10 log10(levels² / MSE); inf where equal."""
+def psnr(images: Tensor, reference: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio (B,) in dB of images (B, C, H, W): 10 log10(255² / MSE); inf where equal."""
     _check_pair(images, reference)
     error = (images.double() - reference.double()).square().flatten(1).mean(1)
-    return 10 * torch.log10(levels**2 / error)
+    return 10 * torch.log10(LEVELS**2 / error)
 
 
-def ssim(images: Tensor, reference: Tensor, levels: float = LEVELS) -> Tensor:
+def ssim(images: Tensor, reference: Tensor) -> Tensor:
     """Mean structural similarity (B,) of images (B, C, H, W), 1 where equal (Wang et al. 2004, Eq. 13).
 
     Gaussian window of 11 x 11 and sigma 1.5, K1 = 0.01, K2 = 0.03, at the positions where the window is within the
@@ -123,7 +119,7 @@ def ssim(images: Tensor, reference: Tensor, levels: float = LEVELS) -> Tensor:
     mean_x, mean_y = _blur(x, window), _blur(y, window)
     var_x, var_y = _blur(x * x, window) - mean_x**2, _blur(y * y, window) - mean_y**2
     covariance = _blur(x * y, window) - mean_x * mean_y
-    c1, c2 = (K1 * levels) ** 2, (K2 * levels) ** 2
+    c1, c2 = (K1 * LEVELS) ** 2, (K2 * LEVELS) ** 2
     structure = (2 * covariance + c2) / (var_x + var_y + c2)
     return ((2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1) * structure).flatten(1).mean(1)
 

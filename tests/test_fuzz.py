@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from pmae.data import load_images
 from pmae.data.decode import decode_image
-from pmae.data.sources.archives import open_zip, read_zip_member, tar_files
+from pmae.data.sources.named import open_zip, read_zip_member, tar_files
 from pmae.errors import ConfigError, DataError
 from studies.__main__ import main as studies_main
 from studies.errors import StudyError

@@ -17,19 +17,9 @@ HELP = {"-h", "--help", "--help-all"}
 def answer_help(
     words: Sequence[str], prog: str, examples: Sequence[str], usual: Sequence[str], kind: type
 ) -> list[str]:
-    """Print what help begins with if it is asked for, and after ``--help`` the usual options alone.
+    """Print what help begins with if it is asked for, and after ``--help`` the ``usual`` options alone, then exit.
 
-    Args:
-        words, prog: Command line and the program's name in the help.
-        examples: Commands that the help begins with.
-        usual: Names of the options that ``--help`` shows; without any it shows all.
-        kind: Class of the options.
-
-    Returns:
-        ``words`` for tyro, which knows no ``--help-all``.
-
-    Raises:
-        SystemExit: With 0, after ``--help``.
+    Returns the words for tyro, which knows no ``--help-all``. Without ``usual`` options ``--help`` shows all.
     """
     asked = HELP & {*words}
     if asked:

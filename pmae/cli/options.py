@@ -57,13 +57,9 @@ def shown_default(metavar: str, default: str) -> Any:
 def settings_options(
     name: str, *sections: type, without: Collection[str] = (), only: Collection[str] = (), keep: Collection[str] = ()
 ) -> Any:
-    """Make a frozen dataclass of options from the settings in ``sections``; options that are not given are None.
+    """Make a frozen dataclass of options from the settings in sections of ``pmae.config``; what is not given is None.
 
-    Args:
-        name: Name of the class.
-        sections: Sections of ``pmae.config``.
-        without, only: Settings to leave out, or the only ones to take.
-        keep: Settings whose option has the default of the section instead of None.
+    Settings ``without`` are left out; with ``only`` no others are taken; those to ``keep`` have the section's default.
     """
     fields: list[tuple[str, Any, Any]] = []
     texts: dict[str, str] = {}

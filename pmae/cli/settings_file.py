@@ -15,13 +15,9 @@ from pmae.errors import ConfigError, did_you_mean
 def expand_config(argv: Sequence[str], options: type, searched: Mapping[str, str] | None = None) -> list[str]:
     """Replace each ``--config FILE`` by the options in the file; the other words of ``argv`` override them.
 
-    Args:
-        argv: The command line without program and subcommand.
-        options: The dataclass that the command line is read into.
-        searched: Settings that are refused because they are searched over, each with the option to use instead.
-
     Raises:
-        ConfigError: The file cannot be read, has an unknown option, or a setting is searched over.
+        ConfigError: The file cannot be read, has an unknown option, or a setting that is ``searched`` over (mapped to
+            the option to use instead) is given.
     """
     rest, files = [], []
     words = iter(argv)

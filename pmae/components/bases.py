@@ -1,31 +1,111 @@
-"""Orthonormal bases other than the principal components, to answer whether it is the PCA that matters.
+"""Bases by name, fitted and kept in the cache: the principal components, and others to ask whether PCA matters.
 
 Each is applied to standardized pixels and comes back as :class:`PrincipalComponents`, its columns sorted by the
-variance measured on the training images. ``pca`` itself is fitted in ``components.py``.
+variance measured on the training images.
 """
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pywt
 import scipy.fft
+from filelock import FileLock
 
-from pmae.components.eigen import Eigen, run_interruptibly
-from pmae.components.moments import Device, Shape, TrainingImages
-from pmae.components.principal import MAX_FULL_SIZE, PrincipalComponents, from_basis
-from pmae.config import BASES, OWN, check_choice
-from pmae.errors import ConfigError
+from pmae.components.moments import Device, Eigen, PixelMoments, Shape, TrainingImages, run_interruptibly
+from pmae.components.principal import PrincipalComponents, from_basis, is_few
+from pmae.config import BASES, MAX_FULL_SIZE, OWN, check_choice
+from pmae.data.cache import cache_dir
+from pmae.errors import ConfigError, DataError
 
 Matrix = npt.NDArray[np.floating]
 
+# Part of the cache's key: raised when the same images would give other components.
+ALGORITHM_VERSION = 2
 WAVELET = "db2"
 ROTATION_SEED = 0
 COLUMNS_AT_ONCE = 1024
+
+
+def fit_components(basis: str, images: Any) -> PrincipalComponents:
+    """The components that a training masks; those of an image set come from the cache where it has them."""
+    if basis.startswith(OWN):
+        raise ConfigError(f"basis is {basis!r}; give its components, as fit_basis(function, images) fits them")
+    return cached_components(images, basis)[0] if hasattr(images, "fingerprint") else fit_basis(basis, images)
+
+
+def cached_components(
+    images: Any,
+    basis: str = "pca",
+    folder: str | Path | None = None,
+    *,
+    device: Device = "cpu",
+    collect: Callable[[TrainingImages], PixelMoments] | None = None,
+    progress: bool = True,
+) -> tuple[PrincipalComponents, str]:
+    """The components of an image set's training split, from the cache or else fitted and kept there.
+
+    Processes that want the same components at once wait for the first to fit them. A corrupted file, or one of other
+    images, is replaced by a new fit, with a warning.
+
+    Args:
+        images: An image set (``.images``, ``.indices("train")``, ``.fingerprint``).
+        basis: ``pca``, ``dct``, ``wavelet``, ``rotation`` or ``pixel``.
+        folder: Folder of the files; None is ``components`` in the cache.
+        device: Where they are computed if they must be.
+        collect: Replaces the local pass over the images, for example by several machines, where all components come
+            from the covariance of ``pca``.
+        progress: Report on standard error when the fit takes more than a few seconds.
+
+    Returns:
+        The components, and how they came: ``fitted``, ``cached`` or ``refitted: <reason>``.
+    """
+    fingerprint = TrainingImages.of(images).fingerprint
+    folder = Path(folder) if folder is not None else cache_dir() / "components"
+    key = hashlib.sha256(f"{ALGORITHM_VERSION} {basis} {fingerprint}".encode()).hexdigest()[:20]
+    path = folder / f"{basis}-{key}.safetensors"
+    found = _read_cached(path, basis, fingerprint)
+    if isinstance(found, PrincipalComponents):
+        return found, "cached"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            found = _read_cached(path, basis, fingerprint)  # another process may have fitted it meanwhile
+            if isinstance(found, PrincipalComponents):
+                return found, "cached"
+            if found:
+                warnings.warn(f"{found}; fitting the components again", stacklevel=2)
+            data = TrainingImages.of(images)
+            if collect is not None and basis == "pca" and data.size <= MAX_FULL_SIZE and not is_few(data):
+                moments = collect(data)
+                components = PrincipalComponents.from_moments(moments, fingerprint=data.fingerprint, progress=progress)
+            else:
+                components = fit_basis(basis, images, device=device, progress=progress)
+            components.save(path)
+    except OSError as error:
+        raise DataError(
+            f"components cannot be kept in {folder} ({error}); make room there, or set PMAE_CACHE to another folder"
+        ) from error
+    return components, f"refitted: {found}" if found else "fitted"
+
+
+def _read_cached(path: Path, basis: str, fingerprint: str) -> PrincipalComponents | str:
+    """The components in ``path``, or why they cannot be used; an empty reason when there are none."""
+    if not path.exists():
+        return ""
+    try:
+        components = PrincipalComponents.load(path)
+    except DataError as error:
+        return str(error)
+    if (components.basis, components.fingerprint) != (basis, fingerprint):
+        return f"{path} holds the {components.basis} components of other images"
+    return components
 
 
 def fit_basis(
@@ -46,11 +126,11 @@ def fit_basis(
         ConfigError: An unknown name, images that the basis cannot take, or columns that are not orthonormal.
         DataError: As :meth:`PrincipalComponents.fit`.
     """
+    if basis == "pca":
+        return PrincipalComponents.fit(images, device=device, progress=progress)
     name = OWN + getattr(basis, "__name__", type(basis).__name__) if callable(basis) else basis
     if not callable(basis):
         check_choice("basis", name, BASES)
-    if name == "pca":
-        return PrincipalComponents.fit(images, device=device, progress=progress)
     data = TrainingImages.of(images)
     if data.size > MAX_FULL_SIZE:
         raise ConfigError(
@@ -77,11 +157,7 @@ def dct_matrix(shape: Shape) -> Matrix:
 
 
 def wavelet_matrix(shape: Shape) -> Matrix:
-    """(D, D) orthonormal columns: the periodic db2 wavelets over height and width of each channel.
-
-    Raises:
-        ConfigError: A side is odd, so that it cannot be halved even once.
-    """
+    """(D, D) orthonormal columns: the periodic db2 wavelets over height and width of each channel."""
     channels, height, width = shape
     levels = min((n & -n).bit_length() - 1 for n in (height, width))
     if levels == 0:

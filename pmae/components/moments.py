@@ -1,28 +1,31 @@
-"""Sums over training images from which components are computed: streamed in blocks, and added up over workers.
+"""Sums over training images, which are exact integers for uint8, and the eigenvectors of their covariance.
 
-The moments of uint8 images are exact integers, so any split of the images over blocks, workers and devices gives the
-same bits. Eigenvectors and components are computed from them in ``eigen`` and ``principal``.
+:class:`TrainingImages` reads the images block by block, :class:`PixelMoments` adds up products of their pixels. Of a
+covariance all eigenvectors are computed, those of few images, or the leading ones of a large matrix.
+LAPACK cannot be interrupted, so long calls run in a thread while the calling thread waits and hears Ctrl-C.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from functools import cached_property
-from typing import Any
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pmae.devices import cpu_has_vnni
+from pmae.data.progress import progress_bar
 from pmae.errors import DataError
 
 Float64s = npt.NDArray[np.float64]
 MeanAndStd = tuple[Float64s, Float64s]
 Device = torch.device | str
 Shape = tuple[int, int, int]  # (C, H, W)
+T = TypeVar("T")
 
 # A pixel minus 128 is at most 128 in size, so sums of 1,024 products stay within the 2^24 up to which float32 holds
 # every integer: the block's product is exact, in TF32 as well, and float64 adds the blocks up without rounding.
@@ -33,23 +36,20 @@ UINT8_SHIFT = 128.0
 STD_FLOOR = 0.25
 # The matrix is symmetric: with 12 stripes 13/24 of the products are computed instead of all.
 STRIPES = 12
+MAX_PASSES = 12
+TOLERANCE = 1e-5
+# Below this share of the largest variance, columns from the Gram matrix lose orthogonality in float32 and are
+# orthonormalized again.
+REORTHONORMALIZE_BELOW = 1e-8
+THREAD_FROM = 512  # rows of a matrix; smaller ones take milliseconds
+LONG_EIGEN = 2048  # rows of a matrix whose eigenvectors take more than a moment
 
 
 class PixelMoments:
-    """Number of images, sums of their pixels and sums of products of pixel pairs.
+    """Number of images, sums of their pixels (D,) and sums of products of pixel pairs (D, D), in float64.
 
-    Pixels are counted in C, H, W order and, for uint8, from 128, which changes no covariance. Float images are summed
-    in float64.
-
-    Args:
-        shape: (C, H, W) of the images.
-        device: Where the products are computed and summed.
-        shift: What is subtracted from each pixel: 128 for uint8 images, 0 for float images.
-
-    Attributes:
-        count: Images so far.
-        sums: (D,) float64 sums of the shifted pixels.
-        products: (D, D) float64 sums of products of shifted pixels; only the upper triangle is filled.
+    Pixels are counted in C, H, W order and minus ``shift``, which changes no covariance: 128 for uint8 images, whose
+    sums are exact integers, 0 for float images. Of the products only the upper triangle is filled.
     """
 
     def __init__(self, shape: Shape, *, device: Device = "cpu", shift: float = UINT8_SHIFT) -> None:
@@ -115,16 +115,10 @@ class PixelMoments:
 
 
 class TrainingImages:
-    """The images that components are fitted on, read block by block: a memory map is never read as a whole.
+    """The training images that components are fitted on, read in blocks: a memory map is never read as a whole.
 
-    Args:
-        images: (N, H, W, C) uint8, or float in any unit.
-        indices: (M,) which of them are the training images.
-        fingerprint: Hex hash of the images; None computes one of those at ``indices``.
-
-    Attributes:
-        shape: (C, H, W).
-        fingerprint: Hex hash of the training images, or of the set they are from and their indices.
+    ``images`` are (N, H, W, C) uint8, or float in any unit, of which those at ``indices`` (M,) count. ``fingerprint``
+    is a hex hash of these, or of the set they are from and their indices.
 
     Raises:
         DataError: No such array, or fewer than 2 images.
@@ -168,15 +162,18 @@ class TrainingImages:
             digest.update(f"{self._given} ".encode() + self.indices.astype("<i8").tobytes())
         return digest.hexdigest()
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """Images (n, H, W, C), about a thousand at a time."""
-        for start in range(0, self.count, BLOCK_ROWS):
-            yield self.images[self.indices[start : start + BLOCK_ROWS]]
+    def blocks(self, title: str = "") -> Iterator[np.ndarray]:
+        """Images (n, H, W, C), about a thousand at a time; with a ``title`` the progress is shown."""
+        with progress_bar(title, self.count, unit="images", shown=bool(title)) as advance:
+            for start in range(0, self.count, BLOCK_ROWS):
+                block = self.images[self.indices[start : start + BLOCK_ROWS]]
+                yield block
+                advance(len(block))
 
-    def moments(self, device: Device = "cpu") -> PixelMoments:
+    def moments(self, device: Device = "cpu", progress: bool = False) -> PixelMoments:
         """Their sums and products."""
         moments = PixelMoments(self.shape, device=device, shift=self.shift)
-        for block in self.blocks():
+        for block in self.blocks("summing products of pixels" if progress else ""):
             moments.update(block)
         return moments
 
@@ -189,11 +186,19 @@ class TrainingImages:
             squares += pixels.square().sum(0, dtype=torch.float64)
         return _mean_and_std(self.count, sums, squares, self.shift)
 
-    def standardized_blocks(self, mean: Float64s, std: Float64s, device: Device = "cpu") -> Iterator[Tensor]:
+    def standardized_blocks(
+        self, mean: Float64s, std: Float64s, device: Device = "cpu", title: str = ""
+    ) -> Iterator[Tensor]:
         """Standardized images, float32 (n, D) on ``device``."""
         center, scale = (torch.from_numpy(a).to(device) for a in (mean - self.shift, std))
-        for block in self.blocks():
+        for block in self.blocks(title):
             yield ((shifted_pixels(block, self.shift, device) - center) / scale).float()
+
+
+def cpu_has_vnni() -> bool:
+    """Whether the CPU multiplies 8-bit integers in hardware; elsewhere torch does it a hundred times slower."""
+    supported = getattr(torch.cpu, "_is_vnni_supported", None)  # not in every torch
+    return supported is not None and bool(supported())
 
 
 def channels_first(images: Any) -> Shape:
@@ -230,8 +235,7 @@ def _mean_and_std(count: int, sums: Tensor, squares: Tensor, shift: float) -> Me
 def floor_std(variance: Tensor) -> Tensor:
     """Standard deviations that pixels are divided by, from their variances (any shape, float64).
 
-    Each is at least ``STD_FLOOR`` of the root mean square over all pixels, constant pixels included. All are 1 where
-    every pixel is constant.
+    Each is at least ``STD_FLOOR`` of the root mean square over all pixels; all are 1 where every pixel is constant.
     """
     floor = STD_FLOOR * variance.mean().sqrt()
     return torch.where(floor > 0, torch.maximum(variance.sqrt(), floor), 1.0)
@@ -240,3 +244,133 @@ def floor_std(variance: Tensor) -> Tensor:
 def _stripes(size: int) -> list[tuple[int, int]]:
     step = -(-size // STRIPES)
     return [(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+class Eigen(NamedTuple):
+    """Eigenvalues in descending order and their eigenvectors.
+
+    Attributes:
+        values: (K,) float64, none negative; exactly 0 where rounding cannot tell them from 0.
+        vectors: (D, K) orthonormal columns; the entry of largest magnitude in each column is positive.
+        error_bound: Each value is at most this far from an eigenvalue; 0 stands for rounding alone.
+    """
+
+    values: Float64s
+    vectors: npt.NDArray[np.floating]
+    error_bound: float = 0.0
+
+
+def run_interruptibly(work: Callable[[], T], rows: int = 0, progress: bool = False) -> T:
+    """Return ``work()``, run in a thread so that Ctrl-C ends the wait; for a matrix of many ``rows`` with progress."""
+    result: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            result.append(work())
+        except BaseException as error:  # raised again in the calling thread
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="linear-algebra", daemon=True)
+    thread.start()
+    title = f"eigenvectors of a {rows:,} x {rows:,} matrix"
+    with progress_bar(title, None, unit="seconds", shown=progress and rows >= LONG_EIGEN) as advance:
+        while thread.is_alive():
+            thread.join(1.0)
+            if thread.is_alive():
+                advance(1)
+    if errors:
+        raise errors[0]
+    return result[0]
+
+
+def symmetric_eigen(matrix: Float64s, device: Device = "cpu", progress: bool = False) -> Eigen:
+    """All eigenvectors of a positive semi-definite matrix (D, D), in float64; those of value 0 complete the basis.
+
+    On two CPU cores D = 12,288 takes three minutes. float32 would halve that, but its rounding hides all variances
+    below about 1e-7 of the largest times D.
+    """
+
+    def compute() -> tuple[Float64s, Float64s]:
+        if torch.device(device).type == "cpu":
+            values, vectors = np.linalg.eigh(matrix)
+            return values, vectors
+        values, vectors = torch.linalg.eigh(torch.from_numpy(matrix).to(device))
+        return values.cpu().numpy(), vectors.cpu().numpy()
+
+    rows = len(matrix)
+    values, vectors = run_interruptibly(compute, rows, progress) if rows >= THREAD_FROM else compute()
+    rounding = len(values) * np.finfo(values.dtype).eps * values[-1]
+    values = np.where(values > rounding, values, 0)
+    return Eigen(values[::-1].copy(), _with_fixed_signs(vectors[:, ::-1]))
+
+
+def gram_eigen(
+    stripes: Callable[[], Iterable[Tensor]],
+    count: int,
+    rank: int | None = None,
+    device: Device = "cpu",
+    progress: bool = False,
+) -> tuple[Eigen, float]:
+    """The eigenvectors with variance of the covariance of ``count`` = N rows in D dimensions, and its trace.
+
+    X Xᵀ / N (N x N) and Xᵀ X / N (D x D) share their nonzero eigenvalues, and v = Xᵀ u / sqrt(N λ). For N below D this
+    is faster by about (D / N)² and needs no D x D matrix. ``stripes`` is called twice and yields the centered data
+    float64 (N, d) in stripes of columns; ``rank`` limits the eigenvectors.
+    """
+    gram = torch.zeros(count, count, dtype=torch.float64, device=device)
+    for x in stripes():
+        gram.addmm_(x, x.T)
+    eigen = symmetric_eigen((gram / count).cpu().numpy(), device, progress)
+    total = float(eigen.values.sum())
+    kept = min(int(np.count_nonzero(eigen.values)), count if rank is None else rank)
+    values = eigen.values[:kept]
+    weights = torch.from_numpy(eigen.vectors[:, :kept] / np.sqrt(count * values)).to(device)
+    vectors = np.concatenate([(x.T @ weights).cpu().numpy() for x in stripes()])
+    if kept and values[-1] < REORTHONORMALIZE_BELOW * values[0]:
+        vectors = run_interruptibly(lambda: np.linalg.qr(vectors).Q, count, progress)
+    return Eigen(values, _with_fixed_signs(vectors)), total
+
+
+def leading_eigen(
+    blocks: Callable[[], Iterable[Tensor]], size: int, rank: int, device: Device = "cpu", seed: int = 0
+) -> tuple[Eigen, float]:
+    """The ``rank`` leading eigenvectors of the covariance of rows that are streamed, never held, and its trace.
+
+    Randomized subspace iteration (Halko et al. 2011, Algorithm 4.4) with a Rayleigh-Ritz step in every pass; the
+    libraries' versions need all rows in memory. It ends when the residuals ‖C v - λ v‖, which bound the error of each
+    variance (the true error is about their square), are below 1e-5 of the total variance, or after 12 passes.
+    Every variance is underestimated, so their sum errs by at most K times the bound. ``blocks``, called once a pass,
+    gives the centered rows as float32 (n, size) tensors on ``device``.
+    """
+    width = min(size, rank + rank // 10 + 20)  # more than wanted: the last ones converge slowest
+    guess = torch.randn(size, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device)
+    for _ in range(MAX_PASSES):
+        basis = run_interruptibly(partial(torch.linalg.qr, guess)).Q
+        product, variance = _covariance_times(blocks, basis)
+        projected = basis.T @ product
+        values, rotation = torch.linalg.eigh((projected + projected.T) / 2)
+        values, rotation = values.flip(0)[:rank], rotation.flip(1)[:, :rank]
+        vectors = basis @ rotation
+        bound = float((product @ rotation - vectors * values).norm(dim=0).max())
+        if bound <= TOLERANCE * variance:
+            break
+        guess = product
+    return Eigen(values.clamp_min(0).cpu().numpy(), _with_fixed_signs(vectors.cpu().numpy()), bound), variance
+
+
+def _covariance_times(blocks: Callable[[], Iterable[Tensor]], basis: Tensor) -> tuple[Tensor, float]:
+    """C V and the trace of C, in one pass."""
+    product, single, count = torch.zeros_like(basis), basis.float(), 0
+    squares = torch.zeros((), dtype=torch.float64, device=basis.device)
+    for rows in blocks():
+        product += rows.T @ (rows @ single)
+        squares += rows.square().sum(dtype=torch.float64)
+        count += len(rows)
+    return product / count, float(squares) / count
+
+
+def _with_fixed_signs(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """The same array, its columns with signs such that the entry of largest magnitude is positive."""
+    vectors *= np.where(vectors.max(0) >= -vectors.min(0), 1, -1).astype(vectors.dtype)
+    return vectors

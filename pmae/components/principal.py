@@ -1,14 +1,15 @@
 """Principal components of images: fit, save, load, project, reconstruct.
 
-:class:`PrincipalComponents` carries any orthonormal basis with its variances (``bases`` makes the others, ``cached``
-keeps them). Sums over images are in ``moments``, eigenvectors in ``eigen``.
+:class:`PrincipalComponents` carries any orthonormal basis with its variances (``bases`` makes the others and keeps all
+of them in the cache). Sums over images and eigenvectors are in ``moments``.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,19 +17,29 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import safetensors
 import torch
+from safetensors.numpy import save_file
 
-from pmae.components.eigen import Eigen, gram_eigen, leading_eigen, symmetric_eigen
-from pmae.components.io import read_arrays, write_arrays
-from pmae.components.moments import Device, MeanAndStd, PixelMoments, Shape, TrainingImages, channels_first
+from pmae.components.moments import (
+    Device,
+    Eigen,
+    MeanAndStd,
+    PixelMoments,
+    Shape,
+    TrainingImages,
+    channels_first,
+    gram_eigen,
+    leading_eigen,
+    symmetric_eigen,
+)
 from pmae.config import LOW_RANK, MAX_FULL_SIZE
-from pmae.data.progress import progress_bar
 from pmae.errors import ConfigError, DataError
+from pmae.files import replacing
 
-_ARRAYS = ("mean", "std", "components", "explained_variance_ratio")
-
+ARRAYS = ("mean", "std", "components", "explained_variance_ratio")
+SCHEMA_VERSION = 1
 STRIPE_BYTES = 2**28
-LONG_EIGEN = 2048  # rows of a matrix whose eigenvectors take more than a moment
 # Rounding leaves this much of a total of 1 when all variance is captured; it is not a residual.
 NO_VARIANCE = 1e-12
 NO_VARIATION = "the training images are all equal: there is no variance to mask; add other images"
@@ -41,10 +52,10 @@ class PrincipalComponents:
     """An orthonormal basis of standardized images, by falling variance.
 
     A pixel is standardized by its mean and population standard deviation over the training images; the deviation has
-    a floor (:func:`pmae.components.moments.floor_std`). An image is
-    flattened to D = C·H·W in that order. With K < D components (large images) what they leave of an image, the
-    residual, counts as one more entry of a mask: see :attr:`spectrum`. Fewer training images than D have at most N - 1
-    components with variance; these are kept, and the share of the residual is then exactly 0.
+    a floor (:func:`pmae.components.moments.floor_std`). An image is flattened to D = C·H·W in that order. With K < D
+    components (large images) what they leave of an image, the residual, counts as one more entry of a mask: see
+    :attr:`spectrum`. Fewer training images than D have at most N - 1 components with variance; these are kept, and the
+    share of the residual is then exactly 0.
 
     Attributes:
         mean, std: (D,) float32 in the units of the images (uint8: 0 to 255).
@@ -106,25 +117,14 @@ class PrincipalComponents:
             return _fit_few(data, rank, device, progress)
         if rank is not None and rank < data.size:
             return _fit_leading(data, rank, device, progress)
-        moments = PixelMoments(data.shape, device=device, shift=data.shift)
-        with progress_bar("summing products of pixels", data.count, unit="images", shown=progress) as advance:
-            for block in data.blocks():
-                moments.update(block)
-                advance(len(block))
-        return cls.from_moments(moments, fingerprint=data.fingerprint, progress=progress)
+        return cls.from_moments(data.moments(device, progress), fingerprint=data.fingerprint, progress=progress)
 
     @classmethod
     def from_moments(
         cls, moments: PixelMoments, *, fingerprint: str = "", progress: bool = False
     ) -> PrincipalComponents:
-        """All components from the sums over images, which several workers may have collected and merged.
-
-        Raises:
-            DataError, Warns: As :meth:`fit`.
-        """
-        matrix = moments.correlation()
-        with _eigenvector_progress(len(matrix), progress) as tick:
-            eigen = symmetric_eigen(matrix, moments.device, tick)
+        """All components from the sums over images, which workers may have merged; raises and warns as :meth:`fit`."""
+        eigen = symmetric_eigen(moments.correlation(), moments.device, progress)
         components = from_basis("pca", moments.shape, fingerprint, moments.mean_and_std(), eigen)
         if moments.count < len(eigen.values):
             warnings.warn(
@@ -167,9 +167,7 @@ class PrincipalComponents:
     def project(self, images: Array) -> Array:
         """Coordinates Vᵀ x, (..., K) float32.
 
-        Args:
-            images: uint8 (N, H, W, C), which are standardized first; floats, (..., D) or (..., C, H, W), are taken as
-                standardized already.
+        uint8 images (N, H, W, C) are standardized first; floats, (..., D) or (..., C, H, W), count as standardized.
         """
         pixels = _tensor(images)
         if pixels.dtype == torch.uint8:
@@ -185,14 +183,37 @@ class PrincipalComponents:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with a checksum, atomically."""
+        path = Path(path)
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
         description = {name: getattr(self, name) for name in ("shape", "basis", "fingerprint", "error_bound")}
-        write_arrays(Path(path), {name: getattr(self, name) for name in _ARRAYS}, description)
+        text = json.dumps({"schema_version": SCHEMA_VERSION, **description}, sort_keys=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            save_file(arrays, temporary, {"description": text, "sha256": _checksum(arrays, text)})
 
     @classmethod
     def load(cls, path: str | Path) -> PrincipalComponents:
         """Read what :meth:`save` wrote, memory-mapped; DataError if the file is missing, truncated or changed."""
-        arrays, description = read_arrays(Path(path))
-        if sorted(arrays) != sorted(_ARRAYS):
+        again = "delete it to fit the components again"
+        try:
+            # Through torch because its arrays stay in the file's pages, which all processes share.
+            with safetensors.safe_open(Path(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            text = metadata["description"]
+            if _checksum(arrays, text) != metadata["sha256"]:
+                raise DataError(f"{path} is corrupted: its checksum does not match; {again}")
+            description = json.loads(text)
+        except FileNotFoundError:
+            raise DataError(f"{path} does not exist") from None
+        except (safetensors.SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise DataError(
+                f"{path} cannot be read ({type(error).__name__}: {error}); it is truncated, corrupted or not a file of "
+                f"this toolkit; {again}"
+            ) from error
+        if description.pop("schema_version") != SCHEMA_VERSION:
+            raise DataError(f"{path} was written by another version of the toolkit; {again}")
+        if sorted(arrays) != sorted(ARRAYS):
             raise DataError(f"{path} holds {', '.join(sorted(arrays))}, not components; give a file that save() wrote")
         shape = tuple(description.pop("shape"))
         fields: dict[str, Any] = {**arrays, **description, "shape": shape}
@@ -210,15 +231,9 @@ class PrincipalComponents:
 def from_basis(
     basis: str, shape: Shape, fingerprint: str, mean_and_std: MeanAndStd, eigen: Eigen, total: float | None = None
 ) -> PrincipalComponents:
-    """Components from orthonormal columns and their variances by falling size.
+    """Components from variances (K,) by falling size and orthonormal columns (D, K).
 
-    Args:
-        basis: The basis's name.
-        shape: (C, H, W).
-        fingerprint: Of the images that the variances were measured on.
-        mean_and_std: (D,) each, of the pixels.
-        eigen: Variances (K,) and columns (D, K).
-        total: Variance of all D coordinates; None is the sum of the K.
+    ``total`` is the variance of all D coordinates; None is the sum of the K.
     """
     total = float(eigen.values.sum()) if total is None else total
     if not total > 0:
@@ -247,8 +262,7 @@ def _fit_few(data: TrainingImages, rank: int | None, device: Device, progress: b
             x = pixels.permute(0, 3, 1, 2).to(torch.float64, memory_format=torch.contiguous_format)
             yield x.sub_(center[:, rows]).div_(scale[:, rows]).view(data.count, -1)
 
-    with _eigenvector_progress(data.count, progress) as tick:
-        eigen, total = gram_eigen(stripes, data.count, rank, device, tick)
+    eigen, total = gram_eigen(stripes, data.count, rank, device, progress)
     if not total > 0:
         raise DataError(NO_VARIATION)
     # Each stripe holds some rows of all channels; the order of the pixels is C, H, W.
@@ -271,22 +285,17 @@ def _fit_few(data: TrainingImages, rank: int | None, device: Device, progress: b
 
 def _fit_leading(data: TrainingImages, rank: int, device: Device, progress: bool) -> PrincipalComponents:
     mean, std = data.mean_and_std(device)
-
-    def blocks() -> Iterator[torch.Tensor]:
-        with progress_bar("a pass over the images", data.count, unit="images", shown=progress) as advance:
-            for rows in data.standardized_blocks(mean, std, device):
-                yield rows
-                advance(len(rows))
-
-    eigen, total = leading_eigen(blocks, data.size, rank, device)
+    title = "a pass over the images" if progress else ""
+    eigen, total = leading_eigen(lambda: data.standardized_blocks(mean, std, device, title), data.size, rank, device)
     return from_basis("pca", data.shape, data.fingerprint, (mean, std), eigen, total)
 
 
-@contextmanager
-def _eigenvector_progress(size: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    title = f"eigenvectors of a {size:,} x {size:,} matrix"
-    with progress_bar(title, None, unit="seconds", shown=shown and size >= LONG_EIGEN) as advance:
-        yield advance
+def _checksum(arrays: Mapping[str, npt.NDArray[Any]], description: str) -> str:
+    digest = hashlib.sha256(description.encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(arrays[name].data)
+    return digest.hexdigest()
 
 
 def _tensor(array: Any) -> torch.Tensor:

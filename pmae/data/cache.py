@@ -6,6 +6,7 @@ warning. Of processes that need the same set at the same time one builds it, and
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -15,18 +16,17 @@ import secrets
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from pmae.data.decode import Pixels, PixelSink
-from pmae.data.imageset import ImageSet, Indices
+from pmae.data.decode import Allocate, Pixels
+from pmae.data.imageset import ImageSet
+from pmae.data.source import consecutive_splits
 from pmae.errors import DataError
 
 SCHEMA_VERSION = 1
@@ -39,92 +39,40 @@ def cache_dir() -> Path:
     return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".cache" / "pmae"
 
 
-@dataclass(frozen=True)
-class Contents:
-    """Everything in a set except its pixels. ``splits`` are consecutive: name -> number of images."""
-
-    labels: npt.NDArray[np.int64]
-    class_names: tuple[str, ...]
-    splits: dict[str, int]
-    name: str
-    skipped: tuple[str, ...] = ()
-
-    def with_images(self, images: Pixels, fingerprint: str = "") -> ImageSet:
-        """Combine the contents with pixels (N, H, W, C) to a set; warn if files were skipped."""
-        if self.skipped:
-            shown = "\n  ".join(self.skipped[:5]) + ("\n  ..." if len(self.skipped) > 5 else "")
-            warnings.warn(f"{self.name}: skipped {len(self.skipped)} unreadable images:\n  {shown}", stacklevel=4)
-        ends = np.cumsum([0, *self.splits.values()])
-        splits = {n: np.arange(a, b) for n, a, b in zip(self.splits, ends[:-1], ends[1:], strict=True)}
-        return ImageSet(images, self.labels, self.class_names, splits, self.name, fingerprint)
+Build = Callable[[Allocate], tuple[ImageSet, Sequence[str]]]
+"""Decodes a set into allocated pixels; returns it, its splits consecutive, and messages about skipped images."""
 
 
-Build = Callable[[PixelSink], Contents]
+def warn_of_skipped(name: str, skipped: Sequence[str]) -> None:
+    """Warn that a set lacks images, if it does."""
+    if skipped:
+        shown = "\n  ".join(skipped[:5]) + ("\n  ..." if len(skipped) > 5 else "")
+        warnings.warn(f"{name}: skipped {len(skipped)} unreadable images:\n  {shown}", stacklevel=4)
 
 
-class MemorySink:
-    """A :class:`PixelSink` in memory, for sets that need no cache."""
-
-    images: Pixels
-
-    def check_room(self, shape: tuple[int, int, int, int]) -> None:
-        """Raise DataError if images (N, H, W, C) take more than half of the machine's memory."""
-        needed, memory = math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if needed > memory / 2:
-            raise DataError(
-                f"the images need {needed / 1e6:,.1f} MB, more than half of the memory ({memory / 1e6:,.1f} MB); "
-                "lower limit or image_size"
-            )
-
-    def allocate(self, shape: tuple[int, int, int, int]) -> None:
-        """Allocate (N, H, W, C)."""
-        self.check_room(shape)
-        self.images = np.zeros(shape, dtype=np.uint8)
-
-    def write(self, positions: Indices, pixels: Pixels) -> None:
-        """Put pixels (n, H, W, C) at rows ``positions``."""
-        self.images[positions] = pixels
+def allocate_in_memory(shape: tuple[int, int, int, int]) -> Pixels:
+    """Zeros (N, H, W, C); DataError if they take more than half of the machine's memory."""
+    needed, memory = math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory / 2:
+        raise DataError(
+            f"the images need {needed / 1e6:,.1f} MB, more than half of the memory ({memory / 1e6:,.1f} MB); "
+            "lower limit or image_size"
+        )
+    return np.zeros(shape, dtype=np.uint8)
 
 
-class FileSink:
-    """A :class:`PixelSink` in an ``.npy`` file. It is not mapped, so that a full disk raises an error."""
-
-    file: BinaryIO | None = None
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def check_room(self, shape: tuple[int, int, int, int]) -> None:
-        """Raise DataError if images (N, H, W, C) do not fit on the disk."""
-        needed, free = math.prod(shape), shutil.disk_usage(self.path.parent).free
-        if needed > free:
-            raise DataError(
-                f"the decoded images need {needed / 1e6:,.1f} MB, but {self.path.parent.parent} has "
-                f"{free / 1e6:,.1f} MB free; lower limit or image_size, or set PMAE_CACHE to a larger disk"
-            )
-
-    def allocate(self, shape: tuple[int, int, int, int]) -> None:
-        """Start the file for (N, H, W, C)."""
-        self.close()
-        self.check_room(shape)
-        self.file = open(self.path, "wb", buffering=0)  # noqa: SIM115 (closed by close)
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self.file, header)
-        self.start, self.row = self.file.tell(), math.prod(shape[1:])
-        self.file.truncate(self.start + math.prod(shape))
-
-    def write(self, positions: Indices, pixels: Pixels) -> None:
-        """Put pixels (n, H, W, C) at rows ``positions``; consecutive rows are one write."""
-        assert self.file is not None
-        order = np.argsort(positions)
-        for run in np.split(order, np.flatnonzero(np.diff(positions[order]) != 1) + 1):
-            self.file.seek(self.start + int(positions[run[0]]) * self.row)
-            self.file.write(pixels[run].data)
-
-    def close(self) -> None:
-        """Close the file."""
-        if self.file is not None:
-            self.file.close()
+def _allocate_in_file(path: Path, shape: tuple[int, int, int, int]) -> Pixels:
+    needed, free = math.prod(shape), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise DataError(
+            f"the decoded images need {needed / 1e6:,.1f} MB, but {path.parent.parent} has "
+            f"{free / 1e6:,.1f} MB free; lower limit or image_size, or set PMAE_CACHE to a larger disk"
+        )
+    images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):  # a write to a map whose disk is full would kill the process
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return images
 
 
 def set_key(name: str, files: tuple[Path, ...], settings: dict[str, Any]) -> str:
@@ -138,18 +86,14 @@ def set_key(name: str, files: tuple[Path, ...], settings: dict[str, Any]) -> str
 
 
 def cached_images(key: str, build: Build, *, progress: bool = False) -> ImageSet:
-    """Return the set with this ``key`` from the cache, or build and cache it.
-
-    Raises:
-        DataError: The cache cannot be written, or ``build`` raises it.
-    """
+    """The set with this ``key`` from the cache, or built and cached; DataError where the cache cannot be written."""
     folder = cache_dir() / "images" / key
     found = _read(folder)
     if isinstance(found, ImageSet):
         return found
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_name(f"{key}.lock"), progress):
+        with _acquired(folder.with_name(f"{key}.lock"), progress):
             found = _read(folder)  # another process may have built it meanwhile
             if isinstance(found, ImageSet):
                 return found
@@ -163,20 +107,15 @@ def cached_images(key: str, build: Build, *, progress: bool = False) -> ImageSet
         ) from error
 
 
-@contextmanager
-def _locked(path: Path, progress: bool) -> Iterator[None]:
-    """Hold the lock; the system releases it when its holder dies."""
+def _acquired(path: Path, progress: bool) -> AcquireReturnProxy:
+    """The lock, released at the end of a ``with``, and by the system when its holder dies."""
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=2)
+        return lock.acquire(timeout=2)
     except Timeout:
         if progress:
             print("another process is preparing the same images; waiting for it", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _write(folder: Path, build: Build) -> ImageSet:
@@ -185,22 +124,24 @@ def _write(folder: Path, build: Build) -> ImageSet:
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     temporary.mkdir()
     try:
-        sink = FileSink(temporary / "images.npy")
-        try:
-            contents = build(sink)
-        finally:
-            sink.close()
-        np.save(temporary / "labels.npy", contents.labels, allow_pickle=False)
-        built = contents.with_images(_map(temporary))
-        stored = {name: getattr(contents, name) for name in ("name", "class_names", "splits", "skipped")}
-        description = {"schema_version": SCHEMA_VERSION, **stored, "fingerprint": built.fingerprint}
+        built, skipped = build(partial(_allocate_in_file, temporary / "images.npy"))
+        warn_of_skipped(built.name, skipped)
+        np.save(temporary / "labels.npy", built.labels, allow_pickle=False)
+        description = {
+            "schema_version": SCHEMA_VERSION,
+            "name": built.name,
+            "class_names": built.class_names,
+            "splits": {split: len(indices) for split, indices in built.splits.items()},
+            "skipped": skipped,
+            "fingerprint": built.fingerprint,
+        }
         (temporary / "set.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
         if folder.exists():
             folder.rename(temporary / "corrupted")
         os.replace(temporary, folder)
         shutil.rmtree(folder / "corrupted", ignore_errors=True)
         _verified[folder] = _state(folder)
-        return built
+        return dataclasses.replace(built, images=_map(folder))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -213,16 +154,16 @@ def _read(folder: Path) -> ImageSet | str:
         description = json.loads((folder / "set.json").read_text(encoding="utf-8"))
         if description["schema_version"] != SCHEMA_VERSION:
             return f"schema version {description['schema_version']}, not {SCHEMA_VERSION}"
-        contents = Contents(
-            labels=np.load(folder / "labels.npy", allow_pickle=False),
-            class_names=tuple(description["class_names"]),
-            splits=description["splits"],
-            name=description["name"],
-            skipped=tuple(description["skipped"]),
-        )
+        warn_of_skipped(description["name"], description["skipped"])
         state, fingerprint = _state(folder), description["fingerprint"]
-        known = _verified.get(folder) == state
-        images = contents.with_images(_map(folder), fingerprint if known else "")
+        images = ImageSet(
+            _map(folder),
+            np.load(folder / "labels.npy", allow_pickle=False),
+            tuple(description["class_names"]),
+            consecutive_splits(description["splits"]),
+            description["name"],
+            fingerprint if _verified.get(folder) == state else "",
+        )
         if images.fingerprint != fingerprint:
             return "its checksum does not match"
         _verified[folder] = state

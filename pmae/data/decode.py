@@ -8,11 +8,10 @@ from __future__ import annotations
 import io
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,19 +33,8 @@ BATCH = 128
 Pixels = npt.NDArray[np.uint8]
 Item = tuple[int, str, Payload]
 Decoded = tuple[int, str, "Pixels | UnreadableError"]
-
-
-class PixelSink(Protocol):
-    """Where decoded images go."""
-
-    def check_room(self, shape: tuple[int, int, int, int]) -> None:
-        """Raise DataError if images (N, H, W, C) do not fit."""
-
-    def allocate(self, shape: tuple[int, int, int, int]) -> None:
-        """Make room for images (N, H, W, C); called again if color images follow gray ones."""
-
-    def write(self, positions: Indices, pixels: Pixels) -> None:
-        """Put pixels (n, H, W, C) at rows ``positions`` (n,)."""
+Allocate = Callable[[tuple[int, int, int, int]], Pixels]
+"""Makes room for images uint8 (N, H, W, C); raises DataError if there is none."""
 
 
 class UnreadableError(DataError):
@@ -60,8 +48,7 @@ class _ColorAfterGrayError(Exception):
 def decode_image(name: str, payload: Payload, image_size: int | None = None) -> Pixels:
     """Decode one image to uint8 (H, W, C), C 1 for gray modes and 3 for all others; 16-bit gray keeps its high byte.
 
-    Raises:
-        UnreadableError: ``name`` is not an image, is truncated, or has more than ``MAX_PIXELS`` pixels.
+    UnreadableError: ``name`` is not an image, is truncated, or has more than ``MAX_PIXELS`` pixels.
     """
     try:
         if isinstance(payload, Path):
@@ -127,19 +114,17 @@ def _fitted(image: Image.Image, image_size: int | None) -> Pixels:
 def decode_images(
     read: Reader,
     wanted: Indices,
-    sink: PixelSink,
+    allocate: Allocate,
     *,
     image_size: int | None = None,
     skip_unreadable: bool = False,
     progress: bool = False,
     title: str = "decoding",
-) -> list[tuple[int, str]]:
-    """Decode ``wanted`` (distinct indices of the listing) into rows 0, 1, ... of ``sink``, in that order.
+) -> tuple[Pixels, list[tuple[int, str]]]:
+    """Decode ``wanted`` (distinct indices of the listing) into rows 0, 1, ... of an array, in that order.
 
-    The images become gray (C = 1) if all of them are, else color (C = 3).
-
-    Returns:
-        (index, message) of each unreadable image; empty unless ``skip_unreadable``. Their rows are undefined.
+    The images become gray (C = 1) if all of them are, else color (C = 3); ``allocate`` is then called again. Returns
+    the pixels and (index, message) of each image that was skipped, whose rows are undefined.
 
     Raises:
         DataError: An unreadable image (unless skipped), or images of different or non-square sizes while
@@ -147,24 +132,24 @@ def decode_images(
     """
     order = np.argsort(wanted, kind="stable")
 
-    def attempt(color: bool) -> list[tuple[int, str]]:
-        collector = _Collector(len(wanted), sink, color)
+    def attempt(color: bool) -> tuple[Pixels, list[tuple[int, str]]]:
+        images, first = np.zeros((0, 0, 0, 1), np.uint8), ""
         failed: list[tuple[int, str]] = []
         items = ((int(p), *item) for p, item in zip(order, read(wanted[order]), strict=True))
         with progress_bar(title, len(wanted), unit="images", shown=progress) as advance:
             for batch in _decoded(items, image_size):
-                good: list[tuple[int, str, Pixels]] = []
                 for position, name, result in batch:
                     if isinstance(result, np.ndarray):
-                        good.append((position, name, result))
+                        if not first:
+                            first, images = name, _allocated(len(wanted), name, result, color, allocate)
+                        _check_shape(name, result, images, first)
+                        images[position] = result
                     elif skip_unreadable:
                         failed.append((int(wanted[position]), str(result)))
                     else:
                         raise result
-                if good:
-                    collector.add(good)
                 advance(len(batch))
-        return failed
+        return images, failed
 
     try:
         return attempt(color=False)
@@ -172,39 +157,26 @@ def decode_images(
         return attempt(color=True)
 
 
-class _Collector:
-    """Checks that all images have the same size and writes them with one number of channels."""
+def _allocated(count: int, name: str, pixels: Pixels, color: bool, allocate: Allocate) -> Pixels:
+    """Room for ``count`` images like the first one."""
+    height, width, channels = pixels.shape
+    if height != width:
+        raise DataError(
+            f"{name} has {width} x {height} pixels and is not square; give image_size=PIXELS (--image-size) "
+            "to crop every image to its center square and resize it"
+        )
+    return allocate((count, height, width, 3 if color else channels))
 
-    def __init__(self, count: int, sink: PixelSink, color: bool) -> None:
-        self.count, self.sink = count, sink
-        self.channels = 3 if color else 0
-        self.first = ""
-        self.size: tuple[int, int] | None = None
 
-    def add(self, batch: list[tuple[int, str, Pixels]]) -> None:
-        for _, name, pixels in batch:
-            self._check(name, pixels)
-        rows = [p if p.shape[2] == self.channels else p.repeat(3, axis=2) for _, _, p in batch]
-        self.sink.write(np.array([position for position, _, _ in batch]), np.stack(rows))
-
-    def _check(self, name: str, pixels: Pixels) -> None:
-        height, width, channels = pixels.shape
-        if self.size is None:
-            self.first, self.size = name, (height, width)
-            self.channels = self.channels or channels
-            if height != width:
-                raise DataError(
-                    f"{name} has {width} x {height} pixels and is not square; give image_size=PIXELS (--image-size) "
-                    "to crop every image to its center square and resize it"
-                )
-            self.sink.allocate((self.count, height, width, self.channels))
-        if (height, width) != self.size:
-            raise DataError(
-                f"images have different sizes: {self.first} has {self.size[1]} x {self.size[0]} pixels, {name} has "
-                f"{width} x {height}; give image_size=PIXELS (--image-size) to resize all of them"
-            )
-        if channels > self.channels:
-            raise _ColorAfterGrayError
+def _check_shape(name: str, pixels: Pixels, images: Pixels, first: str) -> None:
+    height, width, channels = pixels.shape
+    if (height, width) != images.shape[1:3]:
+        raise DataError(
+            f"images have different sizes: {first} has {images.shape[2]} x {images.shape[1]} pixels, {name} has "
+            f"{width} x {height}; give image_size=PIXELS (--image-size) to resize all of them"
+        )
+    if channels > images.shape[3]:
+        raise _ColorAfterGrayError
 
 
 def _decode_batch(batch: list[Item], image_size: int | None) -> list[Decoded]:

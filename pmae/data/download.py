@@ -47,11 +47,8 @@ class _Retry(Exception):
 def fetch(remote: Remote, folder: Path | None = None, *, progress: bool = False) -> Path:
     """Return the path of the file in ``folder`` (None: ``downloads`` in the cache); download it if it is missing.
 
-    An existing file is not checked. Processes that need the same file at the same time download it once.
-
-    Raises:
-        DataError: The server has no such file, cannot be reached, or sends bytes with another checksum, or the
-            folder cannot be written. The message says where to put the file by hand.
+    An existing file is not checked. Processes that need the same file at the same time download it once. The message
+    of a DataError (no such file, no server, other bytes, no room) says where to put the file by hand.
     """
     target = (folder or cache_dir() / "downloads") / remote.filename
     if target.is_file():
@@ -92,12 +89,10 @@ def md5_of(path: Path) -> str:
 def _download(remote: Remote, target: Path, progress: bool) -> None:
     part = target.with_name(f".{target.name}.part")
     resumed = part.exists()
-    _transfer(remote, target, part, progress)
-    found = md5_of(part)
+    found = _transfer(remote, target, part, progress)
     if found != remote.md5 and resumed:  # the part may be of another version of the file: start over
         part.unlink()
-        _transfer(remote, target, part, progress)
-        found = md5_of(part)
+        found = _transfer(remote, target, part, progress)
     if found != remote.md5:
         part.unlink()
         raise DataError(
@@ -107,14 +102,14 @@ def _download(remote: Remote, target: Path, progress: bool) -> None:
     os.replace(part, target)
 
 
-def _transfer(remote: Remote, target: Path, part: Path, progress: bool) -> None:
-    """Complete ``part``, with a new connection whenever one breaks; ``ATTEMPTS`` without new bytes are an error."""
+def _transfer(remote: Remote, target: Path, part: Path, progress: bool) -> str:
+    """Complete ``part``, with a new connection whenever one breaks, and return its MD5; ``ATTEMPTS`` in vain fail."""
     failures = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
             _receive(remote, part, progress)
-            return
+            return md5_of(part)
         except _Retry as error:
             gained = (part.stat().st_size if part.exists() else 0) > before
             failures = 1 if gained else failures + 1

@@ -1,28 +1,47 @@
-"""``load_images``: from a source, named or in memory, to an :class:`ImageSet`, through the cache."""
+"""``load_images``: from a source, named or in memory, to an :class:`ImageSet`, through the cache.
+
+The rules of the splits are the same for every source:
+
+* Official splits are kept. A single official held-out split is the *test* split, whatever its name (a source with
+  ``train`` and ``val`` only, such as TinyImageNet, is tested on ``val``).
+* Without a held-out split, a stratified fifth of train is the test split.
+* Without a validation split, a stratified tenth of the remaining train split is.
+* ``limit`` keeps that many training images, balanced over the classes as far as they allow, and at most as many
+  validation and test images, in the proportions of the classes. Held-out images do not depend on ``limit``.
+
+Splits are drawn from ``seed`` and sorted: the same arguments give the same images in the same order.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from pmae.data.cache import Contents, MemorySink, cached_images, set_key
-from pmae.data.decode import PixelSink, decode_images
-from pmae.data.imageset import ImageSet
-from pmae.data.source import Listing, Request, Source
-from pmae.data.sources import cifar10, digits, folder, medmnist, npz, parquet, tinyimagenet
+from pmae.data.cache import allocate_in_memory, cached_images, set_key, warn_of_skipped
+from pmae.data.decode import Allocate, decode_images
+from pmae.data.imageset import UNLABELED, ImageSet, Indices
+from pmae.data.source import Listing, Request, Source, consecutive_splits
+from pmae.data.sources import folder, named, npz, parquet
 from pmae.data.sources.objects import find_object
-from pmae.data.splits import plan_splits
 from pmae.errors import ConfigError, DataError, did_you_mean
 from pmae.files import user_path
 
 Find = Callable[[Request], Source]
 
-NAMED: dict[str, Find] = {"digits": digits.find, "cifar10": cifar10.find, "tinyimagenet": tinyimagenet.find}
+NAMED: dict[str, Find] = {
+    "digits": named.find_digits,
+    "cifar10": named.find_cifar10,
+    "tinyimagenet": named.find_tinyimagenet,
+}
 MAX_IMAGE_SIZE = 2048  # pixels; masked autoencoders are trained on 224
 AT_PATH: dict[str, Find] = {"folder": folder.find, "parquet": parquet.find, "npz": npz.find}
+TEST_SHARE = 0.2
+VALIDATION_SHARE = 0.1
 
 
 def load_images(
@@ -35,7 +54,7 @@ def load_images(
     skip_unreadable: bool = False,
     progress: bool = False,
 ) -> ImageSet:
-    """Load a dataset with its train, val and test splits (the rules are those of :mod:`pmae.data.splits`).
+    """Load a dataset with its train, val and test splits (the rules are those of :mod:`pmae.data.load`).
 
     Args:
         source: ``digits``, ``cifar10``, ``tinyimagenet``, a 2-D MedMNIST flag such as ``bloodmnist``,
@@ -70,18 +89,33 @@ def load_images(
     else:
         found = _find(source, None if root is None else user_path(root, "root"), image_size, progress)
 
-    def build(sink: PixelSink) -> Contents:
-        return _build(
-            found,
-            sink,
-            splitting={"limit": limit, "seed": seed},
-            decoding={"image_size": image_size, "skip_unreadable": skip_unreadable, "progress": progress},
-        )
+    def build(allocate: Allocate) -> tuple[ImageSet, list[str]]:
+        listing = found.list()
+        official, skipped = listing.splits, list[str]()
+        while True:
+            splits = plan_splits(listing.labels, listing.class_names, official, limit=limit, seed=seed, name=found.name)
+            wanted = np.concatenate(list(splits.values()))
+            images, failed = decode_images(
+                listing.read,
+                wanted,
+                allocate,
+                image_size=image_size,
+                skip_unreadable=skip_unreadable,
+                progress=progress,
+                title=f"decoding {found.name}",
+            )
+            if not failed:
+                break
+            skipped += [message for _, message in failed]
+            official = _without(listing, official, [index for index, _ in failed])
+        consecutive = consecutive_splits({split: len(indices) for split, indices in splits.items()})
+        labels = listing.labels[wanted].astype(np.int64)
+        return ImageSet(images, labels, listing.class_names, consecutive, found.name), skipped
 
     if not found.files:
-        sink = MemorySink()
-        contents = build(sink)
-        return contents.with_images(sink.images)
+        images, skipped = build(allocate_in_memory)
+        warn_of_skipped(images.name, skipped)
+        return images
     settings = {"image_size": image_size, "limit": limit, "seed": seed, "skip_unreadable": skip_unreadable}
     return cached_images(set_key(found.name, found.files, settings), build, progress=progress)
 
@@ -105,52 +139,25 @@ def _find(source: str, root: Path | None, image_size: int | None, progress: bool
         return AT_PATH[name](request)
     if name in AT_PATH:
         raise ConfigError(f"source {source!r} has no path; write {name}:PATH")
-    if medmnist.is_flag(source):
-        return medmnist.find(request)
+    if source in named.medmnist_info():
+        return named.find_medmnist(request)
     raise ConfigError(_unknown(source))
 
 
 def _unknown(source: str) -> str:
-    named = [*NAMED, *medmnist.flags()]
-    allowed = [*named, *(f"{kind}:PATH" for kind in AT_PATH)]
-    path = _path_if_any(source)
-    if path is not None:
-        kind = {".parquet": "parquet", ".npz": "npz"}.get(path.suffix.lower(), "folder")
+    known = [*NAMED, *(flag for flag in named.medmnist_info() if not flag.endswith("3d"))]
+    allowed = [*known, *(f"{kind}:PATH" for kind in AT_PATH)]
+    try:
+        is_path = user_path(source, "source").exists()
+    except (ConfigError, OSError):
+        is_path = False
+    if is_path:
+        kind = {".parquet": "parquet", ".npz": "npz"}.get(Path(source).suffix.lower(), "folder")
         hint = f" (did you mean '{kind}:{source}'?)"
     else:
-        hint = did_you_mean(source.lower(), [*named, *AT_PATH])
+        hint = did_you_mean(source.lower(), [*known, *AT_PATH])
     shown = source if len(source) <= 100 else f"{source[:60]}... ({len(source)} characters)"
     return f"unknown dataset {shown!r}{hint}; available are {', '.join(allowed)}"
-
-
-def _path_if_any(source: str) -> Path | None:
-    try:
-        path = user_path(source, "source")
-        return path if path.exists() else None
-    except (ConfigError, OSError):
-        return None
-
-
-def _build(found: Source, sink: PixelSink, splitting: dict[str, Any], decoding: dict[str, Any]) -> Contents:
-    listing = found.list()
-    official, skipped = listing.splits, []
-    while True:
-        splits = plan_splits(listing.labels, listing.class_names, official, name=found.name, **splitting)
-        wanted = np.concatenate(list(splits.values()))
-        if size := decoding["image_size"]:
-            sink.check_room((len(wanted), size, size, 1))
-        failed = decode_images(listing.read, wanted, sink, title=f"decoding {found.name}", **decoding)
-        if not failed:
-            break
-        skipped += [message for _, message in failed]
-        official = _without(listing, official, [index for index, _ in failed])
-    return Contents(
-        labels=listing.labels[wanted].astype(np.int64),
-        class_names=listing.class_names,
-        splits={split: len(indices) for split, indices in splits.items()},
-        name=found.name,
-        skipped=tuple(skipped),
-    )
 
 
 def _without(listing: Listing, official: dict[str, Any], failed: list[int]) -> dict[str, Any]:
@@ -161,3 +168,133 @@ def _without(listing: Listing, official: dict[str, Any], failed: list[int]) -> d
             names = ", ".join(repr(listing.class_names[c]) for c in lost[:5])
             raise DataError(f"no image of {names} in the {split} split can be read; repair the files")
     return kept
+
+
+def plan_splits(
+    labels: npt.NDArray[np.int64],
+    class_names: tuple[str, ...],
+    official: dict[str, Indices],
+    *,
+    limit: int | None,
+    seed: int,
+    name: str,
+) -> dict[str, Indices]:
+    """The sorted indices of ``train``, ``val`` and ``test`` by the rules above; an error names what they need."""
+    splits = {k: np.sort(np.asarray(v, dtype=np.int64)) for k, v in official.items()}
+    for split, indices in splits.items():
+        if not len(indices):
+            raise DataError(f"the {split} split of {name!r} holds no images; fill it or leave it out")
+    if "train" not in splits:
+        raise DataError(f"{name!r} has no train split, only {', '.join(splits) or 'nothing'}; add one named 'train'")
+    _check_classes(labels, class_names, splits, name)
+    if "test" not in splits and "val" in splits:
+        splits["test"] = splits.pop("val")
+    draw = np.random.default_rng([seed, 0x5EED])
+    for held, share in (("test", TEST_SHARE), ("val", VALIDATION_SHARE)):
+        if held not in splits:
+            splits[held] = _hold_out(labels, splits["train"], share, draw)
+            splits["train"] = np.setdiff1d(splits["train"], splits[held])
+            if not len(splits[held]):
+                raise DataError(
+                    f"{name!r} has one training image per class, so none can be held out for {held}; "
+                    f"add images, or give it a {held} split"
+                )
+    if limit is not None:
+        splits = _limited(labels, splits, limit, draw, name)
+    return {split: splits[split] for split in ("train", "val", "test")}
+
+
+def _check_classes(
+    labels: npt.NDArray[np.int64], class_names: tuple[str, ...], splits: dict[str, Indices], name: str
+) -> None:
+    present = {split: set(np.unique(labels[indices]).tolist()) for split, indices in splits.items()}
+    if len(present["train"]) < 2 and class_names != UNLABELED:
+        only = ", ".join(class_names[c] for c in present["train"])
+        raise DataError(
+            f"the train split of {name!r} has a single class ({only}); a probe needs two: add images of another class"
+        )
+    for split, classes in present.items():
+        extra = sorted(classes - present["train"])
+        if extra:
+            raise DataError(
+                f"the {split} split of {name!r} has {_names(extra, class_names)}, which train lacks; "
+                "add training images of it or remove it"
+            )
+        missing = sorted(present["train"] - classes)
+        if missing:
+            warnings.warn(
+                f"the {split} split of {name!r} has no images of {_names(missing, class_names)}", stacklevel=2
+            )
+    unused = sorted(set(range(len(class_names))) - present["train"])
+    if unused:
+        warnings.warn(f"the train split of {name!r} has no images of {_names(unused, class_names)}", stacklevel=2)
+
+
+def _names(classes: list[int], class_names: tuple[str, ...]) -> str:
+    shown = ", ".join(repr(class_names[c]) for c in classes[:5]) + (", ..." if len(classes) > 5 else "")
+    return f"{'class' if len(classes) == 1 else f'{len(classes)} classes:'} {shown}"
+
+
+def _hold_out(labels: npt.NDArray[np.int64], indices: Indices, share: float, draw: np.random.Generator) -> Indices:
+    """Draw ``share`` of every class: at least one image, but never the last of a class."""
+    held = []
+    for members in _by_class(labels, indices):
+        count = min(max(1, round(len(members) * share)), len(members) - 1)
+        held.append(draw.permutation(members)[:count])
+    return np.sort(np.concatenate(held))
+
+
+def _limited(
+    labels: npt.NDArray[np.int64], splits: dict[str, Indices], limit: int, draw: np.random.Generator, name: str
+) -> dict[str, Indices]:
+    classes = len(np.unique(labels[splits["train"]]))
+    if limit < classes:
+        raise ConfigError(
+            f"limit is {limit}, but {name!r} has {classes} classes; take at least {classes} (one image per class)"
+        )
+    balanced = _draw_counts(labels, splits["train"], _even_counts, limit, draw)
+    return {
+        split: balanced if split == "train" else _draw_counts(labels, indices, _shared_counts, limit, draw)
+        for split, indices in splits.items()
+    }
+
+
+def _draw_counts(
+    labels: npt.NDArray[np.int64],
+    indices: Indices,
+    counts: Callable[[npt.NDArray[np.int64], int], npt.NDArray[np.int64]],
+    limit: int,
+    draw: np.random.Generator,
+) -> Indices:
+    members = _by_class(labels, indices)
+    wanted = counts(np.array([len(m) for m in members]), min(limit, len(indices)))
+    return np.sort(np.concatenate([draw.permutation(m)[:n] for m, n in zip(members, wanted, strict=True)]))
+
+
+def _even_counts(sizes: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
+    """Spread ``total`` over the classes as evenly as their sizes allow."""
+    counts = np.zeros_like(sizes)
+    while total:
+        open_classes = np.flatnonzero(counts < sizes)
+        each = total // len(open_classes)
+        if each == 0:  # fewer are left than classes: one each for the first ones
+            counts[open_classes[:total]] += 1
+            break
+        more = np.minimum(each, (sizes - counts)[open_classes])
+        counts[open_classes] += more
+        total -= int(more.sum())
+    return counts
+
+
+def _shared_counts(sizes: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
+    """Spread ``total`` over the classes in proportion to their sizes (largest remainders)."""
+    exact = sizes * (total / sizes.sum())
+    counts = np.floor(exact).astype(np.int64)
+    counts[np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]] += 1
+    return counts
+
+
+def _by_class(labels: npt.NDArray[np.int64], indices: Indices) -> list[Indices]:
+    own = labels[indices]
+    order = np.argsort(own, kind="stable")
+    return list(np.split(indices[order], np.flatnonzero(np.diff(own[order])) + 1))

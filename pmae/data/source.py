@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -11,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pmae.data.imageset import Indices
+from pmae.errors import DataError
+from pmae.files import user_path
 
 Payload: TypeAlias = "bytes | Path | npt.NDArray[np.uint8]"
 """One image: an encoded file's bytes, its path, or pixels uint8 (H, W, C)."""
@@ -19,17 +22,17 @@ Reader: TypeAlias = Callable[[Indices], Iterator[tuple[str, Payload]]]
 """Yields (name for messages, payload) for increasing indices into a listing."""
 
 
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+
+
 @dataclass(frozen=True)
 class Request:
-    """What the user asked a source for.
-
-    Attributes:
-        name: The part of the source before the colon, for example ``cifar10`` or ``folder``.
-        argument: The part after it: a path, or an empty string.
-        root: Folder of downloads, or the folder that a relative path starts from; None is the default.
-        image_size: Side in pixels that images will be resized to; None keeps their size.
-        progress: Whether to show the progress of downloads.
-    """
+    """What the user asked a source for: ``name:argument``, where ``root`` holds downloads or begins relative paths."""
 
     name: str
     argument: str = ""
@@ -37,16 +40,19 @@ class Request:
     image_size: int | None = None
     progress: bool = False
 
+    @property
+    def path(self) -> Path:
+        """The argument as a path, ``~`` expanded; a relative path starts from the root."""
+        path = user_path(self.argument, f"{self.name}:")
+        return path if self.root is None else self.root / path
+
 
 @dataclass(frozen=True)
 class Listing:
     """The contents of a source before its pixels are read.
 
-    Attributes:
-        labels: int64 (N,) indices into ``class_names``.
-        class_names: Names of the classes.
-        splits: The official splits: name -> int64 indices; ``train`` is required.
-        read: Reads the payloads of increasing indices.
+    ``labels`` (N,) are indices into ``class_names``, ``splits`` the official ones (``train`` is required); ``read``
+    gives the payloads of increasing indices.
     """
 
     labels: npt.NDArray[np.int64]
@@ -59,15 +65,34 @@ class Listing:
 class Source:
     """A source that was found. Creating one reads no images, so that a cached set is recognized quickly.
 
-    Attributes:
-        name: Short name for tables.
-        files: Every file that images and labels come from; empty for images in memory or in a package.
-        list: Reads labels and splits.
+    ``files`` are all that images and labels come from, none for images in memory or in a package; ``list`` reads labels
+    and splits.
     """
 
     name: str
     files: tuple[Path, ...]
     list: Callable[[], Listing]
+
+
+def consecutive_splits(counts: Mapping[str, int]) -> dict[str, Indices]:
+    """Split name -> indices, of splits that follow each other."""
+    ends = np.cumsum([0, *counts.values()])
+    return {name: np.arange(a, b) for name, a, b in zip(counts, ends[:-1], ends[1:], strict=True)}
+
+
+def join_parts(parts: Sequence[tuple[str, int, Reader]]) -> tuple[dict[str, Indices], Reader]:
+    """Splits and reader of parts (split, number of images, their reader) that follow each other."""
+    counts: dict[str, int] = {}
+    for split, count, _ in parts:
+        counts[split] = counts.get(split, 0) + count
+
+    def read(indices: Indices) -> Iterator[tuple[str, Payload]]:
+        start = 0
+        for _, count, read_part in parts:
+            yield from read_part(indices[(indices >= start) & (indices < start + count)] - start)
+            start += count
+
+    return consecutive_splits(counts), read
 
 
 def encode_labels(values: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
@@ -84,3 +109,14 @@ def read_rows(images: npt.NDArray[np.uint8], name: str) -> Reader:
             yield f"{name}, image {i}", images[i]
 
     return read
+
+
+@contextmanager
+def broken_as(what: str, way_out: str) -> Iterator[None]:
+    """Turn every exception into a DataError ``what (exception); way_out``."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy's header parser have no common base class
+        raise DataError(f"{what} ({type(error).__name__}: {error}); {way_out}") from error

@@ -5,14 +5,13 @@ All take an encoder and an image set, choose on the validation split, score the 
 all labeled images out of fold instead. Controls for either: ``untrained_encoder`` and ``pixel_features``.
 """
 
-from pmae.probes.controls import pixel_features, untrained_encoder
+from pmae.probes.corruptions import corruption_probe
 from pmae.probes.crossval import crossval_knn_probe, crossval_linear_probe
-from pmae.probes.features import ProbeResult, extract_features, extract_pools
+from pmae.probes.features import ProbeResult, extract_features, extract_pools, pixel_features, untrained_encoder
 from pmae.probes.finetune import finetune
 from pmae.probes.knn import knn_probe
 from pmae.probes.linear import linear_probe
 from pmae.probes.mlp import mlp_probe
-from pmae.probes.robustness import corruption_probe
 
 __all__ = [
     "ProbeResult",

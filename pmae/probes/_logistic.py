@@ -1,19 +1,20 @@
 """Multinomial logistic regression for a grid of L2 penalties, fitted together in torch.
 
-The penalties share every product with the features, so a grid of ten costs little more than one. The
-linear probe chooses the penalty and scores it.
+The penalties share every product with the features, so a grid of ten costs little more than one. Each is a problem of
+its own for L-BFGS, with its own history, line search and end; libraries minimize one problem at a time, or the sum of
+all of them with one step length for the lot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pmae.errors import ConfigError, DataError
-from pmae.probes._lbfgs import minimize
 
 MAX_ITERATIONS = 500
 TOLERANCE = 1e-5
@@ -23,21 +24,19 @@ CHUNK_LOGITS = 1 << 21
 SMALL = 1 << 22
 # Largest matrix whose eigenvectors are computed (about 10 s on one core); without them the fit only takes more steps.
 MAX_AXES = 4096
+SUFFICIENT_DECREASE = 1e-4
+MAX_HALVINGS = 25
+
+Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class LogisticPath:
-    """One fitted model per penalty.
+    """One fitted model per penalty: weights (S, D, K) for standardized features and bias (S, K).
 
-    Attributes:
-        classes: (K,) labels in the order of the logits' last axis.
-        mean, std: (D,) of the training features; constant features have std 1.
-        weights: (S, D, K), for standardized features.
-        bias: (S, K).
-        penalties: S penalties, see :func:`fit_logistic_path`.
-        loss: (S,) penalized mean cross-entropy at the solution.
-        converged: (S,) bool.
-        evaluations: Passes over the training features.
+    ``classes`` (K,) are the labels in the order of the logits; ``mean`` and ``std`` (D,) those of the training
+    features; ``loss`` (S,) is the penalized mean cross-entropy at the solution; ``evaluations`` counts passes over the
+    features.
     """
 
     classes: Tensor
@@ -59,6 +58,14 @@ class LogisticPath:
         """(N,) predicted labels."""
         return self.classes[self.logits(features, index).argmax(1)]
 
+    def cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> float:
+        """Mean or sum over the images whose class was seen in training; 0 where there are none."""
+        known = torch.isin(labels, self.classes)
+        if not known.any():
+            return 0.0
+        target = torch.searchsorted(self.classes, labels[known])
+        return nn.functional.cross_entropy(logits[known], target, reduction=reduction).item()
+
 
 def fit_logistic_path(
     features: Tensor,
@@ -68,24 +75,15 @@ def fit_logistic_path(
     tolerance: float = TOLERANCE,
     prepared: bool = False,
 ) -> LogisticPath:
-    """Fit ``mean cross-entropy + penalty / 2 * |W|^2`` on standardized features, for every penalty at once.
+    """Fit ``mean cross-entropy + penalty / 2 * |W|^2`` on standardized features (N, D), for every penalty at once.
 
-    The bias is not penalized. With N images, penalty s is scikit-learn's ``C = 1 / (s * N)`` (for two classes,
-    whose weights scikit-learn folds into one vector, ``C = 2 / (s * N)``). Features are rotated onto their
-    principal axes and each axis is scaled by the curvature it will have, which turns hundreds of L-BFGS steps
-    into a few dozen and leaves the minimum where it is. Features wider than N are reduced to the span of the images,
-    outside which the optimal weights are 0. Classes without training images get no logit.
-
-    Args:
-        features: (N, D) finite floats, on the device to fit on.
-        labels: (N,) integers.
-        penalties: Penalties above 0.
-        tolerance: Largest entry of the gradient at which a fit has converged.
-        prepared: The features are used as they are, neither standardized nor rotated: :func:`principal_coordinates`
-            of a larger set, of which these are some rows.
-
-    Raises:
-        DataError: Fewer than two classes among the labels.
+    The bias is not penalized. Penalty s is scikit-learn's ``C = 1 / (s * N)`` (for two classes, whose weights
+    scikit-learn folds into one vector, ``C = 2 / (s * N)``). Features are rotated onto their principal axes and each
+    axis is scaled by the curvature it will have, which turns hundreds of L-BFGS steps into a few dozen and leaves the
+    minimum where it is. Features wider than N are reduced to the span of the images, outside which the optimal weights
+    are 0. Classes without training images get no logit. ``prepared`` features, some rows of
+    :func:`principal_coordinates`, are used as they are. A fit has converged when no entry of the gradient is above
+    ``tolerance``.
     """
     if not penalties or min(penalties) <= 0:
         raise ConfigError(f"penalties are {list(penalties)}; give at least one, each above 0")
@@ -99,8 +97,7 @@ def fit_logistic_path(
         mean, std = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
         variances = x.double().var(0, correction=0)
     else:
-        mean, std = standardization(features)
-        x = (features.to(dtype) - mean.to(dtype)) / std.to(dtype)
+        x, mean, std = _standardized(features, dtype)
         variances, axes = principal_axes(x)
     rotated = x if axes is None else x @ axes
     problem = _Problem(rotated, target, variances.to(dtype), penalties, len(classes))
@@ -116,8 +113,8 @@ def fit_logistic_path(
 def principal_axes(x: Tensor) -> tuple[Tensor, Tensor | None]:
     """Variances (R,) and orthonormal principal axes (D, R) of standardized features (N, D), R at most min(N, D).
 
-    The axes span all rows, so nothing is lost. They come from the smaller of the covariance (D, D) and the Gram
-    matrix (N, N). Where both are larger than ``MAX_AXES`` the axes are None: the features' own, with variances (D,).
+    The axes span all rows. They come from the smaller of the covariance (D, D) and the Gram matrix (N, N); where both
+    are larger than ``MAX_AXES`` they are None: the features' own, with variances (D,).
     """
     images, width = x.shape
     if min(images, width) > MAX_AXES:
@@ -135,13 +132,8 @@ def principal_axes(x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def principal_coordinates(features: Tensor) -> Tensor:
-    """Standardized features (N, D) on their principal axes, (N, R): a rotation, so every fit on rows of it is exact.
-
-    Standardization and axes are those of all N rows. One rotation then serves many fits on parts of the rows.
-    """
-    dtype = torch.float64 if features.numel() <= SMALL else torch.float32
-    mean, std = standardization(features)
-    x = (features.to(dtype) - mean.to(dtype)) / std.to(dtype)
+    """Standardized features (N, D) on their principal axes, (N, R): a rotation, so every fit on rows of it is exact."""
+    x, _, _ = _standardized(features, torch.float64 if features.numel() <= SMALL else torch.float32)
     axes = principal_axes(x)[1]
     return x if axes is None else x @ axes
 
@@ -151,6 +143,11 @@ def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
     std, mean = torch.std_mean(features.double(), dim=0, correction=0)
     constant = std <= 1e-6 * mean.abs() + 1e-12
     return mean, torch.where(constant, 1.0, std)
+
+
+def _standardized(features: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    mean, std = standardization(features)
+    return (features.to(dtype) - mean.to(dtype)) / std.to(dtype), mean, std
 
 
 class _Problem:
@@ -198,3 +195,94 @@ class _Problem:
         images = len(self.x)
         weights_gradient = weights_gradient.view(features, problems, classes).permute(1, 0, 2)
         return (loss / images).to(weights.dtype), weights_gradient / images, bias_gradient / images
+
+
+class Minimum(NamedTuple):
+    """Where the problems ended: ``x`` (S, P), ``loss`` (S,), ``converged`` (S,) bool; calls of the objective."""
+
+    x: Tensor
+    loss: Tensor
+    converged: Tensor
+    evaluations: int
+
+
+def minimize(objective: Objective, x: Tensor, *, tolerance: float, max_iterations: int, history: int = 10) -> Minimum:
+    """Minimize S problems of P unknowns each by limited-memory BFGS (Nocedal & Wright 2006, algorithm 7.5).
+
+    ``objective`` takes x (A, P) and the indices (A,) of its problems and returns loss (A,) and gradient (A, P). A
+    problem has converged when no entry of its gradient is larger than ``tolerance``.
+    """
+    every = torch.arange(len(x), device=x.device)
+    x = x.clone()
+    loss, gradient = objective(x, every)
+    evaluations = 1
+    pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+    stalled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    for _ in range(max_iterations):
+        active = every[(gradient.abs().amax(1) > tolerance) & ~stalled]
+        if len(active) == 0:
+            break
+        direction = _direction(gradient, pairs)
+        new_x, new_loss, new_gradient, accepted, used = _line_search(objective, x, loss, gradient, direction, active)
+        evaluations += used
+        stalled[active[~accepted[active]]] = True
+        pairs.append(_curvature_pair(new_x - x, new_gradient - gradient))
+        del pairs[:-history]
+        x, loss, gradient = new_x, new_loss, new_gradient
+    return Minimum(x, loss, gradient.abs().amax(1) <= tolerance, evaluations)
+
+
+def _curvature_pair(step: Tensor, change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(s, y, 1 / sᵀy); where sᵀy is not safely positive the last is 0, which takes the pair out of the recursion."""
+    product = (step * change).sum(1)
+    usable = product > 1e-10 * change.square().sum(1)
+    return step, change, torch.where(usable, 1 / torch.where(usable, product, 1.0), 0.0)
+
+
+def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """Minus the inverse-Hessian estimate times the gradient: the two-loop recursion, row by row."""
+    q = gradient.clone()
+    alphas = []
+    for step, change, rho in reversed(pairs):
+        alpha = rho * (step * q).sum(1)
+        q -= alpha[:, None] * change
+        alphas.append(alpha)
+    q *= _scale(pairs, q)
+    for (step, change, rho), alpha in zip(pairs, reversed(alphas), strict=True):
+        beta = rho * (change * q).sum(1)
+        q += (alpha - beta)[:, None] * step
+    return -q
+
+
+def _scale(pairs: list[tuple[Tensor, Tensor, Tensor]], like: Tensor) -> Tensor:
+    """sᵀy / yᵀy of each problem's newest usable pair (1 before there is one), as (S, 1)."""
+    scale = torch.ones(len(like), dtype=like.dtype, device=like.device)
+    for _, change, rho in pairs:
+        usable = rho > 0
+        size = change.square().sum(1)
+        scale = torch.where(usable, 1 / torch.where(usable, rho * size, 1.0), scale)
+    return scale[:, None]
+
+
+def _line_search(
+    objective: Objective, x: Tensor, loss: Tensor, gradient: Tensor, direction: Tensor, active: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Halve each problem's step from 1 until its loss falls enough; problems that never do stay where they are."""
+    # A loss in floating point cannot show a decrease below its own rounding: near the minimum that much is forgiven.
+    forgiven = 4 * torch.finfo(x.dtype).eps * loss.abs()
+    slope = (gradient * direction).sum(1)
+    new_x, new_loss, new_gradient = x.clone(), loss.clone(), gradient.clone()
+    accepted = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    length, used = 1.0, 0
+    while len(active) and used < MAX_HALVINGS:
+        used += 1
+        trial = x[active] + length * direction[active]
+        trial_loss, trial_gradient = objective(trial, active)
+        bound = loss[active] + SUFFICIENT_DECREASE * length * slope[active] + forgiven[active]
+        good = trial_loss <= bound
+        rows = active[good]
+        new_x[rows], new_loss[rows], new_gradient[rows] = trial[good], trial_loss[good], trial_gradient[good]
+        accepted[rows] = True
+        active = active[~good]
+        length /= 2
+    return new_x, new_loss, new_gradient, accepted, used

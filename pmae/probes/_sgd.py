@@ -1,93 +1,76 @@
-"""The papers' linear probe: one layer on raw features, SGD with momentum, warm-up and cosine."""
+"""What the probes that train by gradient steps share: batches, a linear head, and a warm-up followed by a cosine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from pmae.config import DataConfig
-from pmae.devices import pick_device
-from pmae.probes._schedule import Shuffled, warmup_cosine
-from pmae.probes.features import (
-    Labeled,
-    LabeledImages,
-    ProbeResult,
-    accuracy,
-    as_encoder,
-    autocast,
-    eval_mode,
-    read_images,
-)
-from pmae.training.augment import augment
-
-EPOCHS, WARMUP_EPOCHS, BATCH, BASE_RATE, MOMENTUM = 100, 10, 512, 0.1, 0.9
+from pmae.model.encoder import Encoder
+from pmae.training.loader import augment
 
 
-class AugmentedFeatures:
-    """Encodes training images again, cropped and flipped, whenever their batch is asked for."""
+class Shuffled:
+    """Positions 0..n-1 in a new order every epoch, in batches on ``device``.
 
-    def __init__(
-        self,
-        encoder: object,
-        images: LabeledImages,
-        augmentation: DataConfig,
-        seed: int,
-        device: str,
-        precision: str = "auto",
-    ) -> None:
-        self.encoder, self.images, self.augmentation = as_encoder(encoder), images.images, augmentation
-        self.indices, self.device, self.precision = images.indices("train"), pick_device(device), precision
-        self.generator = torch.Generator(self.device).manual_seed(seed)
-
-    def __call__(self, positions: Tensor) -> Tensor:
-        """Features (B, W) of the training images at ``positions`` (B,)."""
-        pixels = read_images(self.images, self.indices[positions.cpu().numpy()]).to(self.device)
-        seen = augment(pixels, self.generator, self.augmentation.crop_scale, self.augmentation.flip)
-        encoder = self.encoder
-        with eval_mode(encoder, self.device), torch.no_grad(), autocast(encoder, self.device, self.precision):
-            return encoder((seen - encoder.mean) / encoder.std).float()
-
-
-def sgd_probe(data: Mapping[str, Labeled], seed: int, encoded: AugmentedFeatures | None = None) -> ProbeResult:
-    """Train on train, score the last epoch on val and, where it is in ``data``, on test.
-
-    Args:
-        data: Features and labels per split.
-        seed: Of initialization and order.
-        encoded: Source of the training features; None takes those in ``data`` in every epoch.
+    Attributes:
+        batch_size: Positions in a batch: the one wished for, or all where there are fewer.
+        steps: Batches in an epoch; the last may be smaller.
     """
-    train = data["train"]
-    device, classes = train.x.device, int(max(part.y.max() for part in data.values())) + 1
-    generator = torch.Generator().manual_seed(seed)
-    head = nn.Linear(train.x.shape[1], classes)
-    nn.init.trunc_normal_(head.weight, std=0.01, generator=generator)
-    nn.init.zeros_(head.bias)
-    head.to(device)
-    order = Shuffled(len(train.y), BATCH, generator, device)
-    rate = BASE_RATE * order.batch_size / 256
-    optimizer = torch.optim.SGD(head.parameters(), lr=rate, momentum=MOMENTUM)
-    schedule = warmup_cosine(optimizer, EPOCHS * order.steps, WARMUP_EPOCHS * order.steps)
-    for _ in range(EPOCHS):
+
+    def __init__(self, n: int, batch_size: int, generator: torch.Generator, device: torch.device) -> None:
+        self.n, self.batch_size, self.generator, self.device = n, min(batch_size, n), generator, device
+        self.steps = math.ceil(n / self.batch_size)
+
+    def epoch(self) -> Iterator[Tensor]:
+        """The batches of the next epoch."""
+        yield from torch.randperm(self.n, generator=self.generator).to(self.device).split(self.batch_size)
+
+
+def train_epochs(
+    loss_of: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    order: Shuffled,
+    epochs: int,
+    warmup_steps: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Minimize ``loss_of(positions)``, a mean; yields each epoch's loss summed over positions, and its last batch's.
+
+    The rates grow linearly over ``warmup_steps`` steps, then follow a cosine to 0.
+    """
+    steps = epochs * order.steps
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
+
+    schedule = LambdaLR(optimizer, factor)
+    for _ in range(epochs):
+        total, last = torch.zeros(()), torch.zeros(())
         for positions in order.epoch():
-            x = train.x[positions] if encoded is None else encoded(positions)
-            loss = nn.functional.cross_entropy(head(x), train.y[positions])
+            loss = loss_of(positions)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
-    with torch.no_grad():
-        scores = {split: accuracy(head(part.x).argmax(1), part.y) for split, part in data.items() if split != "train"}
-    return ProbeResult(
-        scores["val"],
-        scores.get("test"),
-        {
-            "epochs": EPOCHS,
-            "warmup_epochs": WARMUP_EPOCHS,
-            "batch_size": order.batch_size,
-            "learning_rate": rate,
-            "augmented": encoded is not None,
-            "train_loss": loss.item(),
-        },
-    )
+            last = loss.detach()
+            total = total.to(last) + last * len(positions)
+        yield total, last
+
+
+def linear_head(width: int, classes: int, generator: torch.Generator) -> nn.Linear:
+    """A classifier that starts with small random weights and without bias."""
+    head = nn.Linear(width, classes)
+    nn.init.trunc_normal_(head.weight, std=0.01, generator=generator)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def augmented(encoder: Encoder, images: Tensor, config: DataConfig, generator: torch.Generator) -> Tensor:
+    """uint8 images (B, H, W, C), cropped and flipped, as standardized (B, C, H, W)."""
+    return (augment(images, generator, config.crop_scale, config.flip) - encoder.mean) / encoder.std

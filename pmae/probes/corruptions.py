@@ -1,12 +1,14 @@
-"""Common corruptions of uint8 images at five severities (Hendrycks & Dietterich 2019), to measure robustness.
+"""Accuracy under common corruptions at five severities (Hendrycks & Dietterich 2019).
 
-Strengths are those of CIFAR-10-C, which was made for 32-px images. Probing corrupted images is ``probes``' work.
+Strengths are those of CIFAR-10-C, which was made for 32-px images.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,17 @@ from scipy import ndimage
 
 from pmae.config import check_choice
 from pmae.errors import ConfigError
+from pmae.probes.features import (
+    LabeledImages,
+    ProbeResult,
+    accuracy,
+    as_encoder,
+    attach_labels,
+    describe_input,
+    extract_features,
+    probe_input,
+)
+from pmae.probes.linear import fit_and_choose
 
 Pixels = npt.NDArray[np.uint8]
 Levels = npt.NDArray[np.float64]
@@ -23,16 +36,9 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def corrupt(images: Pixels, corruption: str, severity: int = 3, seed: int = 0) -> Pixels:
-    """Corrupted copies of images (N, H, W, C), uint8 as they are.
+    """Corrupted copies of uint8 images (N, H, W, C), uint8 as they are; ConfigError for an unknown name or severity.
 
-    Args:
-        images: Gray (C = 1) or color (C = 3).
-        corruption: One of :data:`CORRUPTIONS`.
-        severity: 1 (mild) to 5.
-        seed: Of the noise; the same images and seed give the same result. The others draw nothing.
-
-    Raises:
-        ConfigError: Unknown corruption or severity.
+    The same images and ``seed`` of the noise give the same result.
     """
     check_choice("corruption", corruption, list(CORRUPTIONS))
     if severity not in SEVERITIES:
@@ -105,3 +111,68 @@ def _one_by_one(images: Pixels, change: Callable[[Image.Image], Image.Image]) ->
         changed = np.asarray(change(Image.fromarray(image[:, :, 0] if gray else image)))
         out[i] = changed[:, :, None] if gray else changed
     return out
+
+
+@dataclass(frozen=True)
+class _Corrupted:
+    """One split of an image set, corrupted."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def indices(self, split: str) -> np.ndarray:
+        return np.arange(len(self.labels))
+
+
+def corruption_probe(
+    encoder: Any,
+    imageset: LabeledImages,
+    seed: int = 0,
+    *,
+    features: Mapping[str, Any] | None = None,
+    corruptions: Sequence[str] = tuple(CORRUPTIONS),
+    severity: int = 3,
+    score_test: bool = True,
+    device: str = "auto",
+    precision: str = "auto",
+) -> ProbeResult:
+    """Mean accuracy over corruptions of a linear probe (fast protocol) that has seen clean images only.
+
+    The penalty is chosen on the clean validation split.
+
+    Args:
+        encoder, imageset, score_test, device, precision: As for :func:`~pmae.probes.linear.linear_probe`.
+        seed: Of the corruptions' noise.
+        features: Clean features of the encoder, split -> (N, W), extracted before.
+        corruptions: Names out of :data:`CORRUPTIONS`.
+        severity: 1 to 5.
+
+    Returns:
+        Mean accuracies; ``details`` has ``val_by_corruption``, ``test_by_corruption`` and the clean ones.
+
+    Raises:
+        ConfigError: Unknown corruption or severity.
+        DataError: Features are not finite, or a split is empty.
+    """
+    encoder = as_encoder(encoder)
+    data, _ = probe_input(encoder, imageset, features, score_test, device, precision)
+    path, best, _ = fit_and_choose(data)
+    by_corruption: dict[str, dict[str, float]] = {split: {} for split in data if split != "train"}
+    for split, scores in by_corruption.items():
+        rows = imageset.indices(split)
+        clean, labels = np.array(imageset.images[rows]), np.asarray(imageset.labels)[rows]
+        for name in corruptions:
+            changed = _Corrupted(corrupt(clean, name, severity, seed), labels)
+            x = extract_features(encoder, changed, [split], device=device, precision=precision)
+            part = attach_labels(x, changed, [split], device)[split]
+            scores[name] = accuracy(path.predict(part.x, best), part.y)
+    means = {split: float(np.mean(list(scores.values()))) for split, scores in by_corruption.items()}
+    details = {
+        "protocol": "corruptions",
+        **describe_input(data, encoder.pool),
+        "severity": severity,
+        "penalty": path.penalties[best],
+        **{f"{split}_by_corruption": scores for split, scores in by_corruption.items()},
+        **{f"{split}_clean": accuracy(path.predict(data[split].x, best), data[split].y) for split in by_corruption},
+    }
+    return ProbeResult(means["val"], means.get("test"), details)

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pmae.errors import ConfigError, DataError
 from pmae.probes._logistic import fit_logistic_path, principal_coordinates
-from pmae.probes.features import SPLITS, LabeledImages, ProbeResult, attach_labels, describe_input
+from pmae.probes.features import SPLITS, LabeledImages, ProbeResult, accuracy, attach_labels, describe_input
 from pmae.probes.knn import REPORTED_K, nearest, vote
 from pmae.probes.linear import PENALTIES
 
@@ -80,7 +80,7 @@ def crossval_linear_probe(
             predict_out_of_fold(x, y, assign_folds(y.cpu().numpy(), folds, seed, repeat), penalties)
             for repeat in range(repeats)
         ]
-        return [(run.predicted == y).double().mean().item() for run in runs], [run.penalties for run in runs]
+        return [accuracy(run.predicted, y) for run in runs], [run.penalties for run in runs]
 
     if repeats < 1:
         raise ConfigError(f"repeats is {repeats}; it must be at least 1")
@@ -129,7 +129,7 @@ def crossval_knn_probe(
         if not 1 <= k < len(y):
             raise ConfigError(f"k is {k}; it must be at least 1 and below the number of images, {len(y)}")
         ks = sorted({k, *(other for other in reported_k if 1 <= other < len(y))})
-        scores[name] = {n: (p == y).double().mean().item() for n, p in predict_leave_one_out(x, y, ks).items()}
+        scores[name] = {n: accuracy(p, y) for n, p in predict_leave_one_out(x, y, ks).items()}
     details: dict[str, Any] = {
         "protocol": "knn",
         "evaluation": "folds",
@@ -146,10 +146,6 @@ def assign_folds(labels: np.ndarray, folds: int, seed: int, repeat: int = 0) -> 
     """Fold (N,) of each image, from 0; a function of the labels, the seed and the number of the repeat.
 
     Every class is spread over the folds as evenly as possible, and so are all images: numbers differ by at most one.
-
-    Raises:
-        ConfigError: Fewer than 3 folds, or more folds than images.
-        DataError: Fewer than two classes have the 3 images that are in training whichever two folds are left out.
     """
     if not 3 <= folds <= len(labels):
         raise ConfigError(
@@ -178,11 +174,7 @@ def predict_out_of_fold(
 ) -> OutOfFold:
     """Predict every image from the other folds, the penalty chosen by nested cross-validation.
 
-    Args:
-        x: Features (N, W).
-        y: Labels (N,).
-        assigned: Fold (N,) of every image, from 0, at least 3 folds.
-        penalties: L2 penalties; with one there is nothing to choose.
+    ``x`` are features (N, W), ``assigned`` the fold (N,) of every image.
     """
     prepared = x.shape[1] > WIDE
     if prepared:
@@ -224,15 +216,8 @@ def _choose(x: Tensor, y: Tensor, fold: Tensor, penalties: Sequence[float], prep
             for i in range(len(penalties)):
                 logits = path.logits(x[scored], i)
                 correct[chooser, i] += (path.classes[logits.argmax(1)] == y[scored]).sum().item()
-                loss[chooser, i] += _summed_cross_entropy(logits, y[scored], path.classes)
+                loss[chooser, i] += path.cross_entropy(logits, y[scored], "sum")
     return [
         min(range(len(penalties)), key=lambda i: (-right[i].item(), lost[i].item()))
         for right, lost in zip(correct, loss, strict=True)
     ]
-
-
-def _summed_cross_entropy(logits: Tensor, labels: Tensor, classes: Tensor) -> float:
-    """Over the images whose class was seen in training."""
-    known = torch.isin(labels, classes)
-    target = torch.searchsorted(classes, labels[known])
-    return nn.functional.cross_entropy(logits[known], target, reduction="sum").item()

@@ -1,6 +1,6 @@
-"""Frozen features of image splits: one pass of the encoder in inference mode, both poolings at once.
+"""Frozen features of image splits, with their labels, as every probe reads them, and what a probe returns.
 
-Also what every probe starts from (features and labels per split) and what it returns. Fitting is the probes' work.
+What a trained encoder has to beat comes from here as well: the same encoder without training, and raw pixels.
 """
 
 from __future__ import annotations
@@ -14,25 +14,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pmae.config import POOLS, check_choice
-from pmae.devices import BF16_CPU_WIDTH, cpu_has_bf16, pick_device
+from pmae.components import PrincipalComponents
+from pmae.config import POOLS, PretrainConfig, check_choice
+from pmae.devices import autocast_dtype, pick_device
 from pmae.errors import ConfigError, DataError
 from pmae.model.encoder import Encoder
+from pmae.training.loader import Images, pixel_statistics
+from pmae.training.loop import Training
 
 BOTH = ("cls", "mean")
 SPLITS = ("train", "val", "test")
+PIXEL_BLOCK = 4096
 
 
-class LabeledImages(Protocol):
+class LabeledImages(Images, Protocol):
     """What a probe needs of an image set (``pmae.data.ImageSet`` is one)."""
 
     @property
-    def images(self) -> np.ndarray: ...
-
-    @property
     def labels(self) -> np.ndarray: ...
-
-    def indices(self, split: str) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -121,15 +120,27 @@ def extract_pools(
     return out
 
 
+def probe_input(
+    encoder: Any,
+    imageset: LabeledImages,
+    features: Mapping[str, np.ndarray] | None,
+    score_test: bool,
+    device: str,
+    precision: str,
+) -> tuple[dict[str, Labeled], str]:
+    """Features with labels of the splits that a probe reads, extracted unless they are given, and their pooling."""
+    splits = SPLITS if score_test else SPLITS[:2]
+    pool = "given"
+    if features is None:
+        pool = as_encoder(encoder).pool
+        features = extract_features(encoder, imageset, splits, pool, device=device, precision=precision)
+    return attach_labels(features, imageset, splits, device), pool
+
+
 def attach_labels(
     features: Mapping[str, np.ndarray], imageset: LabeledImages, splits: Sequence[str], device: str
 ) -> dict[str, Labeled]:
-    """Features of ``splits`` with their labels, on ``device``.
-
-    Raises:
-        DataError: The images have no labels, a split is missing or empty, features are not finite or are not as many
-            as the labels.
-    """
+    """Features of ``splits`` with their labels, on ``device``; DataError if they do not fit or are not finite."""
     if not getattr(imageset, "is_labeled", True):
         raise DataError("the images have no labels, so there is nothing to probe; load them with labels")
     where = pick_device(device)
@@ -166,10 +177,8 @@ def as_encoder(encoder: Any) -> Encoder:
 
 def autocast(encoder: Encoder, device: torch.device, precision: str) -> torch.autocast:
     """bf16 autocast when ``precision`` is ``bf16``, or ``auto`` where the device gains from it at this width."""
-    if precision == "auto":
-        gains = encoder.width >= BF16_CPU_WIDTH and cpu_has_bf16()
-        precision = "bf16" if (torch.cuda.is_bf16_supported() if device.type == "cuda" else gains) else "fp32"
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    dtype = autocast_dtype(precision, device, encoder.width)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 def read_images(images: np.ndarray, indices: np.ndarray) -> Tensor:
@@ -210,3 +219,36 @@ def _check_features(x: np.ndarray, y: np.ndarray, split: str) -> None:
             f"the features of {bad} of {len(x)} {split} images are not finite; the encoder's training diverged, so "
             "train it again with a lower learning rate"
         )
+
+
+def untrained_encoder(
+    config: PretrainConfig,
+    images: Images | np.ndarray,
+    components: PrincipalComponents | None = None,
+    *,
+    seed: int,
+    device: str = "auto",
+) -> Encoder:
+    """The encoder with which ``pretrain(config, images, components, seed=seed)`` starts, ready for probes.
+
+    Weights are those of the run's initialization, and pixels are standardized as in the run. The masking has no
+    influence: all ratios of PMAE and of MAE with the same ``config.model`` and seed start from the same encoder.
+    """
+    return Training(config, images, components, seed=seed, device=pick_device(device)).result().encoder
+
+
+def pixel_features(images: LabeledImages, splits: Sequence[str] = SPLITS) -> dict[str, np.ndarray]:
+    """Standardized raw pixels as features: split -> float32 (N, C * H * W), in the order of ``images.indices(split)``.
+
+    The statistics are those of the train split.
+    """
+    statistics = pixel_statistics(images.images, images.indices("train"))
+    features = {}
+    for split in splits:
+        indices = images.indices(split)
+        features[split] = np.empty((len(indices), int(np.prod(images.images.shape[1:]))), np.float32)
+        for start in range(0, len(indices), PIXEL_BLOCK):
+            pixels = torch.from_numpy(np.array(images.images[indices[start : start + PIXEL_BLOCK]]))
+            standardized = (pixels.permute(0, 3, 1, 2).float() - statistics.mean) / statistics.std
+            features[split][start : start + PIXEL_BLOCK] = standardized.flatten(1).numpy()
+    return features

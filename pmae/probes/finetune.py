@@ -15,7 +15,7 @@ from pmae.config import DataConfig
 from pmae.devices import pick_device
 from pmae.errors import ConfigError, DataError, DivergedError
 from pmae.model.encoder import Encoder
-from pmae.probes._schedule import Shuffled, warmup_cosine
+from pmae.probes._sgd import Shuffled, augmented, linear_head, train_epochs
 from pmae.probes.features import (
     SPLITS,
     LabeledImages,
@@ -26,7 +26,6 @@ from pmae.probes.features import (
     check_images,
     read_images,
 )
-from pmae.training.augment import augment
 
 EPOCHS, BATCH, BASE_RATE, WEIGHT_DECAY = 100, 512, 1e-3, 0.05
 WARMUP_SHARE = 0.05
@@ -83,15 +82,21 @@ def finetune(
         if not len(imageset.indices(split)):
             raise DataError(f"the {split} split holds no images; fine-tuning needs some in each split it reads")
     tuned = _Classifier(encoder, int(imageset.labels.max()) + 1, seed, pick_device(device), precision)
-    order = Shuffled(
-        len(imageset.indices("train")), batch_size, torch.Generator().manual_seed(seed), torch.device("cpu")
-    )
+    train = imageset.indices("train")
+    order = Shuffled(len(train), batch_size, torch.Generator().manual_seed(seed), torch.device("cpu"))
     rate = base_learning_rate * order.batch_size / 256
     optimizer = tuned.optimizer(rate, layer_decay)
-    schedule = warmup_cosine(optimizer, epochs * order.steps, math.ceil(WARMUP_SHARE * epochs * order.steps))
+
+    def loss_of(positions: Tensor) -> Tensor:
+        rows = train[positions.numpy()]
+        target = torch.tensor(imageset.labels[rows], device=tuned.device)
+        return nn.functional.cross_entropy(tuned.logits(imageset, rows, augmentation), target)
+
+    warmup_steps = math.ceil(WARMUP_SHARE * epochs * order.steps)
+    tuned.encoder.train()
     loss = math.nan
-    for epoch in range(epochs):
-        loss = tuned.train_epoch(imageset, order, optimizer, schedule, augmentation)
+    for epoch, (total, _) in enumerate(train_epochs(loss_of, optimizer, order, epochs, warmup_steps)):
+        loss = total.item() / len(train)
         if not math.isfinite(loss):
             raise DivergedError(epoch, (epoch + 1) * order.steps - 1, loss)
         if on_epoch is not None:
@@ -116,10 +121,7 @@ class _Classifier:
 
     def __init__(self, encoder: Encoder, classes: int, seed: int, device: torch.device, precision: str) -> None:
         self.encoder = copy.deepcopy(encoder).to(device)
-        self.head = nn.Linear(encoder.feature_width(), classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
-        nn.init.zeros_(self.head.bias)
-        self.head.to(device)
+        self.head = linear_head(encoder.feature_width(), classes, torch.Generator().manual_seed(seed)).to(device)
         self.device, self.precision = device, precision
         self.generator = torch.Generator(device).manual_seed(seed)
 
@@ -138,28 +140,6 @@ class _Classifier:
         ]
         return torch.optim.AdamW([*groups, *head], lr=rate)
 
-    def train_epoch(
-        self,
-        images: LabeledImages,
-        order: Shuffled,
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LambdaLR,
-        augmentation: DataConfig | None,
-    ) -> float:
-        """Mean loss of one epoch."""
-        self.encoder.train()
-        indices, total = images.indices("train"), torch.zeros((), device=self.device)
-        for positions in order.epoch():
-            rows = indices[positions.numpy()]
-            target = torch.tensor(images.labels[rows], device=self.device)
-            loss = nn.functional.cross_entropy(self.logits(images, rows, augmentation), target)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.detach() * len(rows)
-        return total.item() / len(indices)
-
     def logits(self, images: LabeledImages, rows: Any, augmentation: DataConfig | None = None) -> Tensor:
         """(B, classes) float32 logits of the images at ``rows``."""
         pixels = read_images(images.images, rows).to(self.device)
@@ -167,8 +147,7 @@ class _Classifier:
         if augmentation is None:
             x = encoder.standardize(pixels)
         else:
-            seen = augment(pixels, self.generator, augmentation.crop_scale, augmentation.flip)
-            x = (seen - encoder.mean) / encoder.std
+            x = augmented(encoder, pixels, augmentation, self.generator)
         with autocast(encoder, self.device, self.precision):
             return self.head(encoder(x)).float()
 

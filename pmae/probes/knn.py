@@ -9,16 +9,7 @@ import torch
 from torch import Tensor
 
 from pmae.errors import ConfigError
-from pmae.probes.features import (
-    SPLITS,
-    LabeledImages,
-    ProbeResult,
-    accuracy,
-    as_encoder,
-    attach_labels,
-    describe_input,
-    extract_features,
-)
+from pmae.probes.features import LabeledImages, ProbeResult, accuracy, describe_input, probe_input
 
 REPORTED_K = (2, 5, 10, 15, 20)
 # Distances held at once: 64 MiB in float32.
@@ -45,32 +36,25 @@ def knn_probe(
     far as there are so many training images).
 
     Args:
-        encoder: An Encoder or a pre-training result; not read when ``features`` are given.
-        imageset: Images with labels and the splits train, val and test.
+        encoder, imageset, features, score_test, device, precision: As for :func:`~pmae.probes.linear.linear_probe`.
         k: Neighbors that vote.
         seed: Taken so that all probes are called alike; k-NN draws nothing.
-        features: Split -> (N, W) float arrays extracted before.
         reported_k: Further numbers of neighbors for the details.
-        score_test: Whether the test split is read and scored.
-        device, precision: See :func:`~pmae.probes.features.extract_features`.
 
     Raises:
         ConfigError: ``k`` is below 1 or above the number of training images.
         DataError: Features are not finite or a split is empty.
     """
-    splits = SPLITS if score_test else SPLITS[:2]
-    pool = "given" if features is not None else as_encoder(encoder).pool
-    if features is None:
-        features = extract_features(encoder, imageset, splits, pool, device=device, precision=precision)
-    data = attach_labels(features, imageset, splits, device)
+    data, pool = probe_input(encoder, imageset, features, score_test, device, precision)
     train = data["train"]
     if not 1 <= k <= len(train.y):
         raise ConfigError(f"k is {k}; it must be at least 1 and at most the {len(train.y)} training images")
     ks = sorted({k, *(other for other in reported_k if 1 <= other <= len(train.y))})
     scores = {}
-    for split in splits[1:]:
-        predicted = predict(train.x, train.y, data[split].x, ks)
-        scores[split] = {n: accuracy(votes, data[split].y) for n, votes in predicted.items()}
+    for split, part in data.items():
+        if split != "train":
+            predicted = predict(train.x, train.y, part.x, ks)
+            scores[split] = {n: accuracy(votes, part.y) for n, votes in predicted.items()}
     details: dict[str, Any] = {
         "protocol": "knn",
         "k": k,

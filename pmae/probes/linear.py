@@ -5,7 +5,7 @@ The two are not comparable on weak encoders, so every result names its protocol.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from pmae.config import DataConfig, check_choice
+from pmae.devices import pick_device
 from pmae.errors import ConfigError
 from pmae.probes._logistic import LogisticPath, fit_logistic_path
-from pmae.probes._sgd import AugmentedFeatures, sgd_probe
+from pmae.probes._sgd import Shuffled, augmented, linear_head, train_epochs
 from pmae.probes.features import (
     SPLITS,
     Labeled,
@@ -24,11 +25,15 @@ from pmae.probes.features import (
     accuracy,
     as_encoder,
     attach_labels,
+    autocast,
     describe_input,
+    eval_mode,
     extract_pools,
+    read_images,
 )
 
 PENALTIES = tuple(float(f"{10**e:.3g}") for e in np.arange(-5, 0.25, 0.5))
+EPOCHS, WARMUP_EPOCHS, BATCH, BASE_RATE, MOMENTUM = 100, 10, 512, 0.1, 0.9  # of the paper protocol
 
 
 def linear_probe(
@@ -74,48 +79,28 @@ def linear_probe(
     if augmentation is not None and (protocol == "fast" or features is not None or pools is not None):
         raise ConfigError("augmentation needs protocol='paper' and has no effect on features or pools; leave it out")
     splits = SPLITS if score_test else SPLITS[:2]
+    by_pool: Mapping[str, Mapping[str, np.ndarray]]
+    if features is not None:
+        by_pool = {"given": features} if pools is None else {pool: features[pool] for pool in pools}
+    else:
+        wanted = [as_encoder(encoder).pool] if pools is None else pools
+        by_pool = extract_pools(encoder, imageset, splits, wanted, device=device, precision=precision)
     results = {}
-    for pool, given in _features_by_pool(encoder, imageset, features, pools, splits, device, precision).items():
+    for pool, given in by_pool.items():
         data = attach_labels(given, imageset, splits, device)
         if protocol == "fast":
-            results[pool] = _fast(data, penalties)
+            path, best, details = fit_and_choose(data, penalties)
+            test = accuracy(path.predict(data["test"].x, best), data["test"].y) if score_test else None
+            results[pool] = ProbeResult(details["val_accuracies"][best], test, details)
         else:
-            fresh = None
+            encode = None
             if augmentation is not None:
-                fresh = AugmentedFeatures(encoder, imageset, augmentation, seed, device, precision)
-            results[pool] = sgd_probe(data, seed, fresh)
+                encode = _augmented_features(encoder, imageset, augmentation, seed, device, precision)
+            results[pool] = _paper(data, seed, encode)
         results[pool].details.update(protocol=protocol, **describe_input(data, pool))
-    return _first_with_all(results)
-
-
-def _features_by_pool(
-    encoder: Any,
-    imageset: LabeledImages,
-    features: Mapping[str, Any] | None,
-    pools: Sequence[str] | None,
-    splits: Sequence[str],
-    device: str,
-    precision: str,
-) -> Mapping[str, Mapping[str, np.ndarray]]:
-    """Pool -> split -> features (N, W), extracted where they are not given."""
-    if features is not None:
-        return {"given": features} if pools is None else {pool: features[pool] for pool in pools}
-    wanted = [as_encoder(encoder).pool] if pools is None else pools
-    return extract_pools(encoder, imageset, splits, wanted, device=device, precision=precision)
-
-
-def _first_with_all(results: Mapping[str, ProbeResult]) -> ProbeResult:
-    """The first pooling's result; the details list every pooling's accuracies."""
     first = next(iter(results.values()))
     scores = {pool: {"val_accuracy": r.val_accuracy, "test_accuracy": r.test_accuracy} for pool, r in results.items()}
     return ProbeResult(first.val_accuracy, first.test_accuracy, {**first.details, "pools": scores})
-
-
-def _fast(data: Mapping[str, Labeled], penalties: Sequence[float]) -> ProbeResult:
-    path, best, details = fit_and_choose(data, penalties)
-    test = data.get("test")
-    score = None if test is None else accuracy(path.predict(test.x, best), test.y)
-    return ProbeResult(details["val_accuracies"][best], score, details)
 
 
 def fit_and_choose(
@@ -126,7 +111,7 @@ def fit_and_choose(
     path = fit_logistic_path(data["train"].x, data["train"].y, penalties)
     logits = [path.logits(val.x, i) for i in range(len(penalties))]
     scores = [accuracy(path.classes[z.argmax(1)], val.y) for z in logits]
-    losses = [_cross_entropy(z, val.y, path.classes) for z in logits]
+    losses = [path.cross_entropy(z, val.y) for z in logits]
     best = min(range(len(penalties)), key=lambda i: (-scores[i], losses[i]))
     details = {
         "penalty": path.penalties[best],
@@ -140,9 +125,45 @@ def fit_and_choose(
     return path, best, details
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, classes: Tensor) -> float:
-    """Mean over the images whose class was seen in training; 0 where there are none."""
-    known = torch.isin(labels, classes)
-    if not known.any():
-        return 0.0
-    return nn.functional.cross_entropy(logits[known], torch.searchsorted(classes, labels[known])).item()
+def _augmented_features(
+    encoder: Any, images: LabeledImages, augmentation: DataConfig, seed: int, device: str, precision: str
+) -> Callable[[Tensor], Tensor]:
+    """A function from positions (B,) to features (B, W) of these training images, cropped and flipped again."""
+    encoder, indices, where = as_encoder(encoder), images.indices("train"), pick_device(device)
+    generator = torch.Generator(where).manual_seed(seed)
+
+    def encode(positions: Tensor) -> Tensor:
+        pixels = read_images(images.images, indices[positions.cpu().numpy()]).to(where)
+        seen = augmented(encoder, pixels, augmentation, generator)
+        with eval_mode(encoder, where), torch.no_grad(), autocast(encoder, where, precision):
+            return encoder(seen).float()
+
+    return encode
+
+
+def _paper(data: Mapping[str, Labeled], seed: int, encode: Callable[[Tensor], Tensor] | None) -> ProbeResult:
+    """One linear layer, its last epoch scored; ``encode`` gives the training features instead of those in ``data``."""
+    train = data["train"]
+    device, classes = train.x.device, int(max(part.y.max() for part in data.values())) + 1
+    generator = torch.Generator().manual_seed(seed)
+    head = linear_head(train.x.shape[1], classes, generator).to(device)
+    order = Shuffled(len(train.y), BATCH, generator, device)
+    rate = BASE_RATE * order.batch_size / 256
+
+    def loss_of(positions: Tensor) -> Tensor:
+        x = train.x[positions] if encode is None else encode(positions)
+        return nn.functional.cross_entropy(head(x), train.y[positions])
+
+    optimizer = torch.optim.SGD(head.parameters(), lr=rate, momentum=MOMENTUM)
+    *_, (_, last) = train_epochs(loss_of, optimizer, order, EPOCHS, WARMUP_EPOCHS * order.steps)
+    with torch.no_grad():
+        scores = {split: accuracy(head(part.x).argmax(1), part.y) for split, part in data.items() if split != "train"}
+    details = {
+        "epochs": EPOCHS,
+        "warmup_epochs": WARMUP_EPOCHS,
+        "batch_size": order.batch_size,
+        "learning_rate": rate,
+        "augmented": encode is not None,
+        "train_loss": last.item(),
+    }
+    return ProbeResult(scores["val"], scores.get("test"), details)

@@ -11,18 +11,8 @@ from torch import Tensor, nn
 
 from pmae.errors import ConfigError
 from pmae.probes._logistic import standardization
-from pmae.probes._schedule import Shuffled, warmup_cosine
-from pmae.probes.features import (
-    SPLITS,
-    Labeled,
-    LabeledImages,
-    ProbeResult,
-    accuracy,
-    as_encoder,
-    attach_labels,
-    describe_input,
-    extract_features,
-)
+from pmae.probes._sgd import Shuffled, train_epochs
+from pmae.probes.features import Labeled, LabeledImages, ProbeResult, accuracy, describe_input, probe_input
 
 RATES = (3e-4, 1e-3, 3e-3)
 EPOCHS, BATCH, WEIGHT_DECAY = 50, 512, 0.01
@@ -48,14 +38,10 @@ def mlp_probe(
     scored once.
 
     Args:
-        encoder: An Encoder or a pre-training result; not read when ``features`` are given.
-        imageset: Images with labels and the splits train, val and test.
+        encoder, imageset, features, score_test, device, precision: As for :func:`~pmae.probes.linear.linear_probe`.
         seed: Of initialization and order.
-        features: Split -> (N, W) float arrays extracted before.
         rates: Learning rates to choose from.
         epochs: Passes over the training features.
-        score_test: Whether the test split is read and scored.
-        device, precision: See :func:`~pmae.probes.features.extract_features`.
 
     Raises:
         ConfigError: No rate, a rate of 0 or below, or fewer than one epoch.
@@ -63,11 +49,9 @@ def mlp_probe(
     """
     if not rates or min(rates) <= 0 or epochs < 1:
         raise ConfigError(f"rates are {list(rates)} and epochs {epochs}; give rates above 0 and at least one epoch")
-    splits = SPLITS if score_test else SPLITS[:2]
-    pool = "given" if features is not None else as_encoder(encoder).pool
-    if features is None:
-        features = extract_features(encoder, imageset, splits, pool, device=device, precision=precision)
-    data = _standardized(attach_labels(features, imageset, splits, device))
+    raw, pool = probe_input(encoder, imageset, features, score_test, device, precision)
+    mean, std = standardization(raw["train"].x)
+    data = {split: Labeled(((part.x - mean) / std).float(), part.y) for split, part in raw.items()}
     heads = _train(data, rates, epochs, seed)
     scores, losses = zip(*(_score(head, data["val"]) for head in heads), strict=True)
     best = min(range(len(rates)), key=lambda i: (-scores[i], losses[i]))
@@ -85,11 +69,6 @@ def mlp_probe(
     return ProbeResult(scores[best], test, details)
 
 
-def _standardized(data: Mapping[str, Labeled]) -> dict[str, Labeled]:
-    mean, std = standardization(data["train"].x)
-    return {split: Labeled(((part.x - mean) / std).float(), part.y) for split, part in data.items()}
-
-
 def _train(data: Mapping[str, Labeled], rates: Sequence[float], epochs: int, seed: int) -> list[nn.Module]:
     train = data["train"]
     classes = int(max(part.y.max() for part in data.values())) + 1
@@ -102,15 +81,13 @@ def _train(data: Mapping[str, Labeled], rates: Sequence[float], epochs: int, see
     order = Shuffled(len(train.y), _batch_size(train), torch.Generator().manual_seed(seed), device)
     groups = [{"params": list(head.parameters()), "lr": rate} for head, rate in zip(heads, rates, strict=True)]
     optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
-    schedule = warmup_cosine(optimizer, epochs * order.steps, math.ceil(epochs * order.steps / 10))
-    for _ in range(epochs):
-        for positions in order.epoch():
-            x, y = train.x[positions], train.y[positions]
-            loss = torch.stack([nn.functional.cross_entropy(head(x), y) for head in heads]).sum()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+
+    def loss_of(positions: Tensor) -> Tensor:
+        x, y = train.x[positions], train.y[positions]
+        return torch.stack([nn.functional.cross_entropy(head(x), y) for head in heads]).sum()
+
+    for _ in train_epochs(loss_of, optimizer, order, epochs, math.ceil(epochs * order.steps / 10)):
+        pass
     return heads
 
 

@@ -27,8 +27,7 @@ _NAME = re.compile(r"epoch-(\d{6})\.ckpt")
 def save_checkpoint(folder: str | os.PathLike[str], epoch: int, state: dict[str, Any]) -> Path:
     """Write ``state`` (tensors and plain values) after ``epoch`` epochs, and delete all but the last two files.
 
-    Raises:
-        OSError: The disk is full or the folder is not writable; existing checkpoints are not changed.
+    OSError: The disk is full or the folder is not writable; existing checkpoints are not changed.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,15 +49,11 @@ def list_checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def load_checkpoint(path: str | os.PathLike[str], config_hash: str | None = None, seed: int | None = None) -> dict:
-    """Load the newest intact checkpoint at ``path``, a folder or a file.
-
-    Args:
-        path: Folder of checkpoints, or one of its files.
-        config_hash, seed: If given, a checkpoint of other settings or another seed is refused.
+    """Load the newest intact checkpoint at ``path``, a folder or one of its files.
 
     Raises:
         DataError: No checkpoint exists, or all are corrupted.
-        ConfigError: The checkpoint belongs to other settings or another seed.
+        ConfigError: The checkpoint belongs to other settings (``config_hash``) or another seed.
     """
     path = Path(path)
     files = [path] if path.is_file() else list_checkpoints(path)

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import ray
@@ -32,15 +32,13 @@ from ray.train.torch import TorchTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pmae.components import PrincipalComponents, fit_components
 from pmae.config import PretrainConfig, is_own
 from pmae.errors import ConfigError, DivergedError
 from pmae.files import MappedArray
 from pmae.training.checkpoint import load_checkpoint, save_checkpoint
 from pmae.training.loader import Images
-from pmae.training.loop import PretrainResult, Training, as_images, fit_components
-
-if TYPE_CHECKING:
-    from pmae.components import PrincipalComponents
+from pmae.training.loop import PretrainResult, Training, training_images
 
 # Ray's switch for macOS and Windows: with 0 all processes have the address 127.0.0.1.
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -90,12 +88,11 @@ class PMAETrainer:
             raise ConfigError(f"strategy {config.masking.strategy!r} does not reach workers; use pretrain()")
         if not ray.is_initialized():
             _start_ray()
-        self.images = as_images(images)
-        shape = self.images.images.shape
-        self.config = config.resolve(int(shape[1]), int(shape[3]), len(self.images.indices("train")))
+        self.images = images
+        array, indices = training_images(images)
+        self.config = config.resolve(int(array.shape[1]), int(array.shape[3]), len(indices))
         self.components, self.seed = components, seed
-        self.use_gpu = _checked_gpu(use_gpu)
-        _check_workers(num_workers, cpus_per_worker, self.use_gpu)
+        self.use_gpu = _checked_resources(num_workers, cpus_per_worker, use_gpu)
         self.cpus_per_worker, self.checkpoint_every = cpus_per_worker, checkpoint_every
         self.scaling = ScalingConfig(
             num_workers=num_workers,  # type: ignore[arg-type]
@@ -124,15 +121,15 @@ class PMAETrainer:
             DivergedError: The loss became infinite or NaN.
             ray.train.TrainingFailedError: Workers were lost more often than ``max_failures`` allows.
         """
-        masking = self.config.masking
+        masking, (array, indices) = self.config.masking, training_images(self.images)
         if self.components is None and masking.method == "pmae":
             self.components = fit_components(masking.basis, self.images)  # once, and not by every worker
         job = _Job(
             config=self.config.to_dict(),
             seed=self.seed,
             components=ray.put(self.components),
-            images=_shared(np.asarray(self.images.images)),
-            indices=ray.put(np.asarray(self.images.indices("train"))),
+            images=_shared(np.asarray(array)),
+            indices=ray.put(indices),
             threads=self.cpus_per_worker,
             checkpoint_every=self.checkpoint_every,
         )
@@ -213,6 +210,10 @@ def _worker(loop: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
+
+    def parallel(model: nn.Module) -> nn.Module:
+        return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
     training = Training(
         PretrainConfig.from_dict(job.config),
         _SharedImages(
@@ -223,7 +224,7 @@ def _worker(loop: dict[str, Any]) -> None:
         device=device,
         rank=rank,
         world_size=world_size,
-        wrap=None if world_size == 1 else _data_parallel(device),
+        wrap=None if world_size == 1 else parallel,
     )
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
@@ -235,13 +236,6 @@ def _worker(loop: dict[str, Any]) -> None:
             if saved:
                 save_checkpoint(folder, training.epoch, training.state())
             ray.train.report(record, checkpoint=Checkpoint.from_directory(Path(folder)) if saved else None)
-
-
-def _data_parallel(device: torch.device):  # type: ignore[no-untyped-def]
-    def wrap(model: nn.Module) -> nn.Module:
-        return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
-
-    return wrap
 
 
 def _diverged(error: BaseException | None) -> DivergedError | None:
@@ -261,27 +255,23 @@ def _diverged(error: BaseException | None) -> DivergedError | None:
     return None
 
 
-def _checked_gpu(use_gpu: bool | str) -> bool:
-    gpus = ray.cluster_resources().get("GPU", 0)
-    if use_gpu == "auto":
-        return gpus > 0
-    if use_gpu and not gpus:
-        raise ConfigError("use_gpu is True, but no node of the Ray cluster has a GPU; use use_gpu='auto' or False")
-    return bool(use_gpu)
-
-
-def _check_workers(num_workers: int | tuple[int, int], cpus_per_worker: int, use_gpu: bool) -> None:
+def _checked_resources(num_workers: int | tuple[int, int], cpus_per_worker: int, use_gpu: bool | str) -> bool:
+    """Whether the workers get GPUs; ConfigError if the cluster has not what they need."""
     least = num_workers if isinstance(num_workers, int) else num_workers[0]
     if least < 1:
         raise ConfigError(f"num_workers is {num_workers!r}; at least 1 is needed")
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    if use_gpu is True and not gpus:
+        raise ConfigError("use_gpu is True, but no node of the Ray cluster has a GPU; use use_gpu='auto' or False")
     if least * cpus_per_worker > cpus:
         raise ConfigError(
             f"{least} workers of {cpus_per_worker} CPUs were asked for, but the Ray cluster has {cpus} CPUs; "
             f"use num_workers={max(1, cpus // cpus_per_worker)}"
         )
-    if use_gpu and least > gpus:
+    gives_gpus = gpus > 0 if use_gpu == "auto" else bool(use_gpu)
+    if gives_gpus and least > gpus:
         raise ConfigError(
             f"{least} GPU workers were asked for, but the Ray cluster has {gpus} GPUs; use fewer, or use_gpu=False"
         )
+    return gives_gpus

@@ -1,27 +1,33 @@
-"""One training run, an epoch at a time; ``trainer`` offers it in one process, ``distributed`` under Ray Train."""
+"""Pre-training: :func:`pretrain` in one process, and the :class:`Training` that ``distributed`` runs on several."""
 
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pmae.config import OptimConfig, PretrainConfig, is_own
-from pmae.devices import autocast_dtype, cpu_threads, synchronise
+from pmae.components import PrincipalComponents, fit_components
+from pmae.config import OptimConfig, PretrainConfig, step_flops
+from pmae.devices import BF16_CPU_WIDTH, autocast_dtype, cpu_threads, pick_device, pick_threads, synchronise
 from pmae.errors import ConfigError, DataError, DivergedError
 from pmae.masking import DrawMask, MaskDraw, MaskSampler
 from pmae.model.autoencoder import MaskedAutoencoder, MaskedOutput
 from pmae.model.encoder import Encoder
-from pmae.training.loader import Images, PixelStatistics, TrainLoader, pixel_statistics, seeded_generator
-
-if TYPE_CHECKING:
-    from pmae.components import PrincipalComponents
+from pmae.training.checkpoint import load_checkpoint, save_checkpoint
+from pmae.training.loader import (
+    Images,
+    PixelStatistics,
+    TrainLoader,
+    pixel_statistics,
+    seeded_generator,
+)
 
 COMPILE_STEPS = 5000  # compiling takes about a minute, in which a GPU does about as many small steps
 # A rise of the loss counts as a training problem when it loses this share of the best epoch's explained variance ...
@@ -69,6 +75,59 @@ class PretrainResult:
         return Encoder(self.model.encoder, *self.statistics, pool=self.config.model.pool).to(device).eval()
 
 
+def pretrain(
+    config: PretrainConfig,
+    images: Images | np.ndarray,
+    components: PrincipalComponents | None = None,
+    *,
+    seed: int,
+    on_epoch: OnEpoch | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    resume_from: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    checkpoint_every: int = 1,
+    threads: int | None = None,
+    draw_mask: DrawMask | None = None,
+) -> PretrainResult:
+    """Pre-train one model in this process. A pure function of its arguments: one seed fixes every random number.
+
+    Args:
+        config: Settings; ``model.image_size`` and ``model.channels`` may be left to the images.
+        images: Image set (its ``train`` split is used) or uint8 array (N, H, W, C), all of which is used.
+        components: Fitted components; None fits them (and caches them where ``images`` is an image set). For MAE
+            only their pixel statistics are used.
+        seed: Fixes initialization, order, augmentation and masks.
+        on_epoch: Called after every epoch with its history entry and the model; what it raises ends the training.
+        checkpoint_dir: Folder for checkpoints; None writes none.
+        resume_from: Folder of checkpoints or one file to resume from; the result equals that of an undisturbed run.
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        checkpoint_every: Epochs between checkpoints; the last epoch always has one.
+        threads: CPU threads of the training; None takes one where a step is small and neither ``OMP_NUM_THREADS`` nor
+            ``torch.set_num_threads`` chose a number, see :func:`pmae.devices.pick_threads`. The result reports it;
+            torch's number is restored after every epoch.
+        draw_mask: A mask strategy of your own, see :class:`pmae.masking.DrawMask`; ``masking.strategy`` then names it
+            ``own:NAME``. It is not stored with checkpoints: give it again to resume.
+
+    Raises:
+        ConfigError: Settings contradict the images, the components, the machine or the checkpoint.
+        DataError: The images cannot be trained on, or no intact checkpoint exists to resume from.
+        DivergedError: The loss became infinite or NaN; it names the step.
+    """
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads is {threads}; it must be at least 1, or None for the default")
+    where = pick_device(device)
+    training = Training(config, images, components, seed=seed, device=where, draw_mask=draw_mask)
+    training.threads = pick_threads(step_flops(training.config), where) if threads is None else threads
+    if resume_from is not None:
+        training.restore(load_checkpoint(resume_from, training.config.hash(), seed))
+    for record in training.epochs():
+        if checkpoint_dir is not None and training.checkpoint_is_due(checkpoint_every):
+            save_checkpoint(checkpoint_dir, training.epoch, training.state())
+        if on_epoch is not None:
+            on_epoch(record, training.model)
+    return training.result()
+
+
 class _EpochTotals(NamedTuple):
     """What the steps of an epoch leave on the device."""
 
@@ -93,7 +152,7 @@ class Training:
     * ``images_per_second``.
 
     Args:
-        config, images, components, seed, draw_mask: As for :func:`pmae.trainer.pretrain`.
+        config, images, components, seed, draw_mask: As for :func:`pretrain`.
         device: Where to train.
         rank, world_size: This worker and how many share each batch.
         wrap: What to do to the model before it is trained, for example DistributedDataParallel.
@@ -114,14 +173,13 @@ class Training:
         threads: int | None = None,
         draw_mask: DrawMask | None = None,
     ) -> None:
-        images = as_images(images)
-        size, channels = int(images.images.shape[1]), int(images.images.shape[3])
-        self.config = config.resolve(size, channels, len(images.indices("train")))
+        array, indices = training_images(images)
+        self.config = config.resolve(int(array.shape[1]), int(array.shape[3]), len(indices))
         self.seed, self.device, self.world_size, self.threads = seed, device, world_size, threads
         self.components, self.statistics = _components_and_statistics(self.config, images, components)
         optim, masking = self.config.optim, self.config.masking
         self.batches = TrainLoader(
-            images, self.config.data, self.statistics, optim.batch_size, seed, device, rank, world_size
+            array, indices, self.config.data, self.statistics, optim.batch_size, seed, device, rank, world_size
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeded_generator("cpu", seed, "initialisation").initial_seed())
@@ -137,24 +195,23 @@ class Training:
         if self.compiled:
             self.forward = torch.compile(self.forward, mode=None if optim.compile in ("auto", "on") else optim.compile)
         self.optimizer = build_optimizer(self.model, optim, device)
-        self.autocast = autocast_dtype(optim.precision, device, self.config.model)
+        model = self.config.model
+        width = max(model.decoder_width, BF16_CPU_WIDTH if model.shape is None else model.shape[0])
+        self.autocast = autocast_dtype(optim.precision, device, width)
         self.epoch = 0
         self.history: list[EpochRecord] = []
 
-    def epochs(self):  # type: ignore[no-untyped-def]
+    def epochs(self) -> Iterator[EpochRecord]:
         """Train the epochs that are left; yields the history entry of each."""
         while self.epoch < self.last_epoch:
             with cpu_threads(self.threads):
-                record = self._train_epoch()
+                start = time.perf_counter()
+                totals = self._run_steps()
+                synchronise(self.device)  # the only wait of an epoch
+                record = self._record(totals, time.perf_counter() - start)
             self.history.append(record)
             self.epoch += 1
             yield record
-
-    def _train_epoch(self) -> EpochRecord:
-        start = time.perf_counter()
-        totals = self._run_steps()
-        synchronise(self.device)  # the only wait of an epoch
-        return self._record(totals, time.perf_counter() - start)
 
     def _run_steps(self) -> _EpochTotals:
         """All steps of an epoch. On a GPU nothing here waits for the device: no value is read from it."""
@@ -177,7 +234,10 @@ class Training:
     def _record(self, totals: _EpochTotals, seconds: float) -> EpochRecord:
         """The history entry of an epoch; reads its sums from the device."""
         losses = self._sum_over_workers(totals.losses) / self.world_size
-        self._check_finite(losses)
+        bad = (~torch.isfinite(losses)).nonzero()
+        if len(bad):
+            first = int(bad[0])
+            raise DivergedError(self.epoch, self.epoch * len(losses) + first, float(losses[first]))
         error, target = self._sum_over_workers(totals.sums)
         return {
             "epoch": self.epoch,
@@ -223,12 +283,6 @@ class Training:
             torch.distributed.all_reduce(values)
         return values.cpu()
 
-    def _check_finite(self, losses: Tensor) -> None:
-        bad = (~torch.isfinite(losses)).nonzero()
-        if len(bad):
-            first = int(bad[0])
-            raise DivergedError(self.epoch, self.epoch * len(losses) + first, float(losses[first]))
-
     def checkpoint_is_due(self, every: int) -> bool:
         """Whether the epoch that has just ended is to be saved."""
         return self.epoch % every == 0 or self.epoch == self.last_epoch
@@ -272,11 +326,7 @@ def learning_rate(config: OptimConfig, epoch: float, step: float, batch_size: in
 
     ``cosine``: a linear warm-up that reaches the peak at the end of ``warmup_epochs`` W, then a cosine to 0.
     ``released``: in epoch e, peak 10^(e - W) for e < W, then peak (1 + cos(pi (e - W) / epochs)) / 2.
-
-    Args:
-        config: Its ``epochs`` are known: it was resolved, or they were given.
-        epoch, step: See above.
-        batch_size: Images that a batch really holds; None is the number that ``config`` asks for.
+    The peak is for the ``batch_size`` that batches really have; None is the number that ``config`` asks for.
     """
     assert config.epochs is not None
     peak = config.learning_rate * (config.batch_size if batch_size is None else batch_size) / 256
@@ -293,8 +343,8 @@ def learning_rate(config: OptimConfig, epoch: float, step: float, batch_size: in
 def training_problem(losses: Sequence[float]) -> str | None:
     """What is wrong with a finished training, judged by ``train_loss`` per epoch; None if nothing is.
 
-    Two things are: a last loss of 1 or more, which predicting the mean reaches as well; and a rise, by which a fifth
-    of the variance that the best epoch explained, and at least 3 % of the masked variance, is lost again.
+    A last loss of 1 or more, which predicting the mean reaches as well; or a rise, by which a fifth of the variance
+    that the best epoch explained, and at least 3 % of the masked variance, is lost again.
     """
     if not losses:
         return None
@@ -348,31 +398,19 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-@dataclass(frozen=True)
-class _Array:
-    """A bare array of training images in the shape that training expects."""
-
-    images: np.ndarray
-
-    def indices(self, split: str) -> np.ndarray:
-        return np.arange(len(self.images))
-
-
-def as_images(images: Images | np.ndarray) -> Images:
-    """An image set as it is, an array as one whose images all train; refuses other shapes and types."""
-    if isinstance(images, np.ndarray):
-        images = _Array(images)
-    array = images.images
+def training_images(images: Images | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The images of a set, or a bare array, and the indices of those that train; refuses other shapes and types."""
+    array = images if isinstance(images, np.ndarray) else images.images
     if array.ndim != 4 or array.dtype != np.uint8 or array.shape[1] != array.shape[2]:
         raise DataError(
             f"images are {array.dtype} of shape {tuple(array.shape)}; they must be uint8 (N, H, W, C) with H = W, "
             "as pmae.data.load_images gives them"
         )
-    return images
+    return array, np.arange(len(array)) if isinstance(images, np.ndarray) else np.asarray(images.indices("train"))
 
 
 def _components_and_statistics(
-    config: PretrainConfig, images: Images, components: PrincipalComponents | None
+    config: PretrainConfig, images: Images | np.ndarray, components: PrincipalComponents | None
 ) -> tuple[PrincipalComponents | None, PixelStatistics]:
     masking = config.masking
     if masking.method == "pmae":
@@ -384,18 +422,6 @@ def _components_and_statistics(
                 "fit that basis or leave the components out"
             )
     if components is None:
-        return None, pixel_statistics(images.images, images.indices("train"))
+        return None, pixel_statistics(*training_images(images))
     mean, std = (torch.tensor(a, dtype=torch.float32).view(components.shape) for a in (components.mean, components.std))
     return (components if masking.method == "pmae" else None), PixelStatistics(mean, std)
-
-
-def fit_components(basis: str, images: Images) -> PrincipalComponents:
-    """The components of the training split; those of an image set come from the cache where it has them."""
-    from pmae.components import cached_components
-    from pmae.components.bases import fit_basis
-
-    if is_own(basis):
-        raise ConfigError(f"basis is {basis!r}; give its components, as fit_basis(function, images) fits them")
-    if hasattr(images, "fingerprint"):
-        return cached_components(images, basis)[0]
-    return fit_basis(basis, images)

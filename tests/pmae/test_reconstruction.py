@@ -78,7 +78,7 @@ def test_a_perfect_prediction_completes_the_image_exactly(digits, tiny):
     config = tiny.with_values({"optim.epochs": 1, "masking.method": "mae", "masking.normalize_target": True})
     result = pretrain(config, digits, seed=0)
     images = torch.from_numpy(digits[:4])
-    from pmae.model.patches import patchify, unpatchify
+    from pmae.model.encoder import patchify, unpatchify
 
     x = (images.permute(0, 3, 1, 2).float() - result.statistics.mean) / result.statistics.std
     patches = patchify(x, 2)

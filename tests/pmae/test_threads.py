@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from pmae import devices
-from pmae.config import preset
-from pmae.cost import step_flops
+from pmae.config import preset, step_flops
 from pmae.devices import ONE_THREAD_FLOPS, cpu_threads, pick_threads
 from pmae.errors import ConfigError
 from pmae.export import load_model, save_model

@@ -251,16 +251,11 @@ def test_the_precision_is_recorded(digits, tiny):
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_workers_share_every_batch_without_loss_or_overlap(digits, workers):
-    class Set:
-        images = digits
-
-        def indices(self, split):
-            return np.arange(200)
-
-    config, statistics = DataConfig(crop_scale=(0.5, 1)), pixel_statistics(digits, np.arange(200))
+    train = np.arange(200)
+    config, statistics = DataConfig(crop_scale=(0.5, 1)), pixel_statistics(digits, train)
 
     def epoch(rank, world):
-        return list(TrainLoader(Set(), config, statistics, 64, 0, CPU, rank, world).epoch(2))
+        return list(TrainLoader(digits, train, config, statistics, 64, 0, CPU, rank, world).epoch(2))
 
     whole = epoch(0, 1)
     assert len(whole) == 3

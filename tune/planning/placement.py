@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pmae.config import ENCODER_PRESETS, PretrainConfig
-from pmae.cost import components_kept, forward_flops
+from pmae.config import ENCODER_PRESETS, PretrainConfig, components_kept, forward_flops
 from pmae.data.decode import available_cpus
 from pmae.errors import ConfigError
 from tune.options import MachineOptions

@@ -14,15 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from pmae.data.imageset import Indices
-from pmae.data.source import Listing, Payload, Request, Source
-from pmae.data.sources.paths import requested_path
+from pmae.data.source import SPLIT_NAMES, SPLIT_OF, Listing, Payload, Request, Source
 from pmae.errors import DataError
 
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"))
 SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini"))
 SYSTEM_FOLDERS = {"__macosx", "@eadir"}  # in archives packed on a Mac, and on Synology disks
@@ -30,7 +24,7 @@ SYSTEM_FOLDERS = {"__macosx", "@eadir"}  # in archives packed on a Mac, and on S
 
 def find(request: Request) -> Source:
     """Find the images below the request's path."""
-    root = requested_path(request)
+    root = request.path
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise DataError(f"the folder {root} {what}; give folder:PATH a folder with one sub-folder per class")
@@ -44,8 +38,7 @@ def find(request: Request) -> Source:
 def _name(root: Path) -> str:
     """Return the folder's name, or its parent's if it is the name of a part of a dataset, such as ``train``."""
     path = root.resolve()
-    parts = {name for names in SPLIT_FOLDERS.values() for name in names} | {"images"}
-    while path.name.lower() in parts and path.parent.name:
+    while path.name.lower() in {*SPLIT_OF, "images"} and path.parent.name:
         path = path.parent
     return path.name or "folder"
 
@@ -86,7 +79,7 @@ def _list(by_split: dict[str, dict[str, list[Path]]]) -> Listing:
 def _split_folders(root: Path) -> dict[str, Path]:
     """Return split name -> folder of class folders; without splits the root is ``train``."""
     subfolders = {entry.name.lower(): entry for entry in _subfolders(root)}
-    found = {split: subfolders[name] for split, names in SPLIT_FOLDERS.items() for name in names if name in subfolders}
+    found = {split: subfolders[name] for split, names in SPLIT_NAMES.items() for name in names if name in subfolders}
     if "train" not in found or not _subfolders(found["train"]):
         return {"train": root}
     ignored = [p.name for p in subfolders.values() if p not in found.values()]

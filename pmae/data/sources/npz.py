@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,9 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pmae.data.imageset import Indices
-from pmae.data.source import Listing, Payload, Request, Source, encode_labels
-from pmae.data.sources.archives import broken_as
-from pmae.data.sources.paths import existing_file
+from pmae.data.source import Listing, Payload, Request, Source, broken_as, encode_labels, join_parts
 from pmae.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -28,7 +27,12 @@ MAX_COMPRESSION = 500  # deflate reaches about 1030 to 1, real images less than 
 
 def find(request: Request) -> Source:
     """Find the archive at the request's path."""
-    path = existing_file(request, "npz", ".npz")
+    path = request.path
+    if path.is_dir():
+        inside = ", ".join(sorted(p.name for p in path.glob("*.npz"))[:10]) or "it has no .npz file"
+        raise DataError(f"{path} does not exist; it is a folder, name one of its files: {inside}")
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give npz:PATH the path of a .npz file")
     return Source(path.stem, (path,), lambda: list_npz(path))
 
 
@@ -42,23 +46,15 @@ def list_npz(path: Path, class_names: tuple[str, ...] | None = None) -> Listing:
             count = _image_header(archive, path, members[f"{split}_images"])[0][0]
             if count != len(own):
                 raise DataError(f"{path}: {split}_images holds {count} images, but {split}_labels {len(own)} labels")
-    ends = np.cumsum([0, *map(len, labels)])
-    splits = {s: np.arange(a, b) for s, a, b in zip(present, ends[:-1], ends[1:], strict=True)}
+    readers = [partial(_read_images, path, members[f"{split}_images"]) for split in present]
+    splits, read = join_parts(list(zip(present, map(len, labels), readers, strict=True)))
     every = np.concatenate(labels)
     if class_names is None and every.min(initial=0) >= 0:
         every, class_names = encode_labels(every)
     if len(every) and not 0 <= every.min() <= every.max() < len(class_names or ()):
         allowed = f"from 0 to {len(class_names) - 1}" if class_names else "of 0 and above"
         raise DataError(f"{path}: labels run from {every.min()} to {every.max()}; they must be class numbers {allowed}")
-    names = class_names or ()
-
-    def read(indices: Indices) -> Iterator[tuple[str, Payload]]:
-        with _opened(path) as archive:
-            for split, start, end in zip(present, ends[:-1], ends[1:], strict=True):
-                own = indices[(indices >= start) & (indices < end)] - start
-                yield from _read_images(archive, path, members[f"{split}_images"], own)
-
-    return Listing(labels=every, class_names=names, splits=splits, read=read)
+    return Listing(labels=every, class_names=class_names or (), splits=splits, read=read)
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
@@ -112,11 +108,11 @@ def _image_header(archive: zipfile.ZipFile, path: Path, member: str) -> tuple[tu
     return shape, dtype
 
 
-def _read_images(archive: zipfile.ZipFile, path: Path, member: str, indices: Indices) -> Iterator[tuple[str, Payload]]:
+def _read_images(path: Path, member: str, indices: Indices) -> Iterator[tuple[str, Payload]]:
     """Yield images one by one: the archive may be larger than memory."""
     if not len(indices):
         return
-    with _member(archive, path, member) as file:
+    with _opened(path) as archive, _member(archive, path, member) as file:
         shape, _ = _header(file, path, member)
         size, row = int(np.prod(shape[1:])), -1
         for index in indices:

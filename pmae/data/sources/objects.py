@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from pmae.data.decode import MAX_PIXELS, Pixels, UnreadableError, pixels_of
 from pmae.data.imageset import UNLABELED, ImageSet, Indices
-from pmae.data.source import Listing, Payload, Source, encode_labels, read_rows
-from pmae.data.sources.parquet import IMAGE_COLUMNS, LABEL_COLUMNS, SPLIT_NAMES
+from pmae.data.source import SPLIT_OF, Listing, Payload, Source, encode_labels, join_parts, read_rows
+from pmae.data.sources.parquet import IMAGE_COLUMNS, LABEL_COLUMNS
 from pmae.errors import ConfigError, DataError
 
 ALLOWED = (
@@ -30,15 +30,7 @@ Raw = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Part:
-    """One split.
-
-    Attributes:
-        name: Short name for tables and messages.
-        count: Number of images.
-        read: Returns the image at an index.
-        labels: Raw labels (N,); None for unlabeled images.
-        class_names: Names of the classes; empty if the source has none.
-    """
+    """One split: ``count`` images, raw ``labels`` (N,) or None, and class names if the source has some."""
 
     name: str
     count: int
@@ -46,14 +38,13 @@ class Part:
     labels: Raw | None = None
     class_names: tuple[str, ...] = ()
 
+    def payloads(self, indices: Indices) -> Iterator[tuple[str, Payload]]:
+        for i in indices:
+            yield f"{self.name}, image {i}", self.read(int(i))
+
 
 def find_object(source: Any) -> Source:
-    """Return the source for images in memory. It has no files, so it is not cached.
-
-    Raises:
-        ConfigError: An object of another kind.
-        DataError: Images or labels that cannot be used.
-    """
+    """Return the source for images in memory. It has no files, so it is not cached."""
     if isinstance(source, ImageSet):
         rows = read_rows(source.images, source.name)
         return Source(source.name, (), lambda: Listing(source.labels, source.class_names, dict(source.splits), rows))
@@ -76,16 +67,10 @@ def describe_object(value: Any) -> str:
 
 
 def to_uint8(images: Any, name: str = "array") -> Pixels:
-    """Convert images to uint8 (N, H, W, C).
+    """Convert images to uint8 (N, H, W, C); DataError for another shape, type or range.
 
-    Args:
-        images: Array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3: uint8, whole numbers in 0..255
-            or floats in [0, 1]. If the second and the last axis could both be channels, tensors are taken as
-            channel-first and arrays as channel-last.
-        name: For messages.
-
-    Raises:
-        DataError: Another shape, type or range.
+    They are (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3: uint8, whole numbers in 0..255 or floats in [0, 1].
+    If the second and the last axis could both be channels, tensors are channel-first and arrays channel-last.
     """
     is_tensor = hasattr(images, "detach")
     array = np.asarray(images.detach().cpu() if is_tensor else images)
@@ -232,7 +217,7 @@ def _image(value: Any, name: str, i: int) -> Payload:
 def _split_parts(source: Mapping[Any, Any]) -> dict[str, Part]:
     parts: dict[str, Part] = {}
     for key, value in source.items():
-        split = SPLIT_NAMES.get(str(key).lower())
+        split = SPLIT_OF.get(str(key).lower())
         if split is None or split in parts:
             raise ConfigError(f"source has the key {str(key)[:40]!r}; the keys must be train, val and test, once each")
         parts[split] = _part(value)
@@ -243,23 +228,15 @@ def _split_parts(source: Mapping[Any, Any]) -> dict[str, Part]:
 
 def _list(parts: dict[str, Part], name: str) -> Listing:
     ordered = list(parts.values())
-    ends = np.cumsum([0, *(part.count for part in ordered)])
-    splits = {s: np.arange(a, b) for s, a, b in zip(parts, ends[:-1], ends[1:], strict=True)}
+    splits, read = join_parts([(split, part.count, part.payloads) for split, part in parts.items()])
     known = [part.labels for part in ordered if part.labels is not None]
     if not known:
-        labels, class_names = np.zeros(int(ends[-1]), dtype=np.int64), UNLABELED
+        labels, class_names = np.zeros(sum(part.count for part in ordered), dtype=np.int64), UNLABELED
     elif len(known) < len(ordered):
         raise DataError(f"only some splits of {name!r} have labels; give all of them labels, or none")
     else:
         given = next((part.class_names for part in ordered if part.class_names), ())
         labels, class_names = name_labels(np.concatenate(known), given, name)
-
-    def read(indices: Indices) -> Iterator[tuple[str, Payload]]:
-        for i in indices:
-            part = int(np.searchsorted(ends, i, side="right")) - 1
-            own = int(i - ends[part])
-            yield f"{ordered[part].name}, image {own}", ordered[part].read(own)
-
     return Listing(labels, class_names, splits, read)
 
 

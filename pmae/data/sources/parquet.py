@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pmae.data.imageset import Indices
-from pmae.data.source import Listing, Payload, Request, Source, encode_labels
-from pmae.data.sources.paths import requested_path
+from pmae.data.source import SPLIT_OF, Listing, Payload, Request, Source, broken_as, encode_labels, join_parts
 from pmae.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,17 +31,8 @@ if TYPE_CHECKING:
 
 IMAGE_COLUMNS = ("image", "img", "images", "pixel_values", "jpg", "png")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls")
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-}
 ROWS_AT_ONCE = 1024
+AGAIN = "copy or download it again"
 
 
 @dataclass(frozen=True)
@@ -55,7 +46,7 @@ class Columns:
 
 def find(request: Request) -> Source:
     """Find the Parquet files at the request's path."""
-    path = requested_path(request)
+    path = request.path
     if path.is_dir():
         files = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith("."))
     elif path.is_file():
@@ -75,16 +66,9 @@ def _list(base: Path, files: list[Path]) -> Listing:
     columns = [_columns(path) for path in ordered]
     raw = [_labels(path, c.label) for path, c in zip(ordered, columns, strict=True)]
     labels, class_names = _encode(ordered, raw, columns)
-    ends = np.cumsum([0, *map(len, raw)])
-    splits, first = {}, 0
-    for split, paths in by_split.items():
-        splits[split] = np.arange(ends[first], ends[first + len(paths)])
-        first += len(paths)
-
-    def read(indices: Indices) -> Iterator[tuple[str, Payload]]:
-        for path, c, start, end in zip(ordered, columns, ends[:-1], ends[1:], strict=True):
-            yield from _read_images(path, c.image, indices[(indices >= start) & (indices < end)] - start)
-
+    named = [split for split, paths in by_split.items() for _ in paths]
+    readers = [partial(_read_images, path, c.image) for path, c in zip(ordered, columns, strict=True)]
+    splits, read = join_parts(list(zip(named, map(len, raw), readers, strict=True)))
     return Listing(labels, class_names, splits, read)
 
 
@@ -108,19 +92,16 @@ def _split_of(path: Path) -> str | None:
     """Return the split that the name of the file, or else of a folder above it, begins with."""
     for part in (path.stem, *reversed(path.parts[:-1])):
         word = re.split(r"[-_.]", part.lower().removeprefix("partial-"))[0]
-        if word in SPLIT_NAMES:
-            return SPLIT_NAMES[word]
+        if word in SPLIT_OF:
+            return SPLIT_OF[word]
     return None
 
 
 def _opened(path: Path) -> pq.ParquetFile:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with broken_as(f"{path} is not a readable Parquet file", AGAIN):
         return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file ({error}); copy or download it again") from error
 
 
 def _columns(path: Path) -> Columns:
@@ -169,14 +150,10 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
 
 
 def _labels(path: Path, column: str) -> pa.ChunkedArray:
-    import pyarrow as pa
     import pyarrow.types as types
 
-    with _opened(path) as file:
-        try:
-            labels = file.read(columns=[column]).column(0)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read ({error}); copy or download it again") from error
+    with _opened(path) as file, broken_as(f"{path} cannot be read", AGAIN):
+        labels = file.read(columns=[column]).column(0)
     if types.is_dictionary(labels.type):
         labels = labels.cast(labels.type.value_type)
     if types.is_list(labels.type) or types.is_large_list(labels.type):
@@ -217,27 +194,19 @@ def _read_images(path: Path, column: str, rows: Indices) -> Iterator[tuple[str, 
 
     if not len(rows):
         return
-    with _opened(path) as file:
+    with _opened(path) as file, broken_as(f"{path} cannot be read", AGAIN):
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
         ends = np.cumsum([0, *sizes])
         for group in np.unique(np.searchsorted(ends, rows, side="right") - 1):
             row = int(ends[group])
-            try:
-                for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[int(group)], columns=[column]):
-                    low, high = np.searchsorted(rows, (row, row + batch.num_rows))
-                    encoded = _encoded_column(batch)
-                    for i in rows[low:high]:
-                        payload = encoded[int(i) - row].as_py()
-                        if payload is None:
-                            raise DataError(f"{path}, row {i}: column {column!r} holds no image bytes; remove the row")
-                        yield f"{path}, row {i}", payload
-                    row += batch.num_rows
-            except (pa.ArrowException, OSError) as error:
-                raise DataError(f"{path} cannot be read ({error}); copy or download it again") from error
-
-
-def _encoded_column(batch: pa.RecordBatch) -> pa.Array:
-    import pyarrow as pa
-
-    column = batch.column(0)
-    return column.field("bytes") if isinstance(column, pa.StructArray) else column
+            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[int(group)], columns=[column]):
+                low, high = np.searchsorted(rows, (row, row + batch.num_rows))
+                encoded = batch.column(0)
+                if isinstance(encoded, pa.StructArray):
+                    encoded = encoded.field("bytes")
+                for i in rows[low:high]:
+                    payload = encoded[int(i) - row].as_py()
+                    if payload is None:
+                        raise DataError(f"{path}, row {i}: column {column!r} holds no image bytes; remove the row")
+                    yield f"{path}, row {i}", payload
+                row += batch.num_rows

@@ -12,8 +12,7 @@ from sklearn.datasets import load_digits
 from pmae.components import moments as moments_module
 from pmae.components.moments import STD_FLOOR, PixelMoments, TrainingImages
 from pmae.errors import DataError
-from pmae.training.augment import augment
-from pmae.training.loader import pixel_statistics
+from pmae.training.loader import augment, pixel_statistics
 
 SHAPE = (3, 5, 5)
 

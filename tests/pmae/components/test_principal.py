@@ -18,10 +18,9 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 from pmae.components import PrincipalComponents, cached_components
-from pmae.components import eigen as decomposition
+from pmae.components import moments as moments_module
 from pmae.components import principal as components_module
-from pmae.components.eigen import symmetric_eigen
-from pmae.components.moments import STD_FLOOR, PixelMoments, TrainingImages
+from pmae.components.moments import STD_FLOOR, PixelMoments, TrainingImages, symmetric_eigen
 from pmae.data.imageset import ImageSet
 from pmae.errors import ConfigError, DataError
 
@@ -253,7 +252,7 @@ def test_a_thousand_large_images_take_seconds():
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_an_interrupt_ends_a_long_fit_at_once():
     code = (
-        "import sys, numpy as np; from pmae.components.eigen import symmetric_eigen;"
+        "import sys, numpy as np; from pmae.components.moments import symmetric_eigen;"
         "x = np.random.default_rng(0).standard_normal((5000, 5000)); x = x @ x.T;"
         "print('ready', flush=True); symmetric_eigen(x)"
     )
@@ -271,8 +270,8 @@ def test_an_interrupt_ends_a_long_fit_at_once():
 
 
 def test_a_long_fit_reports_on_standard_error(monkeypatch, capsys):
-    monkeypatch.setattr(components_module, "LONG_EIGEN", 1)
-    monkeypatch.setattr(decomposition, "THREAD_FROM", 1)
+    monkeypatch.setattr(moments_module, "LONG_EIGEN", 1)
+    monkeypatch.setattr(moments_module, "THREAD_FROM", 1)
     monkeypatch.setattr("pmae.data.progress.SECONDS_BETWEEN_LINES", -1.0)
     eigh = np.linalg.eigh
     monkeypatch.setattr(np.linalg, "eigh", lambda matrix: (time.sleep(1.5), eigh(matrix))[1])

@@ -10,17 +10,16 @@ import pytest
 from PIL import Image
 
 from pmae.data import decode
-from pmae.data.cache import MemorySink
+from pmae.data.cache import allocate_in_memory
 from pmae.data.decode import UnreadableError, decode_image, decode_images
 from pmae.errors import DataError
 from tests.pmae.data.samples import encoded, pixels
 
 
 def decode_all(payloads: list, **options: object) -> tuple[np.ndarray, list]:
-    sink = MemorySink()
     wanted = np.arange(len(payloads))
-    failed = decode_images(lambda rows: ((f"file {i}", payloads[i]) for i in rows), wanted, sink, **options)
-    return sink.images, failed
+    read = lambda rows: ((f"file {i}", payloads[i]) for i in rows)  # noqa: E731
+    return decode_images(read, wanted, allocate_in_memory, **options)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "JPEG2000"])
@@ -70,14 +69,13 @@ def test_resizing_crops_the_centre_square_and_is_pillows_bicubic() -> None:
 def test_rows_follow_the_wanted_order() -> None:
     images = [pixels(i) for i in range(300)]
     wanted = np.random.default_rng(0).permutation(300)[:200]
-    sink = MemorySink()
 
     def read(rows: np.ndarray):  # type: ignore[no-untyped-def]
         assert (np.diff(rows) > 0).all()
         return ((str(i), encoded(images[i])) for i in rows)
 
-    decode_images(read, wanted, sink)
-    np.testing.assert_array_equal(sink.images, np.stack([images[i] for i in wanted]))
+    decoded, _ = decode_images(read, wanted, allocate_in_memory)
+    np.testing.assert_array_equal(decoded, np.stack([images[i] for i in wanted]))
 
 
 def test_large_files_go_through_threads_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from pmae.components import PrincipalComponents
 from pmae.config import ModelConfig
 from pmae.errors import ConfigError
 from pmae.masking import draw_component_mask, repeat_masks
-from pmae.model import projection
+from pmae.model import autoencoder
 from pmae.model.autoencoder import MaskedAutoencoder
-from pmae.model.patches import patchify, unpatchify
+from pmae.model.encoder import patchify, unpatchify
 
 SMALL = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
 
@@ -105,7 +105,7 @@ def test_gradients_reach_every_trained_parameter(images):
 
 @pytest.mark.parametrize("loss", ["components", "pixels"])
 def test_masks_of_groups_give_the_losses_and_gradients_of_the_repeated_masks(images, monkeypatch, loss):
-    monkeypatch.setattr(projection, "LEAST_PICKED", 0)
+    monkeypatch.setattr(autoencoder, "LEAST_PICKED", 0)
     pixels = (images.permute(0, 2, 3, 1).repeat(60, 1, 1, 1) * 40 + 128).clamp(0, 255).to(torch.uint8)
     noise = torch.randint(0, 30, pixels.shape, generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
     components = PrincipalComponents.fit((pixels // 2 + noise).numpy())

@@ -11,8 +11,8 @@ import torch
 from pmae.components import PrincipalComponents
 from pmae.errors import ConfigError
 from pmae.masking import draw_component_mask, repeat_masks
-from pmae.model import projection as projection_module
-from pmae.model.projection import ComponentProjection
+from pmae.model import autoencoder
+from pmae.model.autoencoder import ComponentProjection
 
 SHAPE = (3, 4, 4)
 SIZE = 48
@@ -95,8 +95,8 @@ def test_a_shared_mask_gives_what_the_same_mask_for_each_image_gives(components,
 
 @pytest.fixture
 def always_picked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection_module, "LEAST_PICKED", 0)
-    monkeypatch.setattr(projection_module, "MOST_PICKED", 100)
+    monkeypatch.setattr(autoencoder, "LEAST_PICKED", 0)
+    monkeypatch.setattr(autoencoder, "MOST_PICKED", 100)
 
 
 @pytest.mark.usefixtures("always_picked")
@@ -129,7 +129,7 @@ def test_columns_are_picked_only_where_that_takes_less_time(components, monkeypa
     projection = ComponentProjection(components)
     assert projection.masked_columns(draw(projection, 3), 9) is None  # V is small
     assert projection.masked_columns(draw(projection, 1), 9) is not None
-    monkeypatch.setattr(projection_module, "LEAST_PICKED", projection.basis.numel())
+    monkeypatch.setattr(autoencoder, "LEAST_PICKED", projection.basis.numel())
     assert projection.masked_columns(draw(projection, 3), 9) is not None
     assert projection.masked_columns(draw(projection, 9), 9) is None  # nothing is shared
     most = ~torch.zeros(3, len(projection.spectrum), dtype=torch.bool)

@@ -9,6 +9,7 @@ from PIL import Image
 from skimage import data
 
 from pmae.errors import ConfigError
+from pmae.probes import corruption_probe, extract_features, linear_probe
 from pmae.probes.corruptions import CORRUPTIONS, corrupt
 
 
@@ -59,3 +60,15 @@ def test_unknown_names_and_severities_are_refused(photos):
         corrupt(photos, "blurr")
     with pytest.raises(ConfigError, match="severity is 6"):
         corrupt(photos, "jpeg", 6)
+
+
+def test_it_scores_the_clean_probe_on_corrupted_images(digits, encoder):
+    features = extract_features(encoder, digits)
+    result = corruption_probe(encoder, digits, features=features, severity=5)
+    clean = linear_probe(encoder, digits, features=features)
+    assert result.details["val_clean"] == clean.val_accuracy and result.details["test_clean"] == clean.test_accuracy
+    assert list(result.details["val_by_corruption"]) == list(CORRUPTIONS)
+    assert result.test_accuracy == pytest.approx(np.mean(list(result.details["test_by_corruption"].values())))
+    assert result.val_accuracy < clean.val_accuracy
+    mild = corruption_probe(encoder, digits, features=features, severity=1, corruptions=["contrast"], score_test=False)
+    assert mild.test_accuracy is None and mild.val_accuracy > result.details["val_by_corruption"]["contrast"]

@@ -21,7 +21,7 @@ import torch
 import torch._dynamo
 from torch import Tensor
 
-from pmae.training.augment import augment
+from pmae.training.loader import augment
 from pmae.training.loop import Training
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ import pytest
 
 from pmae.data import load_images
 from pmae.data.download import Remote
-from pmae.data.sources import cifar10, medmnist, tinyimagenet
+from pmae.data.sources import named
 from pmae.errors import ConfigError, DataError
 from tests.pmae.data.samples import encoded, medmnist_arrays, pixels
 from tests.pmae.data.server import serving
@@ -26,7 +26,7 @@ unofficial = pytest.mark.filterwarnings("ignore:.*is not the published file")
 
 def cifar_batches() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Batch name -> images (N, 32, 32, 3), labels (N,)."""
-    names = [name for names in cifar10.BATCHES.values() for name in names]
+    names = [name for names in named.CIFAR10_BATCHES.values() for name in names]
     return {
         name: (
             np.stack([pixels(100 * b + i, 32) for i in range(PER_BATCH)]),
@@ -76,7 +76,9 @@ def test_cifar10_in_every_form_is_the_same(tmp_path: Path, place: Callable[[Path
     batches = cifar_batches()
     np.testing.assert_array_equal(images.split("test").images, batches["test_batch"][0])
     np.testing.assert_array_equal(images.split("test").labels, batches["test_batch"][1])
-    train = {(i.tobytes(), int(c)) for name in cifar10.BATCHES["train"] for i, c in zip(*batches[name], strict=True)}
+    train = {
+        (i.tobytes(), int(c)) for name in named.CIFAR10_BATCHES["train"] for i, c in zip(*batches[name], strict=True)
+    }
     held = [images.split(s) for s in ("train", "val")]
     assert {(i.tobytes(), int(c)) for s in held for i, c in zip(s.images, s.labels, strict=True)} == train
     assert [len(s) for s in held] == [90, 10]
@@ -215,16 +217,16 @@ def test_corrupted_or_hostile_tinyimagenet_archives_are_refused(
 @unofficial
 def test_bombs_in_a_zip_archive_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zipped(tmp_path / "tiny-imagenet-200.zip", tiny_files())
-    monkeypatch.setattr("pmae.data.sources.archives.MAX_MEMBER_BYTES", 10)
+    monkeypatch.setattr("pmae.data.sources.named.MAX_MEMBER_BYTES", 10)
     with pytest.raises(DataError, match="refused as a decompression bomb"):
         load_images("tinyimagenet", root=tmp_path)
 
 
-def published(name: str, module: object, path: Path, monkeypatch: pytest.MonkeyPatch) -> Remote:
+def published(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> Remote:
     """Let the file at ``path`` be the published one."""
-    old: Remote = getattr(module, name)
+    old: Remote = getattr(named, name)
     new = Remote(old.url, old.filename, hashlib.md5(path.read_bytes()).hexdigest())
-    monkeypatch.setattr(module, name, new)
+    monkeypatch.setattr(named, name, new)
     return new
 
 
@@ -232,9 +234,9 @@ def test_named_sets_are_downloaded_once_into_the_root(tmp_path: Path, monkeypatc
     zipped(tmp_path / "tiny.zip", tiny_files())
     tar(tmp_path / "cifar.tar.gz", binary_files())
     np.savez(tmp_path / "blood.npz", **medmnist_arrays(channels=3))
-    tiny = published("ARCHIVE", tinyimagenet, tmp_path / "tiny.zip", monkeypatch)
-    cifar = published("BINARY", cifar10, tmp_path / "cifar.tar.gz", monkeypatch)
-    info = medmnist._info()["bloodmnist"]
+    tiny = published("TINY_IMAGENET", tmp_path / "tiny.zip", monkeypatch)
+    cifar = published("CIFAR10", tmp_path / "cifar.tar.gz", monkeypatch)
+    info = named.medmnist_info()["bloodmnist"]
     monkeypatch.setitem(info, "MD5", hashlib.md5((tmp_path / "blood.npz").read_bytes()).hexdigest())
     files = {
         tiny.filename: (tmp_path / "tiny.zip").read_bytes(),
@@ -263,7 +265,7 @@ def test_files_other_than_the_published_ones_are_used_with_a_warning(tmp_path: P
 
 @pytest.mark.parametrize(("asked", "taken"), [(None, 28), (8, 28), (32, 28), (46, 64), (64, 64), (96, 128), (512, 224)])
 def test_medmnist_takes_the_nearest_published_size(asked: int | None, taken: int) -> None:
-    assert medmnist.nearest_size(asked) == taken
+    assert named.nearest_size(asked) == taken
 
 
 @unofficial
@@ -275,11 +277,11 @@ def test_medmnist_reads_the_file_of_its_size_and_resizes(tmp_path: Path) -> None
 
 
 def test_every_2d_medmnist_set_is_known_with_url_and_checksum_at_every_size() -> None:
-    names = medmnist.flags()
+    names = [name for name in named.medmnist_info() if not name.endswith("3d")]
     assert {"bloodmnist", "dermamnist", "pathmnist", "retinamnist", "organamnist"} < set(names) and len(names) == 12
     for name in names:
         for tail in ("", "_64", "_128", "_224"):
-            info = medmnist._info()[name]
+            info = named.medmnist_info()[name]
             assert info[f"url{tail}"].startswith("https://") and len(info[f"MD5{tail}"]) == 32
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pmae.data.splits import plan_splits
+from pmae.data.load import plan_splits
 from pmae.errors import ConfigError, DataError
 
 NAMES = ("a", "b", "c", "d", "e")

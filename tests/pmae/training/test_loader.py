@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as TF
 
-from pmae.training.augment import Crops, apply_crops, augment, draw_crops
+from pmae.training.loader import Crops, apply_crops, augment, draw_crops
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -1,0 +1,312 @@
+"""The sources with a name: ``digits``, ``cifar10``, ``tinyimagenet`` and the 2-D sets of MedMNIST.
+
+Digits come with scikit-learn, the others are downloaded. Archives are read in place: nothing is written to disk, so
+their names and links cannot do harm, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pmae.data.cache import cache_dir
+from pmae.data.download import Remote, fetch, warn_unless_official
+from pmae.data.imageset import Indices
+from pmae.data.source import Listing, Payload, Request, Source, broken_as, read_rows
+from pmae.data.sources.npz import list_npz
+from pmae.errors import ConfigError, DataError
+
+MAX_MEMBER_BYTES = 1 << 28
+
+MAX_DIGITS_SIZE = 256
+DIGITS_FILE = Path("datasets", "data", "digits.csv.gz")  # in scikit-learn's folder
+
+CIFAR10 = Remote(
+    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    "cifar-10-binary.tar.gz",
+    "c32a1d4ab5d03f1284b67883e8d87530",
+)
+CIFAR10_FOLDER = "cifar-10-batches-bin"
+CIFAR10_PICKLED = ("cifar-10-batches-py", "cifar-10-python.tar.gz")  # torchvision's
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+CIFAR10_PIXELS = 3 * 32 * 32
+
+TINY_IMAGENET = Remote(
+    "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+    "tiny-imagenet-200.zip",
+    "90528d7ca1a48142e341f4ef8d21d0de",
+)
+TINY_IMAGENET_FOLDER = "tiny-imagenet-200"
+TRAIN_IMAGE = re.compile(r"train/(n\d{8})/images/[^/]+\.JPEG")
+
+MEDMNIST_SIZES = (28, 64, 128, 224)
+
+Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+
+
+def find_digits(request: Request) -> Source:
+    """The digits of scikit-learn: 1,797 gray images of 8 px, their levels 0 to 16 spread over 0 to 255."""
+    if request.image_size is not None and request.image_size > MAX_DIGITS_SIZE:
+        raise ConfigError(
+            f"image_size is {request.image_size}, but the digits have 8 pixels a side; give at most {MAX_DIGITS_SIZE}"
+        )
+    return Source("digits", (), _list_digits)
+
+
+def _list_digits() -> Listing:
+    """From scikit-learn's file, 64 pixels and a label per row, (1797, 65): importing its loader takes seconds."""
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise DataError("the digits come with scikit-learn, which is not installed: pip install scikit-learn")
+    path = Path(package.origin).parent / DIGITS_FILE
+    if path.is_file():
+        table = np.loadtxt(path, delimiter=",")
+    else:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        table = np.column_stack([bunch.data, bunch.target])
+    images = np.round(table[:, :-1].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    return Listing(
+        labels=table[:, -1].astype(np.int64),
+        class_names=tuple(str(d) for d in range(10)),
+        splits={"train": np.arange(len(images), dtype=np.int64)},
+        read=read_rows(images, "digits"),
+    )
+
+
+def find_cifar10(request: Request) -> Source:
+    """60,000 color images of 32 px in 10 classes (Krizhevsky 2009), from the *binary* files: unpacked or an archive.
+
+    torchvision's pickled files of the same images are not read, since unpickling a file runs its code.
+    """
+    root = request.root or cache_dir() / "downloads"
+    if (root / CIFAR10_FOLDER).is_dir():
+        files = tuple(sorted((root / CIFAR10_FOLDER).glob("*.bin")))
+        return Source("cifar10", files, lambda: _list_cifar10((p.name, p.read_bytes()) for p in files))
+    pickled = next((root / name for name in CIFAR10_PICKLED if (root / name).exists()), None)
+    if pickled is not None and not (root / CIFAR10.filename).is_file():
+        raise DataError(
+            f"{pickled} is torchvision's pickled CIFAR-10, which is not read, as unpickling a file runs its code. Put "
+            f"{CIFAR10.filename} from {CIFAR10.url} into {root}, or name another root (--data-root) to download it "
+            "there, or in Python pass the datasets themselves: load_images({'train': CIFAR10(root), 'test': "
+            "CIFAR10(root, train=False)}) with torchvision.datasets.CIFAR10"
+        )
+    archive = fetch(CIFAR10, root, progress=request.progress)
+
+    def list_archive() -> Listing:
+        warn_unless_official(archive, CIFAR10)
+        return _list_cifar10(tar_files(archive))
+
+    return Source("cifar10", (archive,), list_archive)
+
+
+def _list_cifar10(files: Iterator[tuple[str, bytes]]) -> Listing:
+    batches: dict[str, Batch] = {}
+    for path, data in files:
+        name = path.rsplit("/", 1)[-1]
+        stem = name.removesuffix(".bin")
+        if name.endswith(".bin") and any(stem in names for names in CIFAR10_BATCHES.values()):
+            batches[stem] = _parse_cifar10(name, data)
+    missing = [name for names in CIFAR10_BATCHES.values() for name in names if name not in batches]
+    if missing:
+        raise DataError(f"CIFAR-10 is incomplete: {', '.join(missing)} missing; remove the files to download them")
+    ordered = [batches[name] for names in CIFAR10_BATCHES.values() for name in names]
+    images, labels = (np.concatenate(parts) for parts in zip(*ordered, strict=True))
+    train = sum(len(batches[name][1]) for name in CIFAR10_BATCHES["train"])
+    splits = {"train": np.arange(train), "test": np.arange(train, len(labels))}
+    return Listing(labels, CIFAR10_CLASSES, splits, read_rows(images, "cifar10"))
+
+
+def _parse_cifar10(name: str, data: bytes) -> Batch:
+    """Rows <label><red><green><blue> as images uint8 (N, 32, 32, 3) and labels int64 (N,)."""
+    size = 1 + CIFAR10_PIXELS
+    if not data or len(data) % size:
+        raise DataError(f"{name} has {len(data):,} bytes, not a multiple of {size}; it is truncated: remove it")
+    rows = np.frombuffer(data, dtype=np.uint8).reshape(-1, size)
+    planes, labels = rows[:, 1:], rows[:, 0]
+    if labels.max(initial=0) >= len(CIFAR10_CLASSES):
+        raise DataError(f"{name} has label {labels.max()}, CIFAR-10 has 10 classes; the file is corrupted: remove it")
+    images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), labels.astype(np.int64)
+
+
+def find_tinyimagenet(request: Request) -> Source:
+    """200 ImageNet classes at 64 px, 500 training and 50 validation images each (Stanford CS231n).
+
+    The labels of the official test split are not public, so the official validation split is the *test* split, as in
+    the papers. An unpacked folder or an archive (any ``tiny-imagenet*.zip``) is read, else the archive is downloaded.
+    """
+    root = request.root or cache_dir() / "downloads"
+    for folder in (root / TINY_IMAGENET_FOLDER, root):
+        if (folder / "wnids.txt").is_file():
+            return _unpacked_tiny(folder)
+    there = [root / TINY_IMAGENET.filename, *sorted(root.glob("tiny-imagenet*.zip"))]
+    archive = next((p for p in there if p.is_file()), None) or fetch(TINY_IMAGENET, root, progress=request.progress)
+
+    def list_archive() -> Listing:
+        warn_unless_official(archive, TINY_IMAGENET)
+        return _list_tiny(_packed_tiny(archive))
+
+    return Source("tinyimagenet", (archive,), list_archive)
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """The files of TinyImageNet, packed or not: a text by its name, and payloads by their names."""
+
+    where: str
+    names: tuple[str, ...]
+    text: Callable[[str], str]
+    read: Callable[[list[str]], Iterator[Payload]]
+
+
+def _unpacked_tiny(folder: Path) -> Source:
+    files = tuple(sorted(p for p in folder.rglob("*") if p.is_file()))
+    tree = _Tree(
+        where=str(folder),
+        names=tuple(p.relative_to(folder).as_posix() for p in files),
+        text=lambda name: (folder / name).read_text(encoding="utf-8"),
+        read=lambda names: (folder / name for name in names),
+    )
+    return Source("tinyimagenet", files, lambda: _list_tiny(tree))
+
+
+def _packed_tiny(path: Path) -> _Tree:
+    with open_zip(path) as archive:
+        every = archive.namelist()
+    start = next((n.removesuffix("wnids.txt") for n in every if n.endswith("wnids.txt")), f"{TINY_IMAGENET_FOLDER}/")
+
+    def read(names: list[str]) -> Iterator[Payload]:
+        with open_zip(path) as archive:
+            for name in names:
+                yield read_zip_member(archive, start + name)
+
+    def text(name: str) -> str:
+        with open_zip(path) as archive:
+            return read_zip_member(archive, start + name).decode("utf-8", "replace")
+
+    return _Tree(str(path), tuple(n.removeprefix(start) for n in every), text, read)
+
+
+def _list_tiny(tree: _Tree) -> Listing:
+    present = set(tree.names)
+    for name in ("words.txt", "val/val_annotations.txt"):
+        if name not in present:
+            raise DataError(f"{tree.where} is not TinyImageNet: {name} is missing; remove it to download the archive")
+    train = sorted(name for name in tree.names if TRAIN_IMAGE.fullmatch(name))
+    wnids = sorted({name.split("/")[1] for name in train})
+    label_of = {wnid: i for i, wnid in enumerate(wnids)}
+    held = _annotations(tree, label_of, present)
+    names = train + list(held)
+    labels = [label_of[name.split("/")[1]] for name in train] + list(held.values())
+
+    def read(indices: Indices) -> Iterator[tuple[str, Payload]]:
+        wanted = [names[i] for i in indices]
+        for name, payload in zip(wanted, tree.read(wanted), strict=True):
+            yield f"{tree.where}: {name}", payload
+
+    splits = {"train": np.arange(len(train)), "test": np.arange(len(train), len(names))}
+    # The class is named by the first word, with the WordNet id if two classes share it.
+    words = dict(line.split("\t", 1) for line in tree.text("words.txt").splitlines() if "\t" in line)
+    first = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
+    class_names = tuple(f"{w} ({wnid})" if first.count(w) > 1 else w for w, wnid in zip(first, wnids, strict=True))
+    return Listing(np.array(labels, dtype=np.int64), class_names, splits, read)
+
+
+def _annotations(tree: _Tree, label_of: dict[str, int], present: set[str]) -> dict[str, int]:
+    """Validation image -> label."""
+    held: dict[str, int] = {}
+    for line in tree.text("val/val_annotations.txt").splitlines():
+        image, wnid = [*line.split("\t"), "", ""][:2]
+        name = f"val/images/{image}"
+        if wnid not in label_of or name not in present:
+            what = f"names class {wnid!r}, which has no training images" if name in present else f"names missing {name}"
+            raise DataError(f"{tree.where}: val_annotations.txt {what}; remove the files to download the archive")
+        held[name] = label_of[wnid]
+    return held
+
+
+def find_medmnist(request: Request) -> Source:
+    """A 2-D set of MedMNIST v2 / MedMNIST+ (Yang et al. 2023); URLs, checksums and classes are the package's.
+
+    Of the published sizes (28, 64, 128 and 224 px) the one nearest to ``image_size`` is loaded, by default 28.
+    """
+    info = medmnist_info()[request.name]
+    if request.name.endswith("3d"):
+        raise DataError(f"{request.name} holds volumes; the methods here take images: choose from {_usable_medmnist()}")
+    if info["task"].startswith("multi-label"):
+        raise DataError(
+            f"{request.name} has {len(info['label'])} labels per image (multi-label) and is scored by AUROC; the "
+            f"probes here score one label per image by accuracy, so choose another: {_usable_medmnist()}"
+        )
+    size = nearest_size(request.image_size)
+    tail = "" if size == MEDMNIST_SIZES[0] else f"_{size}"
+    remote = Remote(info[f"url{tail}"], f"{request.name}{tail}.npz", info[f"MD5{tail}"])
+    path = fetch(remote, request.root, progress=request.progress)
+    class_names = tuple(name for _, name in sorted(info["label"].items(), key=lambda item: int(item[0])))
+
+    def list_file() -> Listing:
+        warn_unless_official(path, remote)
+        return list_npz(path, class_names)
+
+    return Source(request.name, (path,), list_file)
+
+
+def medmnist_info() -> dict[str, dict[str, Any]]:
+    """What the ``medmnist`` package says of every set by its flag; empty if it is not installed."""
+    try:
+        from medmnist import INFO
+    except ImportError:
+        return {}
+    return INFO
+
+
+def _usable_medmnist() -> str:
+    usable = (n for n, i in medmnist_info().items() if not n.endswith("3d") and not i["task"].startswith("multi-label"))
+    return ", ".join(usable)
+
+
+def nearest_size(image_size: int | None) -> int:
+    """The published size nearest to ``image_size``; of two as near the larger one."""
+    sizes = MEDMNIST_SIZES
+    return sizes[0] if image_size is None else min(sizes, key=lambda size: (abs(size - image_size), -size))
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open the archive; DataError if it is truncated or not a zip archive."""
+    with broken_as(f"{path} is not a readable zip archive", "remove it to download it again"):
+        return zipfile.ZipFile(path)
+
+
+def read_zip_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return the bytes of a member; DataError if it is corrupted or larger than 256 MiB."""
+    size = archive.getinfo(name).file_size
+    if size > MAX_MEMBER_BYTES:
+        raise DataError(f"{archive.filename}: {name} unpacks to {size:,} bytes; refused as a decompression bomb")
+    with broken_as(f"{archive.filename}: {name} is corrupted", "remove the archive to download it again"):
+        return archive.read(name)
+
+
+def tar_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, bytes) for each regular file of a tar archive; DataError if it is broken or one exceeds 256 MiB."""
+    way_out = "remove it to download it again"
+    with broken_as(f"{path} is not a readable tar archive", way_out), tarfile.open(path) as archive:
+        for member in archive:
+            if not member.isfile():
+                continue
+            if member.size > MAX_MEMBER_BYTES:
+                raise DataError(f"{path}: {member.name} has {member.size:,} bytes; refused as a decompression bomb")
+            file = archive.extractfile(member)
+            if file is not None:
+                yield member.name, file.read()
