@@ -304,6 +304,9 @@ class OptimConfig:
     """The fewest epochs that --steps may become; for --steps only."""
     batch_size: int = 512
     """Images per step over all workers; a smaller dataset is one batch."""
+    accumulation_steps: int = 1
+    """Parts of a batch that are computed one after another, so that less memory is needed; their gradients are added
+    up. Masks, crops and the learning rate are those of the whole batch: only rounding differs."""
     learning_rate: float = 1.5e-4
     """Base learning rate, at batch 256: the peak rate is this times the images in a batch / 256."""
     warmup_epochs: float | None = None
@@ -338,6 +341,10 @@ class OptimConfig:
                     f"warmup_epochs is {self.warmup_epochs}; it must be between 0 and epochs ({most}); "
                     "lower it or leave it out"
                 )
+        if self.accumulation_steps > self.batch_size:
+            raise ConfigError(
+                f"accumulation_steps is {self.accumulation_steps}; it must be at most batch_size ({self.batch_size})"
+            )
         if any(not 0 <= b < 1 for b in self.betas):
             raise ConfigError(f"betas are {self.betas}; both must be in [0, 1)")
 
@@ -389,7 +396,7 @@ REPLACES: dict[str, tuple[str, ...]] = {
     "optim.steps": ("optim.epochs", "optim.min_epochs"),
 }
 # At their defaults these stay out of the hash, so that trainings and studies from before they were settings resume.
-LATER_SETTINGS = {"group_size": None, "schedule": "cosine", "weight_decay_on": "matrices"}
+LATER_SETTINGS = {"accumulation_steps": 1, "group_size": None, "schedule": "cosine", "weight_decay_on": "matrices"}
 SHARED = ("per", "group_size", "reduction")  # masking settings that both methods have in common
 ONLY = {"pmae": ("loss", "basis"), "mae": ("mask_unit", "normalize_target")}
 

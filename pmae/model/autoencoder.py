@@ -150,6 +150,18 @@ class MaskedAutoencoder(nn.Module):
         shown = images.masked_fill(masked, 0.0)
         return MaskedOutput((error / count).mean(), prediction, shown, error.sum(), squares, count.sum())
 
+    def masked_values(self, mask: Tensor, images: int) -> Tensor:
+        """Masked coordinates or pixel values in ``images`` images, before their forward: a scalar."""
+        assert self.config.channels is not None and self.config.image_size is not None
+        if self.projection is None:
+            masked = pixel_coverage(mask, self.grid, self.patch_size, self.stride, self.image_size)
+            return masked.flatten(1).sum(1).clamp(min=1).sum() * self.config.channels
+        size, rank = self.projection.basis.shape
+        if self.loss == "pixels":
+            return torch.full((), images * size, device=mask.device)
+        counts = mask[:, :rank].sum(1) + mask[:, rank:].sum(1) * (size - rank)  # a residual is the last entry
+        return repeat_masks(counts, images).sum()
+
     def _encode_visible(self, images: Tensor, keep: Tensor) -> Tensor:
         """Tokens (B, 1 + visible, W) of the patches whose numbers are in ``keep`` (B, visible), class token first."""
         vit = self.encoder

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from pmae.components import PrincipalComponents, fit_components
 from pmae.config import OptimConfig, PretrainConfig, step_flops
 from pmae.devices import BF16_CPU_WIDTH, autocast_dtype, cpu_threads, pick_device, pick_threads, synchronise
 from pmae.errors import ConfigError, DataError, DivergedError
-from pmae.masking import DrawMask, MaskDraw, MaskSampler
+from pmae.masking import DrawMask, MaskDraw, MaskSampler, repeat_masks
 from pmae.model.autoencoder import MaskedAutoencoder, MaskedOutput
 from pmae.model.encoder import Encoder
 from pmae.training.checkpoint import load_checkpoint, save_checkpoint
@@ -233,12 +234,12 @@ class Training:
 
     def _record(self, totals: _EpochTotals, seconds: float) -> EpochRecord:
         """The history entry of an epoch; reads its sums from the device."""
-        losses = self._sum_over_workers(totals.losses) / self.world_size
+        losses = self._all_reduced(totals.losses).cpu() / self.world_size
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
             first = int(bad[0])
             raise DivergedError(self.epoch, self.epoch * len(losses) + first, float(losses[first]))
-        error, target = self._sum_over_workers(totals.sums)
+        error, target = self._all_reduced(totals.sums).cpu()
         return {
             "epoch": self.epoch,
             # Overlapping patches can leave no pixel hidden: then there is nothing to explain.
@@ -255,11 +256,40 @@ class Training:
         set_learning_rate(self.optimizer, rate)
         if self.compiled:
             torch.compiler.cudagraph_mark_step_begin()  # what CUDA graphs gave in the last step is done with
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            output = self.forward(pixels, draw.mask, draw.visible_tokens)
-        loss = self._objective(output, len(pixels))
+        *earlier, last = self._parts(pixels, draw.mask)
+        values = self._masked_values(draw.mask, len(pixels)) if earlier else None
+        found = []
+        for images, mask in earlier:
+            with getattr(self.forward, "no_sync", nullcontext)():  # workers exchange the sum of the gradients once
+                loss, *sums = self._loss(images, mask, draw.visible_tokens, values)
+                loss.backward()
+            found.append((loss.detach(), *sums))
+        loss, *sums = self._loss(*last, draw.visible_tokens, values)
         self._update(loss)
-        return loss.detach(), output.squared_error.detach(), output.squared_target
+        found.append((loss.detach(), *sums))
+        loss, error, target = (sum(each[1:], each[0]) for each in zip(*found, strict=True))
+        return loss, error, target
+
+    def _parts(self, pixels: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Images and masks of the parts that a step computes one after another."""
+        parts = min(self.config.optim.accumulation_steps, len(pixels))
+        if parts == 1:
+            return [(pixels, mask)]
+        if len(mask) == 1:
+            return [(images, mask) for images in pixels.tensor_split(parts)]
+        masks = repeat_masks(mask, len(pixels)).tensor_split(
+            parts
+        )  # a part may begin within a group that shares a mask
+        return list(zip(pixels.tensor_split(parts), masks, strict=True))
+
+    def _loss(
+        self, pixels: Tensor, mask: Tensor, visible_tokens: int | None, values: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The objective of these images, their squared error and squared target."""
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            output = self.forward(pixels, mask, visible_tokens)
+        loss = self._objective(output, len(pixels), values)
+        return loss, output.squared_error.detach(), output.squared_target
 
     def _update(self, loss: Tensor) -> None:
         loss.backward()
@@ -268,20 +298,25 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _objective(self, output: MaskedOutput, images: int) -> Tensor:
+    def _objective(self, output: MaskedOutput, images: int, values: Tensor | None) -> Tensor:
         """What this worker minimizes; its average over workers is the objective of the whole batch."""
         if self.config.masking.reduction == "image":
-            # Workers' parts may differ by an image.
+            # Parts of workers and of steps may differ by an image.
             return output.loss * (images * self.world_size / self.batches.batch_size)
-        values = output.masked_values.detach().clone()
-        if self.world_size > 1:
-            torch.distributed.all_reduce(values)
+        if values is None:
+            values = self._all_reduced(output.masked_values.detach().clone())
         return output.squared_error * self.world_size / values
 
-    def _sum_over_workers(self, values: Tensor) -> Tensor:
+    def _masked_values(self, mask: Tensor, images: int) -> Tensor | None:
+        """The number of masked values in the batch of all workers, which a pooled loss divides by."""
+        if self.config.masking.reduction == "image":
+            return None
+        return self._all_reduced(self.model.masked_values(mask, images).sum())
+
+    def _all_reduced(self, values: Tensor) -> Tensor:
         if self.world_size > 1:
             torch.distributed.all_reduce(values)
-        return values.cpu()
+        return values
 
     def checkpoint_is_due(self, every: int) -> bool:
         """Whether the epoch that has just ended is to be saved."""

@@ -50,6 +50,49 @@ def test_it_learns(digits, tiny, method):
     assert curve[-1] < 0.9 * curve[0]
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"masking.reduction": "batch"},
+        {"masking.per": "group", "masking.group_size": 5, "masking.reduction": "batch"},
+        {"masking.per": "batch", "masking.loss": "pixels", "masking.reduction": "batch"},
+        {"masking.method": "mae"},
+        {"masking.method": "mae", "masking.reduction": "batch", "model.patch_size": 4, "model.patch_stride": 2},
+    ],
+)
+def test_a_batch_in_parts_trains_as_in_one(digits, tiny, values):
+    # 64 images in parts of 22, 21 and 21, which begin within groups of 5.
+    config = tiny.with_values({**values, "optim.clip_grad_norm": 0.1})
+    whole = pretrain(config, digits, seed=1)
+    parts = pretrain(config.with_values({"optim.accumulation_steps": 3}), digits, seed=1)
+    for name in ("train_loss", "objective", "achieved_ratio"):
+        found, wanted = ([record[name] for record in r.history] for r in (parts, whole))
+        assert found == pytest.approx(wanted, rel=1e-4)
+    for a, b in zip(parts.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:30 training images are fewer")
+@pytest.mark.parametrize("images", [30, 200])  # fewer images than pixels leave a residual, which can be masked too
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"masking.per": "group", "masking.group_size": 3},
+        {"masking.loss": "pixels"},
+        {"masking.method": "mae"},
+        {"masking.method": "mae", "model.patch_size": 4, "model.patch_stride": 2},
+    ],
+)
+def test_masked_values_are_counted_before_the_forward_too(digits, tiny, images, values):
+    training = Training(tiny.with_values(values), digits[:images], seed=0, device=CPU)
+    pixels = next(iter(training.batches.epoch(0)))
+    draw = training.masks.draw(len(pixels), torch.Generator().manual_seed(0), torch.Generator().manual_seed(1))
+    output = training.model(pixels, draw.mask, draw.visible_tokens)
+    assert float(training.model.masked_values(draw.mask, len(pixels))) == float(output.masked_values)
+
+
 def test_one_seed_fixes_everything_and_leaves_the_global_stream_alone(digits, tiny):
     torch.manual_seed(1)
     first = pretrain(tiny, digits, seed=3)

@@ -234,7 +234,7 @@ def _gpus_per_trial(machine: Machine, options: MachineOptions) -> float:
 
 def trial_memory(config: PretrainConfig, image_bytes: int) -> float:
     """Estimate the bytes of a trial: process, images, weights with Adam's moments, activations, components."""
-    model, batch = config.model, config.optim.batch_size
+    model, batch = config.model, -(-config.optim.batch_size // config.optim.accumulation_steps)
     width, depth, heads = model.shape or ENCODER_PRESETS["vit_tiny"]
     decoder = model.decoder_width, model.decoder_depth
     weights = sum(12 * w * w * d for w, d in ((width, depth), decoder))
