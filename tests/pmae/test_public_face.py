@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -23,3 +24,23 @@ def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("pmae.data", "load_images"),
+        ("pmae.components", "PrincipalComponents"),
+        ("pmae.masking", "draw_component_mask draw_patch_mask"),
+        ("pmae.model", "MaskedAutoencoder"),
+        ("pmae.config", "PretrainConfig preset"),
+        ("pmae.trainer", "pretrain PMAETrainer"),
+        ("pmae.probes", "linear_probe mlp_probe knn_probe finetune"),
+        ("pmae.export", "save_encoder load_encoder extract_features"),
+        ("studies.records", "read_study StudyWriter TRIAL_SCHEMA HISTORY_SCHEMA"),
+        ("studies.verdict", "judge"),
+        ("tune", "run_study simulate StudyOptions"),
+    ],
+)
+def test_paths_that_users_import_from_stay(module: str, names: str) -> None:
+    assert not [name for name in names.split() if not hasattr(importlib.import_module(module), name)]
