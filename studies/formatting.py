@@ -1,9 +1,22 @@
-"""Numbers in words: every accuracy, ratio, bound and duration that is shown is formatted here."""
+"""Numbers and methods in words: every accuracy, ratio, bound and duration that is shown is formatted here."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+
+METHOD_NAMES = {"pmae": "PMAE", "mae": "MAE", "untrained": "untrained encoder", "pixels": "raw pixels"}
+SHARE_OF = {"pmae": "of the variance", "mae": "of the patches"}
+
+
+def method_name(method: str) -> str:
+    """The method's name as the papers write it."""
+    return METHOD_NAMES.get(method, method)
+
+
+def share_of(method: str) -> str:
+    """``of the variance`` or ``of the patches``."""
+    return SHARE_OF.get(method, "")
 
 
 def is_number(value: float | None) -> bool:
@@ -64,7 +77,6 @@ def interval(low: float | None, high: float | None, signed: bool = False) -> str
 
 
 def _rounded_up(fraction: float) -> float:
-    """To the next tenth of a point above."""
     return math.ceil(round(1000 * fraction, 6)) / 1000
 
 

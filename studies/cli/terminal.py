@@ -14,18 +14,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from studies.formatting import accuracy, in_points, interval, percent
-from studies.statistics.ratio_curves import METHOD_NAMES, Setting, setting_labels
-from studies.views.wording import (
-    best_set_sentence,
-    check_text,
-    confidence,
-    headline,
-    judged_rows,
-    loses,
-    row_label,
-    verdict_word,
-)
+from studies.formatting import accuracy, in_points, method_name, percent
+from studies.statistics.ratio_curves import Setting, setting_labels
+from studies.views import wording
 
 WIDTH_WITHOUT_TERMINAL = 160  # wide enough for every table
 LABEL_WIDTH = 14  # of a table of 80 columns; the rest of a longer label is printed next to the following rungs
@@ -91,18 +82,20 @@ def print_verdict(console: Console, verdict: Mapping[str, Any], all_checks: bool
         verdict: The content of ``verdict.json``.
         all_checks: Print the checks that passed, too.
     """
-    rows, answer = judged_rows(verdict), headline(verdict)
+    rows, answer = wording.judged_rows(verdict), wording.headline(verdict)
     if any(row["rungs"] for row in rows):
         console.print(_rung_table(rows))
     for row in rows:
-        word = verdict_word(row)
-        text = Text(plain(f"{row_label(row, rows)}: "), style="bold")
+        word = wording.verdict_word(row)
+        text = Text(plain(f"{wording.row_label(row, rows)}: "), style="bold")
         text.append(plain(word), style=VERDICT_STYLES.get(word, ""))
-        rest = f". The default {percent(row['default_ratio'])} {loses(row)}."
-        text.append(plain(f"{rest} {best_set_sentence(row) if row['rungs'] else ''}".rstrip()), style="not bold")
+        rest = f". The default {percent(row['default_ratio'])} {wording.loses(row)}."
+        text.append(
+            plain(f"{rest} {wording.best_set_sentence(row) if row['rungs'] else ''}".rstrip()), style="not bold"
+        )
         console.print(text)
         lines = [
-            f"{CHECK_MARKS[check.get('passed')]}: {check_text(check)}"
+            f"{CHECK_MARKS[check.get('passed')]}: {wording.check_text(check)}"
             for check in row["checks"]
             if all_checks or not check.get("passed")
         ]
@@ -131,19 +124,18 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
 
 
 def _confirmed_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    labels, cells = setting_labels(Setting.of(dict(row)) for row in rows), []
+    labels, cells = setting_labels(map(Setting.of, rows)), []
     for row in rows:
         numbers = accuracy(row["test_linear"]), in_points(row["deviation"]), str(row["seeds"])
-        cells.append((plain(labels[Setting.of(dict(row))]), percent(row["achieved_ratio"]), *numbers))
-    return make_table(
-        ("setting", ">masked", ">accuracy", ">s.d. (points)", ">seeds"), cells, "Confirmed: test accuracy"
-    )
+        cells.append((plain(labels[Setting.of(row)]), percent(row["achieved_ratio"]), *numbers))
+    headings = ("setting", ">masked", ">accuracy", ">s.d. (points)", ">seeds")
+    return make_table(headings, cells, "Confirmed: test accuracy")
 
 
 def _explored_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     cells = []
     for row in rows:
-        method = METHOD_NAMES.get(row["method"], plain(row["method"]))
+        method = plain(method_name(row["method"]))
         scores = accuracy(row["val_linear"]), accuracy(row["val_knn"])
         cells.append((method, percent(row["ratio"]), plain(row["patch_size"]), plain(row["seed"]), *scores))
     headings = ("method", ">masked", ">patch", ">seed", ">linear", ">k-NN")
@@ -157,19 +149,16 @@ def _lost_table(rows: Sequence[Mapping[str, Any]], most: int = 10) -> Table:
 
 
 def _rung_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    level = " or ".join(dict.fromkeys(confidence(row) for row in rows))
+    level = " or ".join(dict.fromkeys(wording.confidence(row) for row in rows))
     title = f"Test accuracy; difference from the default in points with {level} bounds"
     several = len({row["dataset"] for row in rows}) > 1
     cells: list[Sequence[str]] = []
     for row in rows:
-        label = plain(row_label(row, rows))
+        label = plain(wording.row_label(row, rows))
         lines = textwrap.wrap(label if several else label.replace(f" on {row['dataset']}", ""), LABEL_WIDTH)
         for number, rung in enumerate(row["rungs"], 1):
             line = " ".join(lines[number - 1 : number if number < len(row["rungs"]) else None])
-            difference = "default" if rung["is_default"] else in_points(rung["difference"], True)
-            best = {True: "yes", False: "no"}.get(rung["may_be_best"], "")
-            judged = difference, interval(rung["low"], rung["high"], True), best
-            cells.append((line, percent(rung["ratio"]), accuracy(rung["accuracy"]), *judged, plain(rung["seeds"])))
+            cells.append((line, *wording.rung_cells(rung), plain(rung["seeds"])))
         cells.append(())
     headings = ("setting", ">masked", ">accuracy", ">difference", ">bounds", "may be best", ">seeds")
     return make_table(headings, cells, title)

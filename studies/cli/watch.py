@@ -18,11 +18,10 @@ from rich.text import Text
 
 from studies.cli.terminal import plain
 from studies.errors import StudyError
-from studies.formatting import accuracy, duration, percent
+from studies.formatting import accuracy, duration, method_name, percent
 from studies.records import Study, read_study
 from studies.verdict import is_stale
-from studies.views.summaries import LOST, planned_trials
-from studies.views.wording import method_name
+from studies.views.summaries import LOST, last_change, planned_trials
 
 NEWEST = 8
 
@@ -111,11 +110,10 @@ def _best(study: Study) -> dict[str, Any] | None:
 def _time_left(study: Study, planned: int) -> str | None:
     """Time for the rest at the pace so far, from the first trial's start to the last table write."""
     starts = study.trials["started_at"].drop_null().to_pylist()
-    ended = study.trials.num_rows
-    tables = [table for name in ("trials.journal", "trials.arrow") if (table := study.folder / name).exists()]
-    if not starts or not tables or ended >= planned:
+    ended, changed = study.trials.num_rows, last_change(study, "trials.journal", "trials.arrow")
+    if not starts or changed is None or ended >= planned:
         return None
-    spent = max(table.stat().st_mtime for table in tables) - min(starts).timestamp()
+    spent = changed - min(starts).timestamp()
     return duration(spent / ended * (planned - ended)) if 0 < spent < 1e8 else None
 
 

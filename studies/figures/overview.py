@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from studies.figures.style import PAGE, SMALL, percent_ticks, place_inches, spread
-from studies.statistics.ratio_curves import METHOD_NAMES, SHARE_OF
-from studies.statistics.rows import VerdictRow
-from studies.views.palette import GREEN, INK, MUTED, PAPER
+from studies.figures.palette import GREEN, INK, MUTED, PAPER
+from studies.figures.style import PAGE, SMALL, percent_ticks, place_inches, spread, subtitle
+from studies.formatting import METHOD_NAMES, share_of
+from studies.storage.rows import VerdictRow
 from studies.views.wording import row_label
 
 STYLES = ("-", ":", "-.", "--")  # of the studies of one data set
@@ -47,11 +47,10 @@ def overview_figure(rows: Sequence[VerdictRow]) -> Figure:
 def _draw_method(axes: Axes, rows: Sequence[VerdictRow], lines: Sequence[Line]) -> None:
     method = rows[0]["method"]
     axes.set_title(METHOD_NAMES[method], pad=13)
-    axes.text(0, 1.02, "accuracy minus that of the default, points", transform=axes.transAxes, fontsize=SMALL,
-              color=MUTED, va="bottom")  # fmt: skip
+    subtitle(axes, "accuracy minus that of the default, points")
     axes.set_xlim(0, 1)
     percent_ticks(axes.xaxis)
-    axes.set_xlabel(f"achieved masked share {SHARE_OF.get(method, '')}".rstrip())
+    axes.set_xlabel(f"achieved masked share {share_of(method)}".rstrip())
     axes.axhline(0, color=INK, lw=0.7, zorder=1)
     margins = {row["margin"] for row in rows}
     if len(margins) == 1 and (margin := margins.pop()) is not None:

@@ -1,38 +1,41 @@
-"""One Markdown page about several studies: verdicts, means over data sets, PMAE against MAE, noise, costs."""
+"""One Markdown page about several studies: verdicts, means over data sets, PMAE against MAE, noise, costs.
+
+All intervals are two-sided 95 % Student intervals, each by itself. Over data sets the data set is the unit (random
+effects), over seeds the seed is. Nothing here decides a verdict.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
 from studies.errors import StudyError
 from studies.figures.overview import overview_figure
-from studies.figures.style import paper_style
-from studies.figures.svg import as_bytes
-from studies.formatting import accuracy, at_most, duration, in_points, interval, percent, ratio_list
+from studies.figures.style import as_bytes, paper_style
+from studies.formatting import accuracy, at_most, duration, in_points, interval, method_name, percent, ratio_list
 from studies.records import Study, read_studies
 from studies.report.sections import published_rows
-from studies.statistics.rows import VerdictRow
+from studies.statistics.pairing import pair_trials, setting_name
+from studies.statistics.ratio_curves import DEFAULT_RATIOS, RungPoint, Setting, ratio_curves, student_interval
+from studies.statistics.regret import estimate_noise
 from studies.storage.atomic import write_file
+from studies.storage.rows import VerdictRow
+from studies.storage.tables import rows_of
 from studies.verdict import VERDICTS, current_verdict
-from studies.views.across import Mean, compare_methods, mean_differences, measure_noise
-from studies.views.wording import judged_rows, method_name, row_label
+from studies.views.wording import judged_rows, row_label
 
 Judged = list[tuple[Study, VerdictRow]]
 
 
 def write_overview(paths: Iterable[Path | str], out: Path | str) -> list[Path]:
-    """Write the page to ``out`` and its figure next to it, as PNG and SVG with the page's name.
-
-    Args:
-        paths: Study folders, or storage folders with several studies.
-        out: A Markdown file.
-
-    Returns:
-        The files written.
+    """Write the Markdown page to ``out`` and its figure next to it, as PNG and SVG; returns the files written.
 
     Raises:
         StudyError: No study is found, or none has confirmed trials of a default ratio and of another one.
@@ -69,19 +72,15 @@ def _verdicts(method: str, ratio: float, judged: Judged) -> list[str]:
     found, default = Counter(row["verdict"] for _, row in judged), percent(ratio)
     every = [row for _, row in judged]
     counts = ", ".join(f"{word} on {found[word]}" for word in VERDICTS if found[word])
-    rows = [
-        [
-            study.name,
-            row_label(row, every).partition(", ")[2].removeprefix("patch "),
-            _images(study),
-            row["verdict"],
-            "" if row["ci_high"] is None else at_most(row["ci_high"]),
-            _best(row),
-            *(accuracy(value) for value in (_default_accuracy(row), row["untrained"], row["pixels"])),
-            in_points(row["training_gain"]),
-        ]
-        for study, row in judged
-    ]
+    rows = []
+    for study, row in judged:
+        patch = row_label(row, every).partition(", ")[2].removeprefix("patch ")
+        train = (study.plan.get("dataset") or {}).get("train")
+        most = "" if row["ci_high"] is None else at_most(row["ci_high"])
+        best = [rung["ratio"] for rung in row["rungs"] if rung["may_be_best"] and row["verdict"] != "uninformative"]
+        scores = *(rung["accuracy"] for rung in row["rungs"] if rung["is_default"]), row["untrained"], row["pixels"]
+        cells = study.name, patch, f"{train:,}" if train else "", row["verdict"], most, ratio_list(best) if best else ""
+        rows.append([*cells, *map(accuracy, scores), in_points(row["training_gain"])])
     head = ["study", "patch", "training images", "verdict", f"{default} loses at most", "may be the best",
             f"accuracy at {default}", "untrained", "raw pixels", "training adds"]  # fmt: skip
     blocks = [f"## {method_name(method)}: is {default} good enough?", f"Verdicts: {counts}.", _table(head, rows)]
@@ -138,11 +137,11 @@ def _methods(studies: Sequence[Study]) -> list[str]:
 
 
 def _noise(studies: Sequence[Study]) -> list[str]:
-    rows = [
-        [study.name, row.setting, row.probe, str(row.trials), _points(row.run), _points(row.difference)]
-        for study in studies
-        for row in measure_noise(study)
-    ]
+    rows = []
+    for study in studies:
+        for row in measure_noise(study):
+            deviations = f"{100 * row.run:.2f}", f"{100 * row.difference:.2f}"
+            rows.append([study.name, row.setting, row.probe, str(row.trials), *deviations])
     return [
         "## Noise",
         "Standard deviations over seeds in points: of the accuracy of a run, and of the difference of two ratios with "
@@ -166,23 +165,126 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _images(study: Study) -> str:
-    train = (study.plan.get("dataset") or {}).get("train")
-    return f"{train:,}" if train else ""
-
-
-def _best(row: VerdictRow) -> str:
-    ratios = [rung["ratio"] for rung in row["rungs"] if rung["may_be_best"]]
-    return ratio_list(ratios) if ratios and row["verdict"] != "uninformative" else ""
-
-
-def _default_accuracy(row: VerdictRow) -> float | None:
-    return next((rung["accuracy"] for rung in row["rungs"] if rung["is_default"]), None)
-
-
 def _interval(mean: Mean) -> str:
     return interval(mean.low, mean.high, True)
 
 
-def _points(fraction: float) -> str:
-    return f"{100 * fraction:.2f}"
+@dataclass(frozen=True)
+class Mean:
+    """A mean of ``count`` values with its interval; the bounds are None with fewer than 2 values."""
+
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean:
+        """Of at least one value."""
+        low, high = student_interval(values) or (None, None)
+        return cls(float(np.mean(values)), low, high, len(values))
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """MAE against PMAE on one data set, each at the ratio its paper recommends, paired by seed."""
+
+    dataset: str
+    patch_size: int | None  # pixels
+    epochs: tuple[int, int]  # of PMAE and of MAE, as below
+    seconds: tuple[float, float]  # of the median trial
+    accuracies: tuple[float, float]  # means
+    difference: Mean  # MAE minus PMAE over the seeds
+
+
+@dataclass(frozen=True)
+class NoiseRow:
+    """Noise of one setting's confirmed trials in one study, as standard deviations (fractions of accuracy)."""
+
+    setting: str  # such as ``digits, pmae, patch 2``
+    probe: str
+    trials: int
+    run: float  # of single runs at one ratio
+    difference: float  # of the difference of two ratios with the same seed
+
+
+def mean_differences(rows: Sequence[VerdictRow]) -> dict[float, Mean]:
+    """Nominal ratio -> mean over data sets of "this ratio minus the default"; ratios with one data set are left out.
+
+    Several comparisons of one data set are averaged first, so that it counts once.
+    """
+    found: dict[float, dict[str | None, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        for rung in row["rungs"]:
+            if rung["difference"] is not None and not rung["is_default"]:
+                found[round(rung["nominal_ratio"], 4)][row["dataset"]].append(rung["difference"])
+    means = {ratio: [float(np.mean(v)) for v in by_set.values()] for ratio, by_set in found.items()}
+    return {ratio: Mean.of(values) for ratio, values in sorted(means.items()) if len(values) > 1}
+
+
+def compare_methods(studies: Sequence[Study]) -> list[MethodRow]:
+    """Every MAE study of a data set against every PMAE study of the same images that shares at least 2 seeds."""
+    arms: dict[str, list[_Arm]] = defaultdict(list)
+    for study in studies:
+        for curve in ratio_curves(study.trials):
+            default = DEFAULT_RATIOS.get(curve.setting.method)
+            rung = next((r for r in curve.confirmed if default is not None and abs(r.nominal - default) < 1e-4), None)
+            if rung is not None:
+                arms[curve.setting.method].append(_Arm.of(study, curve.setting, rung))
+    rows = []
+    for ours in arms["pmae"]:
+        for rival in arms["mae"]:
+            seeds = sorted(set(ours.scores) & set(rival.scores))
+            if len(seeds) < 2 or ours.images != rival.images:
+                continue
+            pairs = np.array([(ours.scores[seed], rival.scores[seed]) for seed in seeds])
+            rows.append(
+                MethodRow(
+                    ours.setting.dataset,
+                    ours.setting.patch_size,
+                    (ours.epochs, rival.epochs),
+                    (ours.seconds, rival.seconds),
+                    (float(pairs[:, 0].mean()), float(pairs[:, 1].mean())),
+                    Mean.of(pairs[:, 1] - pairs[:, 0]),
+                )
+            )
+    return sorted(rows, key=lambda row: (row.dataset, row.patch_size or 0, row.epochs))
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """One method at its ratio: its images, accuracies by seed, and the median cost of its confirmed trials."""
+
+    setting: Setting
+    images: tuple[Any, ...]
+    scores: dict[int, float]
+    epochs: int
+    seconds: float
+
+    @classmethod
+    def of(cls, study: Study, setting: Setting, rung: RungPoint) -> _Arm:
+        rows = rows_of(study.trials, (*Setting._fields, "phase", "status", "epochs", "seconds"))
+        mine = [r for r in rows if (r["phase"], r["status"]) == ("confirm", "done") and Setting.of(r) == setting]
+        epochs, seconds = ([r[name] for r in mine if r[name] is not None] or [0] for name in ("epochs", "seconds"))
+        data = study.plan.get("dataset") or {}
+        images = (setting.dataset, setting.patch_size, *(data.get(name) for name in ("fingerprint", "train", "test")))
+        return cls(setting, images, rung.scores, int(np.median(epochs)), float(np.median(seconds)))
+
+
+def measure_noise(study: Study) -> list[NoiseRow]:
+    """Noise by setting and probe; a setting without two seeds at two ratios has no row."""
+    rows = []
+    for probe, column in (("linear", "test_linear"), ("k-NN", "test_knn")):
+        scored = study.trials.filter(pc.is_valid(study.trials[column]))
+        place = scored.schema.get_field_index("test_linear")
+        comparisons, _ = pair_trials(scored.set_column(place, "test_linear", scored[column]))
+        for comparison in comparisons:
+            table = comparison.test
+            if table.shape[0] < 2 or table.shape[1] < 2:
+                continue
+            pooled = estimate_noise(table).pooled
+            if math.isfinite(pooled):
+                run = math.sqrt(float(np.nanmean(np.nanvar(table, axis=0, ddof=1))))
+                label, trials = setting_name(comparison.setting), int(np.isfinite(table).sum())
+                rows.append(NoiseRow(label, probe, trials, run, math.sqrt(2 * pooled)))
+    return rows

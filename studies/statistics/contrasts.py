@@ -18,13 +18,14 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import stdtrit
 
-from studies.formatting import is_number
-from studies.statistics.ratio_curves import METHOD_NAMES, Setting, rows_of
+from studies.formatting import is_number, method_name
+from studies.statistics.ratio_curves import Setting
+from studies.statistics.regret import MIN_SEEDS
+from studies.storage.tables import rows_of
 
 COLUMNS = ("basis", "strategy", "mask_unit")
 REFERENCES = ("pca", "fixed", "random")  # what other bases and strategies are compared with; of mask units the smallest
-FIXED = ("dataset", "method", "strategy", "basis", "patch_size", "patch_stride", "mask_unit")
-LEAST_SEEDS, MAX_SPLITS = 2, 200
+MAX_SPLITS = 200
 Cells = dict[float, dict[int, tuple[float, float]]]  # ratio -> seed -> accuracies on val and test
 
 
@@ -57,8 +58,7 @@ class Contrast:
     @property
     def subject(self) -> str:
         """What all rows of the comparison share, for example ``PMAE on digits: basis``."""
-        name = METHOD_NAMES.get(self.method, self.method)
-        return f"{name} on {self.dataset}: {self.column.replace('_', ' ')}"
+        return f"{method_name(self.method)} on {self.dataset}: {self.column.replace('_', ' ')}"
 
 
 def contrasts(trials: pa.Table) -> list[Contrast]:
@@ -69,7 +69,7 @@ def contrasts(trials: pa.Table) -> list[Contrast]:
         groups: dict[tuple[Any, ...], dict[Any, Cells]] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
         for row in rows:
             if row[column] is not None:
-                key = tuple(row[name] for name in FIXED if name != column)
+                key = tuple(row[name] for name in Setting._fields if name != column)
                 groups[key][row[column]][row["ratio"]][row["seed"]] = (row["val_linear"], row["test_linear"])
         for (dataset, method, *_), values in sorted(groups.items(), key=lambda item: str(item[0])):
             if len(values) > 1:
@@ -89,12 +89,12 @@ def _sentence(rows: list[Contrast]) -> str:
     reference = rows[0].reference
     sentences = [f"{c.value} is {_signed(c)} than {reference} ({_bounds(c)})" for c in differ]
     if others:
-        sentences.append(
-            f"no difference to {reference} is shown for " + ", ".join(f"{c.value} ({_bounds(c)})" for c in others)
-        )
-    seeds, what = rows[0].seeds, rows[0].column.replace("_", " ")
-    where = f"{METHOD_NAMES.get(rows[0].method, rows[0].method)} on {rows[0].dataset}"
-    return f"{where}, each {what} at its best ratio ({seeds} seeds, points of accuracy): {'; '.join(sentences)}."
+        listed = ", ".join(f"{c.value} ({_bounds(c)})" for c in others)
+        sentences.append(f"no difference to {reference} is shown for {listed}")
+    where, _, what = rows[0].subject.rpartition(": ")
+    return (
+        f"{where}, each {what} at its best ratio ({rows[0].seeds} seeds, points of accuracy): {'; '.join(sentences)}."
+    )
 
 
 def _signed(contrast: Contrast) -> str:
@@ -121,10 +121,7 @@ def _scored_rows(trials: pa.Table) -> list[dict[str, Any]]:
 
 
 def _halves(seeds: int) -> np.ndarray:
-    """Splits of n seeds as booleans (S, n), True where a seed selects; each split comes both ways round.
-
-    All splits where there are at most ``MAX_SPLITS``, else as many random ones.
-    """
+    """All splits of n seeds, of many a random choice, as booleans (S, n): True where a seed selects."""
     half = seeds // 2
     if math.comb(seeds, half) <= MAX_SPLITS:
         chosen = [[i in pick for i in range(seeds)] for pick in itertools.combinations(range(seeds), half)]
@@ -137,7 +134,7 @@ def _halves(seeds: int) -> np.ndarray:
 def _compare(dataset: str, method: str, column: str, values: dict[Any, Cells]) -> list[Contrast]:
     cells = {value: _without_thin(ratios) for value, ratios in values.items()}
     seeds = sorted(set.intersection(*(set(s) for ratios in cells.values() for s in ratios.values())))
-    if len(seeds) < LEAST_SEEDS:
+    if len(seeds) < MIN_SEEDS:
         return []
     splits = _halves(len(seeds))
     ordered = sorted(cells, key=lambda v: (v not in REFERENCES, v))
@@ -146,23 +143,11 @@ def _compare(dataset: str, method: str, column: str, values: dict[Any, Cells]) -
     out = []
     for value in ordered:
         mine = picked[value]
-        alone = mine is reference
-        difference, low, high = (None,) * 3 if alone else mine.against(reference, splits, len(ordered) - 1)
-        out.append(
-            Contrast(
-                dataset=dataset,
-                method=method,
-                column=column,
-                value=str(value),
-                reference=str(ordered[0]),
-                ratio=mine.ratio,
-                accuracy=float(mine.scores.mean()),
-                difference=difference,
-                low=low,
-                high=high,
-                seeds=len(seeds),
-            )
-        )
+        difference = low = high = None
+        if mine is not reference:
+            difference, low, high = mine.against(reference, splits, len(ordered) - 1)
+        compared = dataset, method, column, str(value), str(ordered[0])
+        out.append(Contrast(*compared, mine.ratio, float(mine.scores.mean()), difference, low, high, len(seeds)))
     return out
 
 
@@ -174,17 +159,11 @@ def _without_thin(ratios: Cells) -> Cells:
 
 @dataclass(frozen=True, eq=False)
 class _Picked:
-    """One value at the ratio that each split of the seeds picks.
+    """One value at the ratio that each split of the seeds picks."""
 
-    Attributes:
-        ratio: The one that all seeds together pick.
-        per_split: (S, n) test accuracy of every seed at the split's pick.
-        scores: (n,) contribution of each seed to the cross-fitted accuracy.
-    """
-
-    ratio: float
-    per_split: np.ndarray
-    scores: np.ndarray
+    ratio: float  # the one that all seeds together pick
+    per_split: np.ndarray  # (S, n) test accuracy of every seed at the split's pick
+    scores: np.ndarray  # (n,) contribution of each seed to the cross-fitted accuracy
 
     @classmethod
     def of(cls, cells: Cells, seeds: list[int], splits: np.ndarray) -> _Picked:
@@ -200,9 +179,8 @@ class _Picked:
         difference = self.per_split - other.per_split
         scores = _measured(difference, splits)
         # The scores' spread alone is too small when splits pick different ratios.
-        error = max(scores.std(ddof=1), math.sqrt(float(difference.var(axis=1, ddof=1).mean()))) / math.sqrt(
-            len(scores)
-        )
+        spread = max(scores.std(ddof=1), math.sqrt(float(difference.var(axis=1, ddof=1).mean())))
+        error = spread / math.sqrt(len(scores))
         reach = float(stdtrit(len(scores) - 1, 1 - 0.05 / (2 * comparisons))) * error
         middle = float(scores.mean())
         return middle, middle - reach, middle + reach

@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from studies.formatting import is_number
+from studies.formatting import is_number, method_name
+from studies.storage.tables import rows_of
 
-METHOD_NAMES = {"pmae": "PMAE", "mae": "MAE", "untrained": "untrained encoder", "pixels": "raw pixels"}
-SHARE_OF = {"pmae": "of the variance", "mae": "of the patches"}
+MAX_PANELS = 12
 DEFAULT_RATIOS = {"pmae": 0.20, "mae": 0.75}  # Bizeul et al. 2025; He et al. 2022
 
 
@@ -56,26 +56,18 @@ def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 @dataclass(frozen=True)
 class RungPoint:
-    """The confirmed trials at one ratio.
+    """The confirmed trials at one ratio."""
 
-    Attributes:
-        ratio: Mean achieved ratio (the nominal one where none was recorded).
-        nominal: The ratio that was asked for.
-        scores: Test accuracy (fraction) by seed.
-    """
-
-    ratio: float
+    ratio: float  # mean achieved ratio (the nominal one where none was recorded)
     nominal: float
-    scores: dict[int, float]
+    scores: dict[int, float]  # test accuracy (fraction) by seed
 
     @property
     def seeds(self) -> int:
-        """Seeds that were scored."""
         return len(self.scores)
 
     @cached_property
     def mean(self) -> float:
-        """Mean test accuracy."""
         return float(np.mean(list(self.scores.values())))
 
     @cached_property
@@ -101,46 +93,32 @@ class RatioCurve:
 
 @dataclass(frozen=True)
 class Panel:
-    """A curve with what its figure marks.
-
-    Attributes:
-        curve: The curve.
-        default: Achieved ratio of the method's default; None where the method has none.
-        margin: Largest regret that still holds, a fraction; None where it is not known.
-        references: Mean test accuracy of controls by name, for example ``untrained``.
-        other_patches: Ratio and validation accuracy of trials explored with other patch settings.
-        row: The verdict's row on this setting; None where it was not judged.
-    """
+    """A curve with what its figure marks."""
 
     curve: RatioCurve
-    default: float | None = None
-    margin: float | None = None
-    references: dict[str, float] = field(default_factory=dict)
-    other_patches: tuple[tuple[float, float], ...] = ()
-    row: Mapping[str, Any] | None = None
+    default: float | None  # achieved ratio of the method's default; None where the method has none
+    margin: float | None  # largest regret that still holds, a fraction; None where it is not known
+    references: dict[str, float]  # mean test accuracy of controls by name, for example ``untrained``
+    other_patches: tuple[tuple[float, float], ...]  # ratio and validation accuracy, explored with other patch settings
 
     @property
     def title(self) -> str:
         """``PMAE on digits, patch 2``."""
-        name, _, rest = self.curve.label.partition(", ")
-        return f"{name} on {self.curve.setting.dataset}" + (f", {rest}" if rest else "")
+        return on_dataset(self.curve.label, self.curve.setting)
 
 
-def make_panels(
-    trials: pa.Table, rows: Sequence[Mapping[str, Any]], plan: Mapping[str, Any], most: int = 12
-) -> list[Panel]:
-    """A panel per setting with confirmed trials (of all settings where there is none), at most ``most``.
+def make_panels(trials: pa.Table, rows: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> list[Panel]:
+    """A panel per setting with confirmed trials (of all settings where there is none).
 
     Args:
         trials: The study's trials.
-        rows: Rows of its verdict, from ``sentences.judged_rows``.
+        rows: Rows of its verdict, from ``wording.judged_rows``; where panels are too many, those judged are shown.
         plan: ``study.json``.
-        most: Panels at most; settings that were judged come first.
     """
     curves = ratio_curves(trials)
     judged = {Setting.of(row): row for row in rows}
     shown = [curve for curve in curves if curve.confirmed] or curves
-    kept = sorted(shown, key=lambda curve: curve.setting not in judged)[:most]
+    kept = sorted(shown, key=lambda curve: curve.setting not in judged)[:MAX_PANELS]
     return [_panel(curve, judged.get(curve.setting), curves, plan) for curve in shown if curve in kept]
 
 
@@ -158,7 +136,7 @@ def _panel(
         references = {name: row[name] for name in ("untrained", "pixels") if is_number(row[name])}
     others = (c for c in curves if c.setting != setting and c.setting[:4] == setting[:4])
     explored = tuple(sorted(point for other in others for point in other.explored))
-    return Panel(curve, default, margin if is_number(margin) else None, references, explored, row)
+    return Panel(curve, default, margin if is_number(margin) else None, references, explored)
 
 
 def ratio_curves(trials: pa.Table) -> list[RatioCurve]:
@@ -196,7 +174,7 @@ def setting_labels(settings: Iterable[Setting]) -> dict[Setting, str]:
 
 
 def _label_parts(setting: Setting, peers: Sequence[Setting]) -> list[str]:
-    parts = [METHOD_NAMES.get(setting.method, setting.method)]
+    parts = [method_name(setting.method)]
     if setting.patch_size is not None:
         parts.append(f"patch {setting.patch_size}")
     if setting.patch_stride not in (None, setting.patch_size):
@@ -210,12 +188,10 @@ def _label_parts(setting: Setting, peers: Sequence[Setting]) -> list[str]:
     return parts
 
 
-def rows_of(table: pa.Table, columns: Iterable[str]) -> list[dict[str, Any]]:
-    """The rows as dictionaries of ``columns`` only; a column that the table lacks is None throughout."""
-    names = list(columns)
-    there = [name for name in names if name in table.column_names]
-    empty = dict.fromkeys(names)
-    return [empty | row for row in table.select(there).to_pylist()]
+def on_dataset(label: str, setting: Setting) -> str:
+    """``PMAE on digits, patch 2`` for the label ``PMAE, patch 2``."""
+    name, _, rest = label.partition(", ")
+    return f"{name} on {setting.dataset}" + (f", {rest}" if rest else "")
 
 
 def achieved(row: Mapping[str, Any]) -> float:

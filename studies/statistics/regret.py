@@ -16,6 +16,7 @@ Simulated error rates are in ``benchmarks/verdict_power.py``.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 from collections.abc import Sequence
@@ -157,16 +158,9 @@ def seeds_needed(differences: Sequence[Contrast], margin: float, alpha: float) -
         strict = dunnett_critical_value(max(float(freedom.min()), 1.0), len(known), alpha)
         return bool((estimates - (strict + ndtri(CHANCE)) * scale / root).max() > margin)
 
-    enough = have + 1
-    while not settles(enough):  # both bounds tighten with every seed, so that doubling and bisection find the first
-        if enough >= MAX_SEEDS:
-            return None
-        enough = min(2 * enough, MAX_SEEDS)
-    too_few = max(enough // 2, have)
-    while enough - too_few > 1:
-        middle = (enough + too_few) // 2
-        enough, too_few = (middle, too_few) if settles(middle) else (enough, middle)
-    return enough - have
+    totals = range(have + 1, MAX_SEEDS + 1)
+    first = bisect.bisect_left(totals, True, key=settles)  # both bounds tighten with every seed
+    return first + 1 if first < len(totals) else None
 
 
 def dunnett_critical_value(freedom: float, family: int, alpha: float) -> float:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
@@ -80,12 +78,6 @@ class Looks:
 
     seeds_per_round: int
     rounds: int
-
-    @classmethod
-    def of(cls, plan: Mapping[str, Any]) -> Looks | None:
-        """The rounds that a study's plan names; None where it judges once."""
-        looks = plan.get("looks")
-        return cls(int(looks["seeds_per_round"]), int(looks["rounds"])) if looks else None
 
     def level(self, seeds: int, alpha: float) -> float:
         """Level of a bound on ``seeds`` seeds, so that all rounds together err with at most ``alpha``."""

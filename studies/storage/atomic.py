@@ -6,9 +6,9 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from studies.errors import StudyError, StudyWriteError
 
@@ -16,8 +16,8 @@ from studies.errors import StudyError, StudyWriteError
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
 
 
-def write_file(path: Path | str, content: bytes | str | Callable[[BinaryIO], object]) -> None:
-    """Put ``content`` (bytes, text, or a function that writes to an open file) at ``path``, all or nothing.
+def write_file(path: Path | str, content: bytes | str) -> None:
+    """Put ``content`` at ``path``, all or nothing.
 
     Raises:
         StudyWriteError: the file could not be written; a previous one is untouched.
@@ -28,22 +28,19 @@ def write_file(path: Path | str, content: bytes | str | Callable[[BinaryIO], obj
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
         sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
-        raise write_error(path, error) from error
-    except BaseException:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise write_error(path, error) from error
         raise
 
 
@@ -72,12 +69,17 @@ def write_error(path: Path, error: OSError) -> StudyWriteError:
 
 
 def write_json(path: Path | str, values: Mapping[str, Any]) -> None:
-    """``values`` as indented JSON at ``path``, all or nothing.
+    """``values`` as indented JSON at ``path``; see :func:`write_file`."""
+    write_file(path, as_json(values))
 
-    Raises:
-        StudyWriteError: the file could not be written; a previous one is untouched.
-    """
-    write_file(path, json.dumps(values, indent=2, ensure_ascii=False, default=str) + "\n")
+
+def as_json(values: Any) -> str:
+    """``values`` as indented JSON with a line end; times are in ISO 8601."""
+    return json.dumps(values, indent=2, ensure_ascii=False, default=_as_text) + "\n"
+
+
+def _as_text(value: Any) -> str:
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def read_json(path: Path | str) -> dict[str, Any] | None:
@@ -96,9 +98,3 @@ def read_json(path: Path | str) -> dict[str, Any] | None:
     if not isinstance(values, dict):
         raise StudyError(f"{path} holds a {type(values).__name__} where a mapping is due; restore it or delete it")
     return values
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
@@ -41,12 +41,7 @@ T = TypeVar("T")
 
 
 class Store:
-    """Files below ``root`` of a pyarrow file system; names are relative, with ``/``.
-
-    Args:
-        filesystem, root: Where.
-        uri: What users are shown; no secrets.
-    """
+    """Files below ``root`` of a pyarrow file system; names are relative, with ``/``. Users are shown ``uri``."""
 
     def __init__(self, filesystem: fs.FileSystem, root: str, uri: str) -> None:
         self.filesystem, self.root, self.uri = filesystem, root.rstrip("/"), uri
@@ -77,12 +72,8 @@ class Store:
 
     def studies(self) -> list[str]:
         """Names of the studies directly below."""
-        with _explained(self.uri, "list", StudyError):
-            found = self.filesystem.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
-            plans = [f"{f.path}/study.json" for f in found if f.type == fs.FileType.Directory]
-            there = self.filesystem.get_file_info(plans)
-        names = (posixpath.basename(posixpath.dirname(f.path)) for f in there if f.type == fs.FileType.File)
-        return sorted(name for name in names if not name.startswith("."))  # nor ".."
+        plans = (posixpath.split(name) for name in self.files() if name.endswith("/study.json"))
+        return sorted(folder for folder, _ in plans if "/" not in folder and not folder.startswith("."))
 
     def modified(self, name: str) -> float | None:
         """When the store wrote ``name``, in seconds of its own clock; None where there is no such file."""
@@ -120,13 +111,8 @@ class Store:
         return True
 
     def write(self, name: str, content: bytes) -> None:
-        """Put ``content`` at ``name``.
-
-        Raises:
-            StudyWriteError: It could not be written.
-        """
-        with _explained(self.uri, "write to", StudyWriteError), self._writing(name) as stream:
-            stream.write(content)
+        """Put ``content`` at ``name``."""
+        self.send(content, name)
 
     def send(self, source: Path | bytes, name: str) -> None:
         """Copy the file at ``source``, or these bytes, to ``name``.
@@ -135,12 +121,15 @@ class Store:
             StudyWriteError: It could not be written.
             FileNotFoundError: The file does not exist (any more).
         """
+        path = self._path(name)
         with (
             io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file,
             _explained(self.uri, "write to", StudyWriteError),
-            self._writing(name) as stream,
         ):
-            shutil.copyfileobj(file, stream, BLOCK)
+            if not isinstance(self.filesystem, (fs.S3FileSystem, getattr(fs, "GcsFileSystem", fs.S3FileSystem))):
+                self.filesystem.create_dir(posixpath.dirname(path), recursive=True)  # theirs are made by being named
+            with self.filesystem.open_output_stream(path) as stream:
+                shutil.copyfileobj(file, stream, BLOCK)
 
     def delete(self, name: str) -> None:
         """Delete a file if it exists."""
@@ -154,20 +143,8 @@ class Store:
             if self.filesystem.get_file_info(self._path(name)).type == fs.FileType.Directory:
                 self.filesystem.delete_dir(self._path(name))
 
-    @contextmanager
-    def _writing(self, name: str) -> Iterator[Any]:
-        path = self._path(name)
-        if not isinstance(self.filesystem, (fs.S3FileSystem, getattr(fs, "GcsFileSystem", fs.S3FileSystem))):
-            self.filesystem.create_dir(posixpath.dirname(path), recursive=True)  # theirs are made by being named
-        with self.filesystem.open_output_stream(path) as stream:
-            yield stream
-
     def check_writable(self) -> None:
-        """Write a file and remove it again.
-
-        Raises:
-            StudyWriteError: That cannot be done: no such bucket, wrong credentials, no answer.
-        """
+        """Write a file and remove it again; raises StudyWriteError without bucket, login or answer."""
         name = f".writable-{secrets.token_hex(8)}"
         self.write(name, b"a test, removed at once")
         self.delete(name)
@@ -282,23 +259,12 @@ def _without_login(found: re.Match[str]) -> str:
 
 
 # Journals before their tables: rows that a table takes over meanwhile are then in both, not in neither.
-READ = (
-    "trials.journal",
-    "history.journal",
-    "trials.arrow",
-    "history.arrow",
-    "verdict.json",
-    "samples.npz",
-    "study.json",
-)
+TABLES = ("trials.journal", "history.journal", "trials.arrow", "history.arrow")
+READ = (*TABLES, "verdict.json", "samples.npz", "study.json")
 
 
 def download_studies(uri: str) -> Path:
-    """A folder with copies of the study at ``uri``, or of those directly below it.
-
-    Raises:
-        StudyError: There is none, or the store does not answer.
-    """
+    """A folder with copies of the study at ``uri``, or of those directly below it."""
     store = Store.open(uri)
     here = store.modified("study.json") is not None
     name = store.root.rpartition("/")[2]

@@ -14,8 +14,7 @@ from PIL import Image
 from studies.figures import draw_figures
 from studies.figures.answer import answer_panel
 from studies.figures.forest import forest_figure
-from studies.figures.style import COLUMN, spread
-from studies.figures.svg import as_inline
+from studies.figures.style import COLUMN, as_inline, spread
 from studies.records import StudyWriter, read_study
 from studies.statistics.ratio_curves import make_panels
 from studies.views.wording import judged_rows

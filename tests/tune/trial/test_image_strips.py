@@ -10,7 +10,7 @@ from pmae.config import preset
 from pmae.data import load_images
 from pmae.reconstruction import reconstruct
 from pmae.trainer import pretrain
-from studies.views.image_strips import read_samples
+from studies.figures.pictures import read_samples
 from tune.trial.image_strips import merge_samples, strip, write_strip
 from tune.trial.spec import TrialSpec
 
