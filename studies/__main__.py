@@ -185,7 +185,7 @@ def watch(path: Annotated[Positional[str], arg(metavar="PATH")], *, every: float
         once: Print the state once and end.
     """
     from studies.cli.terminal import make_console
-    from studies.cli.watch import watch as look
+    from studies.cli.terminal import watch as look
 
     if every <= 0:
         raise StudyError(f"--every is {every}; give a number of seconds above 0, for example 2")

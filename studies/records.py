@@ -15,30 +15,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from studies.errors import StudyError
+from studies.storage import rows as stored
 from studies.storage.atomic import read_json
-from studies.storage.rows import (
-    HISTORY_SCHEMA,
-    SCHEMA_VERSION,
-    TRIAL_SCHEMA,
-    OtherVerdictRecord,
-    Resources,
-    StudyRecord,
-    VerdictRecord,
-    check_document,
-    complete_epoch,
-    complete_trial,
-)
+from studies.storage.rows import HISTORY_SCHEMA, SCHEMA_VERSION, TRIAL_SCHEMA, check_document
 from studies.storage.tables import JournalledTable, read_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from studies.verdict import Verdict
-
-__all__ = [
-    "HISTORY_SCHEMA", "SCHEMA_VERSION", "TRIAL_SCHEMA", "Study", "StudyWriter",
-    "find_studies", "read_studies", "read_study",
-]  # fmt: skip
 
 TRIAL_KEYS = ("trial_id",)
 HISTORY_KEYS = ("trial_id", "epoch")
@@ -53,8 +38,7 @@ class Study:
         history: One row per epoch of a trial, columns of ``HISTORY_SCHEMA``.
         plan: ``study.json``; empty where it is missing.
         stored_verdict: ``verdict.json``; None where there is none yet.
-        folder: Its folder.
-        name: The study's name.
+        folder, name: Where it is, and its name.
     """
 
     trials: pa.Table
@@ -138,11 +122,11 @@ class StudyWriter:
 
     def add_trials(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write several rows in one go; see :meth:`add_trial`."""
-        self._trials.add([complete_trial(row, self.name) for row in rows])
+        self._trials.add([stored.complete_trial(row, self.name) for row in rows])
 
     def add_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write epochs of one or more trials; an epoch that a trial already has is replaced. See :meth:`add_trial`."""
-        self._history.add([complete_epoch(row, self.name) for row in rows])
+        self._history.add([stored.complete_row(row, HISTORY_SCHEMA, "history", self.name) for row in rows])
 
     def close(self) -> None:
         """Bring both Arrow files up to date. Writing may continue afterwards."""
@@ -180,11 +164,7 @@ def read_studies(paths: Iterable[Path | str] | Path | str) -> list[Study]:
 
 
 def find_studies(path: Path | str) -> list[Path]:
-    """The folders of the study at ``path``, or of those directly inside it, by name.
-
-    Raises:
-        StudyError: there is none.
-    """
+    """The folders of the study at ``path``, or of those directly inside it, by name; a StudyError without one."""
     folder = Path(path).absolute()
     if folder.is_file() and folder.suffix == ".arrow":
         folder = folder.parent
@@ -210,26 +190,23 @@ def _read(folder: Path) -> Study:
             f"{folder / 'study.json'} has schema version {version}, this program reads up to {SCHEMA_VERSION}: "
             "it was written by a newer version; update this one with 'git pull' and 'pip install -e .'"
         )
-    check_document(folder / "study.json", plan, StudyRecord, way_out)
-    check_document(folder / "study.json", plan.get("resources") or {}, Resources, way_out)
+    check_document(folder / "study.json", plan, stored.StudyRecord, way_out)
+    check_document(folder / "study.json", plan.get("resources") or {}, stored.Resources, way_out)
+    verdict = read_json(folder / "verdict.json")
+    if verdict is not None:
+        current = verdict.get("schema_version") == SCHEMA_VERSION
+        kind = stored.VerdictRecord if current else stored.OtherVerdictRecord
+        check_document(folder / "verdict.json", verdict, kind, "delete it, and it is judged again")
     names = trials["study"].unique().drop_null().to_pylist()
     name = str(plan.get("name") or (names[0] if names else folder.name))
     return Study(
         trials=_named(trials, name),
         history=_named(read_table(folder / "history.arrow", HISTORY_SCHEMA, HISTORY_KEYS), name),
         plan=plan,
-        stored_verdict=_read_verdict(folder / "verdict.json"),
+        stored_verdict=verdict,
         folder=folder,
         name=name,
     )
-
-
-def _read_verdict(path: Path) -> dict[str, Any] | None:
-    verdict = read_json(path)
-    if verdict is not None:
-        kind = VerdictRecord if verdict.get("schema_version") == SCHEMA_VERSION else OtherVerdictRecord
-        check_document(path, verdict, kind, "delete it, and it is judged again")
-    return verdict
 
 
 def _named(table: pa.Table, name: str) -> pa.Table:
@@ -238,11 +215,20 @@ def _named(table: pa.Table, name: str) -> pa.Table:
     return table.set_column(place, table.schema.field("study"), table["study"].fill_null(name))
 
 
-def disambiguate_names(studies: Sequence[Study]) -> list[Study]:
-    """``studies`` with the place of the folder after every name that several of them have.
+def last_change(study: Study, *names: str) -> float | None:
+    """When one of these files was last written to, in seconds since 1970; None where there is none of them."""
+    files = [study.folder / name for name in names]
+    return max((file.stat().st_mtime for file in files if file.exists()), default=None)
 
-    Their trials may have the same ids, and would otherwise pass for repeated rows.
-    """
+
+def is_stale(study: Study) -> bool:
+    """Whether the study's table was written to since its ``verdict.json``."""
+    written, judged = last_change(study, "trials.arrow", "trials.journal"), last_change(study, "verdict.json")
+    return (written or 0.0) > (judged or 0.0)
+
+
+def disambiguate_names(studies: Sequence[Study]) -> list[Study]:
+    """``studies`` with the folder's place after a name that several have, whose trials would pass for repeated rows."""
     names = Counter(study.name for study in studies)
     places = [f"{study.folder.parent.name}/{study.folder.name}" for study in studies]
     apart = []

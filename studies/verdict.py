@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from studies.errors import StudyError
-from studies.records import Study, disambiguate_names
+from studies.records import Study, disambiguate_names, is_stale
 from studies.statistics.decision import Margin, Rules, judge_comparison, row_answer
 from studies.statistics.pairing import PLAIN, pair_trials
 from studies.statistics.sequential import Looks
@@ -133,29 +133,16 @@ def current_verdict(
     planned: dict[str, Any] = {name: plan[name] for name in PLANNED if plan.get(name) is not None}
     rules = planned | given | {"looks": _planned_looks(plan)}
     verdict = judge(list(studies) if len(studies) > 1 else studies[0], **rules).to_dict()
-    verdict["warnings"] = [*_planned_otherwise(studies, planned, given), *verdict["warnings"]]
-    return verdict
-
-
-def _planned_otherwise(studies: Sequence[Study], used: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """A sentence for every study whose plan names another margin or default than it is judged with."""
-    sentences = []
+    otherwise = []
     for study in studies[1:]:
-        for name in PLANNED:
+        for name in (name for name in planned if name not in given):
             theirs = study.plan.get(name)
-            if name in used and name not in given and theirs not in (None, used[name]):
-                sentences.append(
+            if theirs not in (None, planned[name]):
+                otherwise.append(
                     f"{study.name} was planned with {name.replace('_', ' ')} {theirs} and is judged with "
-                    f"{used[name]}, as {studies[0].name} was"
+                    f"{planned[name]}, as {studies[0].name} was"
                 )
-    return sentences
-
-
-def is_stale(study: Study) -> bool:
-    """Whether the study's table was written to since its ``verdict.json``, which must be there."""
-    judged = (study.folder / "verdict.json").stat().st_mtime
-    tables = (study.folder / name for name in ("trials.arrow", "trials.journal"))
-    return any(table.stat().st_mtime > judged for table in tables if table.exists())
+    return verdict | {"warnings": [*otherwise, *verdict["warnings"]]}
 
 
 def _claimed(rows: list[VerdictRow]) -> list[VerdictRow]:

@@ -19,29 +19,20 @@ MAX_DOTS = 400
 FAR = 0.6  # a reference further from the data than this share of their range is a mark at the edge
 
 
-def answer_panel(panel: Panel) -> Figure:
-    """One panel at the width of a column."""
-    figure = Figure(figsize=(COLUMN, _height([panel])))
-    _draw(figure, panel, (0.0, 0.0), COLUMN, _limits([panel]), _have_strips([panel]))
-    return figure
-
-
 def answer_figure(panels: Sequence[Panel]) -> Figure:
-    """All panels, two in a row at the width of a page; panels of one data set share the accuracy axis.
+    """Panels two in a row at the width of a page, one alone at that of a column; one data set has one accuracy axis.
 
     Dots are single seeds, hairlines join a seed over the ratios, large marks are means with their 95 % intervals. The
     shaded band is what is within the margin of the best mean. Explored trials, scored on validation, have a strip of
     their own below.
     """
-    if len(panels) == 1:
-        return answer_panel(panels[0])
-    rows = -(-len(panels) // 2)
-    height = _height(panels)
-    figure = Figure(figsize=(PAGE, rows * height))
+    alone, rows, height = len(panels) == 1, -(-len(panels) // 2), _height(panels)
+    width = COLUMN if alone else PAGE / 2
+    figure = Figure(figsize=(width if alone else PAGE, rows * height))
     for place, panel in enumerate(panels):
         limits = _limits([p for p in panels if p.curve.setting.dataset == panel.curve.setting.dataset])
-        corner = (place % 2) * PAGE / 2, (rows - 1 - place // 2) * height
-        _draw(figure, panel, corner, PAGE / 2, limits, _have_strips(panels))
+        corner = (place % 2) * width, (rows - 1 - place // 2) * height
+        _draw(figure, panel, corner, width, limits, _have_strips(panels))
     return figure
 
 

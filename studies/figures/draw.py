@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from studies.errors import StudyError
-from studies.figures.answer import answer_figure, answer_panel
+from studies.figures.answer import answer_figure
 from studies.figures.forest import can_draw, forest_figure, regret_figure
 from studies.figures.pictures import eigenimage_figure, error_scale, read_samples, spectrum_figure, strip_figure
 from studies.figures.style import FORMATS, as_bytes, paper_style
@@ -45,11 +45,7 @@ def draw_figures(study_folder: Path | str) -> list[Path]:
 
 
 def ratio_figure(study: Study) -> Figure:
-    """Accuracy over the achieved masking ratio, a panel per data set and method.
-
-    Raises:
-        StudyError: No trial has ended yet.
-    """
+    """Accuracy over the achieved masking ratio, a panel per data set and method; see :meth:`Study.curve`."""
     panels = make_panels(study.trials, judged_rows(current_verdict([study])), study.plan)
     if not panels:
         raise StudyError(f"{study.name} has no finished trial yet; there is nothing to draw")
@@ -69,7 +65,7 @@ def _figures(study: Study) -> Iterator[tuple[str, Figure]]:
     if len(panels) > 1:
         for panel in panels:
             name = _file_name(f"{panel.curve.setting.dataset} {panel.curve.label}")
-            yield f"answer_{name}", answer_panel(panel)
+            yield f"answer_{name}", answer_figure([panel])
     if any(map(can_draw, rows)):
         yield "differences", forest_figure(rows)
     if sum(row["regret"] is not None for row in rows) > 1:

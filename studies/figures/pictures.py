@@ -147,26 +147,20 @@ def _strip(key: str, stored: dict[str, np.ndarray]) -> Strip | None:
 
 def parse_label(label: str) -> dict[str, Any]:
     """The candidate that a label of earlier versions such as ``pmae r=0.20 p=4 stride 2`` names; empty if none."""
-    pattern = r"(pmae|mae)(?: r=(\d*\.?\d+))? p=(\d+)(?: stride (\d+))?(?: unit (\d+))?(?: (.*))?"
+    pattern = (
+        r"(?P<method>pmae|mae)(?: r=(?P<ratio>\d*\.?\d+))? p=(?P<patch_size>\d+)(?: stride (?P<patch_stride>\d+))?"
+        r"(?: unit (?P<mask_unit>\d+))?(?: (?P<strategy>.*))?"
+    )
     found = re.fullmatch(pattern, label)
     if found is None:
         return {}
-    method, ratio, patch, stride, unit, extra = found.groups()
-    return {
-        "method": method,
-        "ratio": None if ratio is None else float(ratio),
-        "patch_size": int(patch),
-        "patch_stride": None if stride is None else int(stride),
-        "mask_unit": None if unit is None else int(unit),
-        "strategy": extra,
-    }
+    numbers = {"ratio": float, "patch_size": int, "patch_stride": int, "mask_unit": int}
+    given = {name: text for name, text in found.groupdict().items() if text is not None}
+    return {name: numbers[name](text) if name in numbers else text for name, text in given.items()}
 
 
 def strip_figure(strip: Strip, scale: float) -> Figure:
-    """A row per panel (original, visible part, visible + prediction, error), a column per image.
-
-    ``scale`` is the error shown in full color.
-    """
+    """A row per panel of ``strip.panels(scale)``, a column per image."""
     count = min(IMAGES, len(strip.original))
     left, side, top = 0.95, (PAGE - 0.95) / IMAGES, 0.28
     panels = strip.panels(scale)

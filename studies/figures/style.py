@@ -113,13 +113,7 @@ def as_bytes(figure: Figure, kind: str) -> bytes:
 
 
 def as_inline(figure: Figure, label: str, name: str) -> str:
-    """The figure as an ``<svg>`` element.
-
-    Args:
-        figure: What to draw.
-        label: Its description for screen readers.
-        name: Prefix of its ids, unique in the page.
-    """
+    """The figure as an ``<svg>`` element: ``label`` is for screen readers, ``name`` the prefix of its ids."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata=_METADATA["svg"], transparent=True)
     text = buffer.getvalue().decode()

@@ -36,10 +36,7 @@ class LossCurve:
 
 
 def loss_curves(trials: pa.Table, history: pa.Table) -> list[LossCurve]:
-    """The confirmed trials' curves (the explored ones' where none is confirmed), of many an even selection.
-
-    Cost is linear in the rows of both tables. Trials that did not finish are left out.
-    """
+    """The finished confirmed trials' curves (the explored ones' where none is confirmed), of many an even selection."""
     done = trials.filter(pc.equal(trials["status"], "done"))
     confirmed = done.filter(pc.equal(done["phase"], "confirm"))
     chosen = confirmed if confirmed.num_rows else done
@@ -87,10 +84,7 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def training_figure(curves: Sequence[LossCurve]) -> Figure:
-    """Share of the masked variance that is left unexplained over the epoch; 1 is predicting the mean.
-
-    Lines are means over the seeds of one ratio. The methods have different targets, so each has its own panel.
-    """
+    """Share of the masked variance left unexplained over the epoch, a panel per method, as their targets differ."""
     groups = list(dict.fromkeys((c.method, c.label) for c in curves))
     columns = min(len(groups), 2)
     rows = -(-len(groups) // 2)

@@ -21,39 +21,15 @@ DEFAULTS = {"pmae": 0.20, "mae": 0.75}
 
 
 class CurvePoint(NamedTuple):
-    """One point of a published curve of accuracy over the masking ratio.
+    """One point of a published curve of accuracy over the masking ratio; sides in pixels, shares as fractions."""
 
-    Attributes:
-        source: The paper and where in it.
-        dataset: ``cifar10``, ``tinyimagenet``, ``dermamnist``, ``bloodmnist``, ``pathmnist`` or ``imagenet1k``.
-        image_size, patch_size: Sides in pixels.
-        method: ``pmae`` (loss on components, Eq. 3.1), ``pmae_pixel_loss`` (Eq. A.1) or ``mae``.
-        ratio: Masked share of the variance (PMAE) or of the patches (MAE), a fraction.
-        accuracy: Top-1 accuracy of a linear probe, a fraction.
-    """
-
-    source: str
-    dataset: str
+    source: str  # the paper and where in it
+    dataset: str  # ``cifar10``, ``tinyimagenet``, ``dermamnist``, ``bloodmnist``, ``pathmnist`` or ``imagenet1k``
     image_size: int
     patch_size: int
-    method: str
-    ratio: float
-    accuracy: float
-
-
-class PublishedRegret(NamedTuple):
-    """What a published curve shows of its default; ratios and accuracies are fractions.
-
-    ``regret`` is naive: the best of K noisy values is above the truth even where all ratios are equal. ``noise`` is the
-    standard deviation of a single run at which a flat curve would show this regret on average.
-    """
-
-    dataset: str
-    method: str
-    default_ratio: float
-    best_ratio: float
-    regret: float
-    noise: float
+    method: str  # ``pmae`` (loss on components, Eq. 3.1), ``pmae_pixel_loss`` (Eq. A.1) or ``mae``
+    ratio: float  # masked share of the variance (PMAE) or of the patches (MAE)
+    accuracy: float  # top-1, of a linear probe
 
 
 @cache
@@ -75,8 +51,12 @@ def published_curve(dataset: str, method: str) -> tuple[CurvePoint, ...]:
     return tuple(sorted(first, key=lambda p: p.ratio))
 
 
-def published_regrets() -> list[PublishedRegret]:
-    """The regret of PMAE's and MAE's default in every published curve that has its ratio."""
+def published_regrets() -> list[tuple[str, str, float, float, float, float]]:
+    """Data set, method, default ratio, best ratio, regret and noise for every published curve that has the default.
+
+    The regret is naive: the best of K noisy values is above the truth even where all ratios are equal. The noise is the
+    standard deviation of a single run at which a flat curve would show this regret on average.
+    """
     curves: dict[tuple[str, str, str], list[CurvePoint]] = defaultdict(list)
     for point in published_curves():
         curves[point.source, point.dataset, point.method].append(point)
@@ -88,7 +68,7 @@ def published_regrets() -> list[PublishedRegret]:
             best = max(points, key=lambda p: p.accuracy)
             regret = best.accuracy - at_default[0]
             noise = regret / _expected_naive_regret(len(points))
-            found.append(PublishedRegret(dataset, method, default, best.ratio, round(regret, 6), noise))
+            found.append((dataset, method, default, best.ratio, round(regret, 6), noise))
     return found
 
 

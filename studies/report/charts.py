@@ -1,7 +1,4 @@
-"""The page's charts, each inline SVG with the table of its numbers, so that nothing depends on seeing it, and pictures.
-
-Reconstruction strips and eigen-images are PNG data URIs, shown pixel by pixel.
-"""
+"""The page's charts, each inline SVG with its numbers, so that nothing depends on seeing it, and pictures as PNG."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from studies.errors import StudyError
-from studies.figures.answer import answer_description, answer_panel
+from studies.figures.answer import answer_description, answer_figure
 from studies.figures.forest import can_draw, forest_figure, regret_figure
 from studies.figures.pictures import error_legend, error_scale, read_samples, spectrum_figure
 from studies.figures.style import as_inline, paper_style
@@ -30,17 +27,7 @@ from studies.views.wording import confidence, row_label, rung_cells, verdict_wor
 
 MAX_IMAGES, MAX_STRIPS = 8, 12
 Cells = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart and its numbers as a table."""
-
-    title: str
-    svg: Markup
-    headings: Cells
-    numbers: tuple[Cells, ...]
-    wide: bool
+Chart = dict[str, Any]
 
 
 @dataclass
@@ -59,15 +46,12 @@ class Charts:
         wide = figure.get_size_inches()[0] > 4
         svg = Markup(as_inline(figure, description, f"c{self.count}"))
         self.count += 1
-        return Chart(title, svg, headings, tuple(numbers), wide)
+        return {"title": title, "svg": svg, "headings": headings, "numbers": list(numbers), "wide": wide}
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """A study's pictures; ``problem`` tells why there are none.
-
-    ``strips`` have a label and, per panel, a caption and data URIs; ``eigenimages`` a caption and a data URI.
-    """
+    """A study's pictures as data URIs, with captions; ``problem`` tells why there are none."""
 
     study: str
     strips: tuple[tuple[str, list[tuple[str, list[str]]]], ...] = ()
@@ -90,7 +74,7 @@ def make_charts(
     with paper_style():
         for panel in panels:
             headings, numbers = ("masked", "test accuracy", "95 % interval", "seeds"), _panel_numbers(panel)
-            figure, description = answer_panel(panel), answer_description(panel)
+            figure, description = answer_figure([panel]), answer_description(panel)
             charts.answer.append(charts.make(panel.title, figure, description, headings, numbers))
         for row in filter(can_draw, rows):
             title = row_label(row, rows)

@@ -49,15 +49,13 @@ def _training(study: Study) -> str:
     model, optim = config.get("model") or {}, config.get("optim") or {}
     rate = optim.get("learning_rate") or optim.get("base_learning_rate")  # the name in older studies
     methods = " and ".join(method_name(str(m)) for m in plan.get("methods") or [])
-    encoder = model.get("encoder") or (
-        f"{model['depth']} blocks of width {model['width']}" if model.get("width") and model.get("depth") else None
-    )
-    details = [
-        f"encoder: {encoder}" if encoder else "",
-        f"decoder: {count(model['decoder_depth'], 'block')} of width {model['decoder_width']}"
-        if model.get("decoder_depth") and model.get("decoder_width")
-        else "",
-    ]
+    details = []
+    if model.get("encoder"):
+        details.append(f"encoder: {model['encoder']}")
+    elif model.get("width") and model.get("depth"):
+        details.append(f"encoder: {model['depth']} blocks of width {model['width']}")
+    if model.get("decoder_depth") and model.get("decoder_width"):
+        details.append(f"decoder: {count(model['decoder_depth'], 'block')} of width {model['decoder_width']}")
     recipe = [
         count(optim["epochs"], "epoch") if optim.get("epochs") else "",
         f"batches of {optim['batch_size']}" if optim.get("batch_size") else "",
@@ -65,7 +63,7 @@ def _training(study: Study) -> str:
         f"weight decay {optim['weight_decay']:g}" if optim.get("weight_decay") is not None else "",
         f"{optim['warmup_epochs']:g} warm-up epochs and cosine decay" if optim.get("warmup_epochs") is not None else "",
     ]
-    shape, trained = "; ".join(filter(None, details)), ", ".join(filter(None, recipe))
+    shape, trained = "; ".join(details), ", ".join(filter(None, recipe))
     text = f"Encoders were pre-trained with {methods or 'masked image modeling'}" + (f" ({shape})" if shape else "")
     return text + (f" with AdamW for {trained}." if trained else ".")
 
@@ -80,19 +78,17 @@ def _ladder(rows: Sequence[Mapping[str, Any]]) -> str:
                 f"{method_name(row['method'])} on {row['dataset']}{patch}: achieved masked shares of "
                 f"{ratio_list(ratios)}, {count(row['seeds'], 'seed')} each"
             )
-    if not parts:
-        return ""
     listed = "; ".join(parts)
-    return f"Masking ratios were compared over paired seeds (same initialization and data order; {listed})."
+    same = "same initialization and data order"
+    return f"Masking ratios were compared over paired seeds ({same}; {listed})." if parts else ""
 
 
 def _evaluation(rows: Sequence[Mapping[str, Any]]) -> str:
     folds = any(row["evaluation"] == "folds" for row in rows)
     where = "cross-validated over all labeled images" if folds else "on the test split, scored once"
-    controls = any(row["untrained"] is not None for row in rows)
-    text = f"Frozen encoders were scored by a linear probe, {where}"
-    added = "; an untrained encoder of the same shape and raw pixels were scored alike as controls" if controls else ""
-    return f"{text}{added}."
+    controls = "; an untrained encoder of the same shape and raw pixels were scored alike as controls"
+    added = controls if any(row["untrained"] is not None for row in rows) else ""
+    return f"Frozen encoders were scored by a linear probe, {where}{added}."
 
 
 def _statistics(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -177,24 +173,21 @@ def _dataset_text(data: dict[str, Any]) -> str:
     return "; ".join(part for part in (str(data.get("source") or ""), splits, size, classes) if part)
 
 
-def _phase_text(phase: dict[str, Any]) -> str | None:
+def _phase_text(phase: dict[str, Any]) -> str:
     planned, seeds = phase.get("planned"), phase.get("seeds") or []
+    trials = "" if planned is None else f"{planned} trials"
     listed = ", ".join(map(str, seeds[:12])) + (" …" if len(seeds) > 12 else "")
-    parts = [
-        "" if planned is None else f"{planned} trials",
-        f"seed{'s' * (len(seeds) != 1)} {listed}" if seeds else "",
-    ]
-    return ", ".join(filter(None, parts)) or None
+    return ", ".join(filter(None, (trials, f"seed{'s' * (len(seeds) != 1)} {listed}" if seeds else "")))
 
 
 def _compact(values: Mapping[str, Any]) -> str:
-    return "; ".join(f"{name} {_short(name, value)}" for name, value in values.items() if value is not None)
-
-
-def _short(name: str, value: Any) -> str:
-    if name == "memory" and isinstance(value, (int, float)):
-        return f"{value / 2**30:.1f} GiB"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    parts = []
+    for name, value in values.items():
+        if name == "memory" and isinstance(value, (int, float)):
+            parts.append(f"memory {value / 2**30:.1f} GiB")
+        elif value is not None:
+            parts.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+    return "; ".join(parts)
 
 
 def _pretty(values: Any) -> str | None:

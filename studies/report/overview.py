@@ -8,18 +8,31 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from studies.errors import StudyError
-from studies.figures.overview import overview_figure
-from studies.figures.style import as_bytes, paper_style
-from studies.formatting import accuracy, at_most, duration, in_points, interval, method_name, percent, ratio_list
+from studies.figures.palette import GREEN, INK, MUTED, PAPER
+from studies.figures.style import PAGE, SMALL, as_bytes, paper_style, percent_ticks, place_inches, spread, subtitle
+from studies.formatting import (
+    METHOD_NAMES,
+    accuracy,
+    at_most,
+    duration,
+    in_points,
+    interval,
+    method_name,
+    percent,
+    ratio_list,
+    share_of,
+)
 from studies.records import Study, read_studies
 from studies.report.sections import published_rows
 from studies.statistics.pairing import pair_trials, setting_name
@@ -31,6 +44,10 @@ from studies.storage.tables import rows_of
 from studies.verdict import VERDICTS, current_verdict
 from studies.views.wording import judged_rows, row_label
 
+STYLES = ("-", ":", "-.", "--")  # of the studies of one data set
+COLORS = ("#0072b2", "#d55e00", "#007a5a", "#b07800", "#8a4f9e", "#5d6570")  # Okabe & Ito (2008), darkened
+Line = tuple[str, str]  # color and style
+LEFT, GAP, TOP, BOTTOM, HEIGHT = 0.42, 0.5, 0.34, 0.44, 2.1  # inches
 Judged = list[tuple[Study, VerdictRow]]
 
 
@@ -46,26 +63,20 @@ def write_overview(paths: Iterable[Path | str], out: Path | str) -> list[Path]:
     if not judged:
         raise StudyError("none of these studies has confirmed trials of a default ratio and of another one")
     with paper_style():
-        figure = overview_figure([row for _, row in judged])
+        figure = _overview_figure([row for _, row in judged])
         files = {out.with_suffix(f".{kind}"): as_bytes(figure, kind) for kind in ("png", "svg")}
-    files[out] = overview_page(studies, judged, out.with_suffix(".svg").name).encode()
-    for path, content in files.items():
-        write_file(path, content)
-    return list(files)
-
-
-def overview_page(studies: Sequence[Study], judged: Judged, figure: str) -> str:
-    """The page as Markdown; ``figure`` is the file name of its figure."""
-    questions = sorted({(row["method"], row["default_ratio"]) for _, row in judged}, key=lambda q: (q[0] != "pmae", q))
-    blocks = ["# What the studies say", f"![Difference to the default over the achieved ratio]({figure})"]
-    for method, default in questions:
+    figure_name = out.with_suffix(".svg").name
+    blocks = ["# What the studies say", f"![Difference to the default over the achieved ratio]({figure_name})"]
+    questions = {(row["method"], row["default_ratio"]) for _, row in judged}
+    for method, default in sorted(questions, key=lambda q: (q[0] != "pmae", q)):
         asked = [(study, row) for study, row in judged if (row["method"], row["default_ratio"]) == (method, default)]
         blocks += _verdicts(method, default, asked)
     blocks += _published({row["dataset"] for _, row in judged})
-    blocks += _methods(studies)
-    blocks += _noise(studies)
-    blocks += _costs(studies)
-    return "\n\n".join(blocks) + "\n"
+    blocks += [*_methods(studies), *_noise(studies), *_costs(studies)]
+    files[out] = ("\n\n".join(blocks) + "\n").encode()
+    for path, content in files.items():
+        write_file(path, content)
+    return list(files)
 
 
 def _verdicts(method: str, ratio: float, judged: Judged) -> list[str]:
@@ -111,19 +122,11 @@ def _published(datasets: set[str | None]) -> list[str]:
 
 
 def _methods(studies: Sequence[Study]) -> list[str]:
-    rows = [
-        [
-            row.dataset,
-            str(row.patch_size or ""),
-            *(str(epochs) for epochs in row.epochs),
-            *(duration(seconds) for seconds in row.seconds),
-            *(accuracy(value) for value in row.accuracies),
-            in_points(row.difference.value, True),
-            _interval(row.difference),
-            str(row.difference.count),
-        ]
-        for row in compare_methods(studies)
-    ]
+    rows = []
+    for row in compare_methods(studies):
+        costs = *map(str, row.epochs), *map(duration, row.seconds)
+        difference = in_points(row.difference.value, True), _interval(row.difference), str(row.difference.count)
+        rows.append([row.dataset, str(row.patch_size or ""), *costs, *map(accuracy, row.accuracies), *difference])
     if not rows:
         return []
     head = ["data set", "patch", "PMAE epochs", "MAE epochs", "PMAE trial", "MAE trial", "PMAE accuracy",
@@ -169,6 +172,76 @@ def _interval(mean: Mean) -> str:
     return interval(mean.low, mean.high, True)
 
 
+def _overview_figure(rows: Sequence[VerdictRow]) -> Figure:
+    """Differences to the default over the ratio: a panel per method, a color per data set, a line per study."""
+    methods = [method for method in METHOD_NAMES if any(row["method"] == method for row in rows)]
+    lines = _lines(rows)
+    right = 0.4 + 0.052 * max(map(len, lines))
+    width = (PAGE - LEFT - right - GAP * (len(methods) - 1)) / len(methods)
+    figure = Figure(figsize=(PAGE, TOP + HEIGHT + BOTTOM))
+    values = [100 * (rung["difference"] or 0.0) for row in rows for rung in row["rungs"]]
+    low, high = min(values), max(values)
+    edge = 0.08 * max(high - low, 1.0)
+    for place, method in enumerate(methods):
+        axes = place_inches(figure, LEFT + place * (width + GAP), BOTTOM, width, HEIGHT)
+        axes.set_ylim(low - edge, high + edge)
+        shown = [row for row in rows if row["method"] == method]
+        _draw_method(axes, shown, [lines[_label(row, rows)] for row in shown])
+        if place == len(methods) - 1:
+            _draw_legend(axes, lines, any(row["verdict"] == "uninformative" for row in rows))
+    return figure
+
+
+def _draw_method(axes: Axes, rows: Sequence[VerdictRow], lines: Sequence[Line]) -> None:
+    method = rows[0]["method"]
+    axes.set_title(METHOD_NAMES[method], pad=13)
+    subtitle(axes, "accuracy minus that of the default, points")
+    axes.set_xlim(0, 1)
+    percent_ticks(axes.xaxis)
+    axes.set_xlabel(f"achieved masked share {share_of(method)}".rstrip())
+    axes.axhline(0, color=INK, lw=0.7, zorder=1)
+    margins = {row["margin"] for row in rows}
+    if len(margins) == 1 and (margin := margins.pop()) is not None:
+        axes.axhspan(0, 100 * margin, color=GREEN, alpha=0.13, lw=0, zorder=0)
+    for row, (color, style) in zip(rows, lines, strict=True):
+        rungs = [rung for rung in row["rungs"] if rung["difference"] is not None or rung["is_default"]]
+        x, y = [rung["ratio"] for rung in rungs], [100 * (rung["difference"] or 0.0) for rung in rungs]
+        face, edge = (PAPER, color) if row["verdict"] == "uninformative" else (color, PAPER)
+        axes.plot(x, y, color=color, ls=style, marker="o", ms=3.6, mfc=face, mec=edge, mew=0.5)
+
+
+def _draw_legend(axes: Axes, lines: Mapping[str, Line], hollow: bool) -> None:
+    places = spread([1 - 0.1 * k for k in range(len(lines) + 1)], 0.08, 0.0, 0.98)
+    for place, (label, (color, style)) in zip(places, lines.items(), strict=False):
+        axes.plot([1.03, 1.13], [place] * 2, color=color, ls=style, transform=axes.transAxes, clip_on=False)
+        axes.text(1.16, place, label, transform=axes.transAxes, fontsize=SMALL, va="center", color=color)
+    if hollow:
+        axes.text(1.03, places[-1], "hollow: uninformative", transform=axes.transAxes, fontsize=SMALL, va="center",
+                  color=MUTED)  # fmt: skip
+
+
+def _lines(rows: Sequence[VerdictRow]) -> dict[str, Line]:
+    """Color and style of every label."""
+    by_set: dict[str | None, list[str]] = {}
+    for row in rows:
+        labels, label = by_set.setdefault(row["dataset"], []), _label(row, rows)
+        if label not in labels:
+            labels.append(label)
+    return {
+        label: (COLORS[place % len(COLORS)], STYLES[number % len(STYLES)])
+        for place, labels in enumerate(by_set.values())
+        for number, label in enumerate(labels)
+    }
+
+
+def _label(row: VerdictRow, rows: Sequence[VerdictRow]) -> str:
+    """The study, with what tells its comparisons of one method apart where it has several."""
+    others = [other for other in rows if other["study"] == row["study"]]
+    alike = sum(other["method"] == row["method"] for other in others)
+    setting = row_label(row, others).partition(", ")[2] if alike > 1 else ""
+    return ", ".join(filter(None, (row["study"] or str(row["dataset"]), setting)))
+
+
 @dataclass(frozen=True)
 class Mean:
     """A mean of ``count`` values with its interval; the bounds are None with fewer than 2 values."""
@@ -209,10 +282,7 @@ class NoiseRow:
 
 
 def mean_differences(rows: Sequence[VerdictRow]) -> dict[float, Mean]:
-    """Nominal ratio -> mean over data sets of "this ratio minus the default"; ratios with one data set are left out.
-
-    Several comparisons of one data set are averaged first, so that it counts once.
-    """
+    """Nominal ratio -> mean over at least 2 data sets, each of which counts once, of "this ratio minus the default"."""
     found: dict[float, dict[str | None, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         for rung in row["rungs"]:
@@ -238,16 +308,10 @@ def compare_methods(studies: Sequence[Study]) -> list[MethodRow]:
             if len(seeds) < 2 or ours.images != rival.images:
                 continue
             pairs = np.array([(ours.scores[seed], rival.scores[seed]) for seed in seeds])
-            rows.append(
-                MethodRow(
-                    ours.setting.dataset,
-                    ours.setting.patch_size,
-                    (ours.epochs, rival.epochs),
-                    (ours.seconds, rival.seconds),
-                    (float(pairs[:, 0].mean()), float(pairs[:, 1].mean())),
-                    Mean.of(pairs[:, 1] - pairs[:, 0]),
-                )
-            )
+            epochs, seconds = (ours.epochs, rival.epochs), (ours.seconds, rival.seconds)
+            means = float(pairs[:, 0].mean()), float(pairs[:, 1].mean())
+            difference, setting = Mean.of(pairs[:, 1] - pairs[:, 0]), ours.setting
+            rows.append(MethodRow(setting.dataset, setting.patch_size, epochs, seconds, means, difference))
     return sorted(rows, key=lambda row: (row.dataset, row.patch_size or 0, row.epochs))
 
 

@@ -58,25 +58,20 @@ def trial_table(trials: pa.Table) -> dict[str, Any]:
     keys = [key for key in COLUMNS if _is_shown(key, rows)]
     counts = Counter(row["config"] or "" for row in rows)
     number = {text: i for i, text in enumerate(counts)}
-    settings = [_read_config(text) for text in counts]
+    settings = [flatten(read_mapping(text) or ({"config": text} if text else {})) for text in counts]
     base = settings[number[max(counts, key=lambda text: counts[text])]] if counts else {}
     differences = []
     for own in settings:
         changed = {name: value for name, value in own.items() if name not in base or base[name] != value}
         differences.append(changed | {name: None for name in base if name not in own})
-    return {
-        "columns": [_column(key, rows) for key in keys],
-        "rows": [
-            [*(_plain(row[key], key) for key in keys), number[row["config"] or ""], _details(row)] for row in rows
-        ],
-        "base": base,
-        "configs": differences,
-    }
-
-
-def _read_config(text: str) -> dict[str, Any]:
-    values = read_mapping(text)
-    return flatten(values) if values or not text else {"config": text}
+    cells = [[_plain(row[key], key) for key in keys] for row in rows]
+    columns = []
+    for place, key in enumerate(keys):
+        found = sorted({str(line[place]) for line, row in zip(cells, rows, strict=True) if row[key] is not None})
+        choices = found if key in FILTERS and len(found) > 1 else []
+        columns.append({"key": key, "heading": COLUMNS[key][0], "kind": COLUMNS[key][1], "choices": choices})
+    lines = [[*line, number[row["config"] or ""], _details(row)] for line, row in zip(cells, rows, strict=True)]
+    return {"columns": columns, "rows": lines, "base": base, "configs": differences}
 
 
 def _is_shown(key: str, rows: list[dict[str, Any]]) -> bool:
@@ -88,12 +83,6 @@ def _is_shown(key: str, rows: list[dict[str, Any]]) -> bool:
     if key in ("basis", "strategy"):
         return any(len({r[key] for r in rows if r["method"] == m}) > 1 for m in {r["method"] for r in rows})
     return len(values) > 1
-
-
-def _column(key: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    heading, kind = COLUMNS[key]
-    choices = sorted({str(_plain(row[key], key)) for row in rows if row[key] is not None}) if key in FILTERS else []
-    return {"key": key, "heading": heading, "kind": kind, "choices": choices if len(choices) > 1 else []}
 
 
 def _plain(value: Any, key: str) -> Any:

@@ -1,8 +1,7 @@
 """Bases, masking strategies or mask units against each other, each at its own best ratio, over paired seeds.
 
 The best ratio is picked on one half of the seeds by validation accuracy and measured on the other
-half by test accuracy, so that the value with more ratios to choose from gains nothing by chance. Verdicts on defaults
-are in ``studies.verdict``.
+half by test accuracy, so that the value with more ratios to choose from gains nothing by chance.
 """
 
 from __future__ import annotations
@@ -33,24 +32,17 @@ Cells = dict[float, dict[int, tuple[float, float]]]  # ratio -> seed -> accuraci
 class Contrast:
     """One value compared with the reference.
 
-    Attributes:
-        dataset, method, column, value: What was compared, for example ``basis`` ``dct``.
-        reference: The value it is compared with; itself in the reference's own row.
-        ratio: Best ratio by validation accuracy over all seeds.
-        accuracy: Test accuracy at the best ratio, cross-fitted.
-        difference: ``accuracy`` minus the reference's; None in its own row, as are the bounds.
-        low, high: Two-sided bounds that hold for all rows of the comparison together at 95 % (Bonferroni).
-        seeds: Paired seeds.
+    ``low`` and ``high`` are two-sided bounds that hold for all rows of the comparison together at 95 % (Bonferroni).
     """
 
     dataset: str
     method: str
-    column: str
-    value: str
-    reference: str
-    ratio: float
-    accuracy: float
-    difference: float | None
+    column: str  # what was compared: ``basis``, ``strategy`` or ``mask_unit``
+    value: str  # for example ``dct``
+    reference: str  # the value it is compared with; itself in the reference's own row
+    ratio: float  # best ratio by validation accuracy over all seeds
+    accuracy: float  # test accuracy at the best ratio, cross-fitted
+    difference: float | None  # ``accuracy`` minus the reference's; None in its own row, as are the bounds
     low: float | None
     high: float | None
     seeds: int
@@ -87,7 +79,11 @@ def _sentence(rows: list[Contrast]) -> str:
     differ = [c for c in rows if c.low is not None and c.high is not None and not c.low <= 0 <= c.high]
     others = [c for c in rows if c.difference is not None and c not in differ]
     reference = rows[0].reference
-    sentences = [f"{c.value} is {_signed(c)} than {reference} ({_bounds(c)})" for c in differ]
+    sentences = []
+    for c in differ:
+        difference = c.difference or 0.0
+        word = "better" if difference > 0 else "worse"
+        sentences.append(f"{c.value} is {abs(100 * difference):.1f} {word} than {reference} ({_bounds(c)})")
     if others:
         listed = ", ".join(f"{c.value} ({_bounds(c)})" for c in others)
         sentences.append(f"no difference to {reference} is shown for {listed}")
@@ -95,11 +91,6 @@ def _sentence(rows: list[Contrast]) -> str:
     return (
         f"{where}, each {what} at its best ratio ({rows[0].seeds} seeds, points of accuracy): {'; '.join(sentences)}."
     )
-
-
-def _signed(contrast: Contrast) -> str:
-    difference = contrast.difference or 0.0
-    return f"{abs(100 * difference):.1f} {'better' if difference > 0 else 'worse'}"
 
 
 def _bounds(contrast: Contrast) -> str:

@@ -38,20 +38,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Rung:
-    """One ratio of a comparison, with its means over seeds; None where the table does not say.
+    """One ratio of a comparison, with its means over seeds; None where the table does not say."""
 
-    Attributes:
-        ratio: Its nominal ratio.
-        achieved, achieved_sd: Mean share that was masked, and its standard deviation over the masks.
-        train_loss: Mean final loss as a share of that of predicting the mean.
-        problems: How many of its trials have a training problem on record.
-    """
-
-    ratio: float
-    achieved: float
-    achieved_sd: float | None
-    train_loss: float | None
-    problems: int
+    ratio: float  # nominal
+    achieved: float  # share that was masked
+    achieved_sd: float | None  # standard deviation of that share over the masks
+    train_loss: float | None  # final loss as a share of that of predicting the mean
+    problems: int  # trials with a training problem on record
 
     @classmethod
     def of(cls, ratio: float, rows: Sequence[Row]) -> Rung:
@@ -67,26 +60,16 @@ class Rung:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired accuracies of several rungs and of the controls.
-
-    Attributes:
-        study, setting: What the rungs share.
-        rungs: K rungs that can be compared, by ratio.
-        test: (n, K) test accuracies, fractions, a row per seed that any rung finished; NaN where a rung lacks a seed.
-        controls: Control method -> (n,) test accuracies for the same seeds; NaN where one is missing.
-        tried: All nominal ratios that have trials.
-        left_out: Sentences that name the rungs that were tried but cannot be compared.
-        evaluation: How accuracies were measured: ``split``, ``folds`` or None.
-    """
+    """Paired accuracies of several rungs and of the controls."""
 
     study: str
     setting: Setting
-    rungs: tuple[Rung, ...]
-    test: np.ndarray
-    controls: dict[str, np.ndarray]
-    tried: tuple[float, ...]
-    left_out: tuple[str, ...]
-    evaluation: str | None
+    rungs: tuple[Rung, ...]  # K rungs that can be compared, by ratio
+    test: np.ndarray  # (n, K) test accuracies, a row per seed that any rung finished; NaN where a rung lacks a seed
+    controls: dict[str, np.ndarray]  # control method -> (n,) test accuracies for the same seeds
+    tried: tuple[float, ...]  # all nominal ratios that have trials
+    left_out: tuple[str, ...]  # sentences that name the rungs that were tried but cannot be compared
+    evaluation: str | None  # how accuracies were measured: ``split``, ``folds`` or None
 
 
 def setting_name(setting: Setting) -> str:
@@ -106,9 +89,7 @@ def setting_name(setting: Setting) -> str:
 
 
 def pair_trials(trials: pa.Table) -> tuple[list[Comparison], list[str]]:
-    """Group confirmed trials by study, data set, method and patch setting, and pair them by seed.
-
-    Controls of the same data set, study and patch setting join a comparison. The second value are warnings.
+    """Comparisons of confirmed trials by study and setting, paired by seed, with the controls they share; and warnings.
 
     Raises:
         StudyError: a required column is missing, or accuracies or ratios are not fractions.

@@ -36,8 +36,7 @@ class Setting(NamedTuple):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Setting:
-        """The setting of a row of trials or of a verdict; a missing column counts as None, a missing stride as the
-        patch size."""
+        """The setting of a row of trials or of a verdict; a missing stride counts as the patch size."""
         values = {name: row.get(name) for name in cls._fields[2:]}
         values["patch_stride"] = values["patch_stride"] or values["patch_size"]
         return cls(str(row.get("dataset")), str(row.get("method")), **values)
@@ -108,44 +107,32 @@ class Panel:
 
 
 def make_panels(trials: pa.Table, rows: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> list[Panel]:
-    """A panel per setting with confirmed trials (of all settings where there is none).
+    """A panel per setting with confirmed trials (of all settings where there is none); of too many those judged.
 
-    Args:
-        trials: The study's trials.
-        rows: Rows of its verdict, from ``wording.judged_rows``; where panels are too many, those judged are shown.
-        plan: ``study.json``.
+    ``rows`` are those of ``wording.judged_rows``.
     """
     curves = ratio_curves(trials)
     judged = {Setting.of(row): row for row in rows}
     shown = [curve for curve in curves if curve.confirmed] or curves
     kept = sorted(shown, key=lambda curve: curve.setting not in judged)[:MAX_PANELS]
-    return [_panel(curve, judged.get(curve.setting), curves, plan) for curve in shown if curve in kept]
-
-
-def _panel(
-    curve: RatioCurve, row: Mapping[str, Any] | None, curves: Sequence[RatioCurve], plan: Mapping[str, Any]
-) -> Panel:
-    setting = curve.setting
-    prefix = "" if setting.method == "pmae" else f"{setting.method}_"
-    default = plan.get(f"{prefix}default_ratio") or DEFAULT_RATIOS.get(setting.method)
-    planned, references = plan.get("margin"), {}
-    margin = planned if isinstance(planned, float) else None  # a share becomes points with the training gain
-    if row is not None:
-        default = row["default_achieved"] or row["default_ratio"] or default
-        margin = row["margin"]
-        references = {name: row[name] for name in ("untrained", "pixels") if is_number(row[name])}
-    others = (c for c in curves if c.setting != setting and c.setting[:4] == setting[:4])
-    explored = tuple(sorted(point for other in others for point in other.explored))
-    return Panel(curve, default, margin if is_number(margin) else None, references, explored)
+    panels = []
+    for curve in (curve for curve in shown if curve in kept):
+        setting, planned, references = curve.setting, plan.get("margin"), {}
+        prefix = "" if setting.method == "pmae" else f"{setting.method}_"
+        default = plan.get(f"{prefix}default_ratio") or DEFAULT_RATIOS.get(setting.method)
+        margin = planned if isinstance(planned, float) else None  # a share becomes points with the training gain
+        if setting in judged:
+            row = judged[setting]
+            default, margin = row["default_achieved"] or row["default_ratio"] or default, row["margin"]
+            references = {name: row[name] for name in ("untrained", "pixels") if is_number(row[name])}
+        others = (c for c in curves if c.setting != setting and c.setting[:4] == setting[:4])
+        explored = tuple(sorted(point for other in others for point in other.explored))
+        panels.append(Panel(curve, default, margin if is_number(margin) else None, references, explored))
+    return panels
 
 
 def ratio_curves(trials: pa.Table) -> list[RatioCurve]:
-    """Every setting's curve, ordered by data set, method (``pmae`` first), patch size and the rest.
-
-    Args:
-        trials: Rows with at least ``dataset, method, ratio, phase, status, val_linear, test_linear``; rows that are not
-            done and controls have no place on a curve.
-    """
+    """Every setting's curve, in the order of :func:`sort_settings`; only finished trials have a place on a curve."""
     groups: dict[Setting, list[dict[str, Any]]] = defaultdict(list)
     columns = (*Setting._fields, "ratio", "achieved_ratio", "seed", "phase", "status", "val_linear", "test_linear")
     for row in rows_of(trials, columns):
@@ -153,7 +140,11 @@ def ratio_curves(trials: pa.Table) -> list[RatioCurve]:
             groups[Setting.of(row)].append(row)
     ordered = sort_settings(groups)
     labels = setting_labels(ordered)
-    curves = (RatioCurve(s, labels[s], _confirmed(groups[s]), _explored(groups[s])) for s in ordered)
+    curves = []
+    for setting in ordered:
+        tried = [r for r in groups[setting] if r["phase"] == "explore" and is_number(r["val_linear"])]
+        explored = tuple(sorted((achieved(row), row["val_linear"]) for row in tried))
+        curves.append(RatioCurve(setting, labels[setting], _confirmed(groups[setting]), explored))
     return [curve for curve in curves if curve.confirmed or curve.explored]
 
 
@@ -169,23 +160,22 @@ def sort_settings(settings: Iterable[Setting]) -> list[Setting]:
 
 def setting_labels(settings: Iterable[Setting]) -> dict[Setting, str]:
     """Short names that tell the settings of one picture apart: ``PMAE, patch 2``; what never differs is left out."""
-    listed = list(settings)
-    return {s: ", ".join(_label_parts(s, [o for o in listed if o.method == s.method])) for s in listed}
-
-
-def _label_parts(setting: Setting, peers: Sequence[Setting]) -> list[str]:
-    parts = [method_name(setting.method)]
-    if setting.patch_size is not None:
-        parts.append(f"patch {setting.patch_size}")
-    if setting.patch_stride not in (None, setting.patch_size):
-        parts.append(f"stride {setting.patch_stride}")
-    if setting.mask_unit not in (None, setting.patch_size):
-        parts.append(f"mask unit {setting.mask_unit}")
-    if setting.basis not in (None, "pca") or len({p.basis for p in peers}) > 1:
-        parts.append(f"basis {setting.basis}")
-    if len({p.strategy for p in peers}) > 1:
-        parts.append(f"strategy {setting.strategy}")
-    return parts
+    listed, labels = list(settings), {}
+    for setting in listed:
+        parts = [method_name(setting.method)]
+        if setting.patch_size is not None:
+            parts.append(f"patch {setting.patch_size}")
+        if setting.patch_stride not in (None, setting.patch_size):
+            parts.append(f"stride {setting.patch_stride}")
+        if setting.mask_unit not in (None, setting.patch_size):
+            parts.append(f"mask unit {setting.mask_unit}")
+        peers = [other for other in listed if other.method == setting.method]
+        if setting.basis not in (None, "pca") or len({peer.basis for peer in peers}) > 1:
+            parts.append(f"basis {setting.basis}")
+        if len({peer.strategy for peer in peers}) > 1:
+            parts.append(f"strategy {setting.strategy}")
+        labels[setting] = ", ".join(parts)
+    return labels
 
 
 def on_dataset(label: str, setting: Setting) -> str:
@@ -214,8 +204,3 @@ def _confirmed(rows: list[dict[str, Any]]) -> tuple[RungPoint, ...]:
         for members in rungs.values()
     )
     return tuple(sorted(points, key=lambda point: point.ratio))
-
-
-def _explored(rows: list[dict[str, Any]]) -> tuple[tuple[float, float], ...]:
-    found = ((achieved(r), r["val_linear"]) for r in rows if r["phase"] == "explore" and is_number(r["val_linear"]))
-    return tuple(sorted(found))

@@ -35,38 +35,23 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise of single runs.
+    """Noise of single runs."""
 
-    Attributes:
-        variances: (K,) moderated variance of each column.
-        freedom: Degrees of freedom of each moderated variance.
-        total_freedom: Degrees of freedom of the pooled variance, an upper limit for every bound.
-        pooled: Pooled variance.
-    """
-
-    variances: np.ndarray
-    freedom: float
-    total_freedom: float
-    pooled: float
+    variances: np.ndarray  # (K,) moderated variance of each column
+    freedom: float  # degrees of freedom of each moderated variance
+    total_freedom: float  # degrees of freedom of the pooled variance, an upper limit for every bound
+    pooled: float  # pooled variance
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A weighted sum of column means over the seeds that all its columns have.
+    """A weighted sum of column means over the seeds that all its columns have."""
 
-    Attributes:
-        estimate: Its value, a fraction of accuracy.
-        error: Standard error; NaN with fewer than 2 seeds.
-        freedom: Degrees of freedom of ``error``.
-        seeds: Number of paired seeds.
-        constant: Whether the sum is the same for every seed: such columns are copies, not measurements.
-    """
-
-    estimate: float
-    error: float
-    freedom: float
-    seeds: int
-    constant: bool
+    estimate: float  # a fraction of accuracy
+    error: float  # standard error; NaN with fewer than 2 seeds
+    freedom: float  # degrees of freedom of ``error``
+    seeds: int  # number of paired seeds
+    constant: bool  # whether the sum is the same for every seed: such columns are copies, not measurements
 
     @property
     def usable(self) -> bool:
@@ -75,17 +60,13 @@ class Contrast:
 
     def upper(self, alpha: float) -> float:
         """One-sided upper bound at level 1 - ``alpha``; infinite where there is none."""
-        return self.estimate + self._student(alpha) * self.error if self.usable else math.inf
+        return self.estimate + dunnett_critical_value(self.freedom, 1, alpha) * self.error if self.usable else math.inf
 
     def lower(self, alpha: float, family: int = 1) -> float:
         """One-sided lower bound; with ``family`` > 1 simultaneous for that many contrasts with one reference."""
         if not self.usable:
             return -math.inf
-        value = self._student(alpha) if family == 1 else dunnett_critical_value(self.freedom, family, alpha)
-        return self.estimate - value * self.error
-
-    def _student(self, alpha: float) -> float:
-        return float(stdtrit(self.freedom, 1 - alpha))
+        return self.estimate - dunnett_critical_value(self.freedom, family, alpha) * self.error
 
 
 def estimate_noise(accuracies: np.ndarray) -> Noise:
@@ -174,7 +155,8 @@ def dunnett_critical_value(freedom: float, family: int, alpha: float) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _dunnett(freedom: float, family: int, alpha: float) -> float:
-    nodes, weights = _normal_nodes()
+    nodes, weights = np.polynomial.hermite_e.hermegauss(48)
+    weights /= weights.sum()
     scale = np.ones(1)
     if math.isfinite(freedom):
         scale = np.sqrt(chdtri(freedom, 1 - (np.arange(96) + 0.5) / 96) / freedom)
@@ -188,12 +170,6 @@ def _dunnett(freedom: float, family: int, alpha: float) -> float:
     if miss(low) < 0 or miss(high) > 0:  # below the accuracy of the quadrature: Bonferroni's value is on the safe side
         return float(stdtrit(min(freedom, 1e9), 1 - alpha / family))
     return float(brentq(miss, low, high, xtol=1e-4))
-
-
-@functools.cache
-def _normal_nodes() -> tuple[np.ndarray, np.ndarray]:
-    nodes, weights = np.polynomial.hermite_e.hermegauss(48)
-    return nodes, weights / weights.sum()
 
 
 def _two_way_residuals(values: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -31,9 +31,6 @@ def level_for_look(look: int, looks: int, alpha: float = 0.05) -> float:
     """One-sided level for look number ``look`` (from 1) of at most ``looks``, equally spaced in seeds.
 
     ``judge(..., alpha=level_for_look(look, looks))`` is the verdict to stop by. With one look it is ``alpha``.
-
-    Raises:
-        StudyError: a look that is not planned, or an alpha outside (0, 0.5).
     """
     if not 1 <= look <= looks:
         raise StudyError(f"look is {look}; with {looks} planned looks it must be 1 to {looks}")

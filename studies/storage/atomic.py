@@ -17,11 +17,7 @@ _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EP
 
 
 def write_file(path: Path | str, content: bytes | str) -> None:
-    """Put ``content`` at ``path``, all or nothing.
-
-    Raises:
-        StudyWriteError: the file could not be written; a previous one is untouched.
-    """
+    """Put ``content`` at ``path``, all or nothing: a StudyWriteError leaves a previous file untouched."""
     path = Path(path)
     temporary = None
     try:
@@ -45,10 +41,7 @@ def write_file(path: Path | str, content: bytes | str) -> None:
 
 
 def sync_folder(folder: Path | str) -> None:
-    """Make the names of the files in ``folder`` safe from a loss of power; an fsync of a file only covers its content.
-
-    Does nothing where the file system cannot do it.
-    """
+    """Make the names of the files in ``folder`` safe from a loss of power, which an fsync of the files does not."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -83,11 +76,7 @@ def _as_text(value: Any) -> str:
 
 
 def read_json(path: Path | str) -> dict[str, Any] | None:
-    """The mapping in the JSON file at ``path``; None where there is no such file.
-
-    Raises:
-        StudyError: the file cannot be read, or holds something else.
-    """
+    """The mapping in the JSON file at ``path``; None where there is no such file."""
     path = Path(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

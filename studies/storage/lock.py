@@ -13,14 +13,10 @@ from studies.storage.atomic import write_error
 
 
 class StudyLock:
-    """Holds the folder of a study for this process while the ``with`` block runs.
+    """Holds the folder of a study for this process while the ``with`` block runs, or raises StudyLockedError.
 
     The lock is ``flock`` on ``<folder>/.lock``, which also names the holder. It works within a machine and on
     network file systems that pass ``flock`` on (NFS 4 does).
-
-    Raises:
-        StudyLockedError: another process holds it.
-        StudyWriteError: the folder, made if it is missing, cannot be written to.
     """
 
     def __init__(self, folder: Path | str) -> None:

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -48,11 +49,7 @@ class Store:
 
     @classmethod
     def open(cls, uri: str) -> Store:
-        """The store at ``uri``. A login in an S3 URI overrides the ``AWS_*`` environment variables.
-
-        Raises:
-            StudyError: A scheme or option that is not known, or a store that does not answer.
-        """
+        """The store at ``uri``. A login in an S3 URI overrides the ``AWS_*`` environment variables."""
         shown = without_secrets(uri)
         with _explained(shown, "use", StudyError):
             filesystem, root = run_with_timeout(PATIENCE, lambda: _filesystem(uri, shown))
@@ -115,12 +112,7 @@ class Store:
         self.send(content, name)
 
     def send(self, source: Path | bytes, name: str) -> None:
-        """Copy the file at ``source``, or these bytes, to ``name``.
-
-        Raises:
-            StudyWriteError: It could not be written.
-            FileNotFoundError: The file does not exist (any more).
-        """
+        """Copy the file at ``source``, or these bytes, to ``name``; a FileNotFoundError if the file is gone."""
         path = self._path(name)
         with (
             io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file,
@@ -155,23 +147,18 @@ class Store:
 
 def run_with_timeout(seconds: float, work: Callable[[], T]) -> T:
     """The result of ``work()``, or TimeoutError after ``seconds``; the call then continues in the background."""
-    results: list[T] = []
-    problems: list[BaseException] = []
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            results.append(work())
+            future.set_result(work())
         except BaseException as problem:
-            problems.append(problem)
+            future.set_exception(problem)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if problems:
-        raise problems[0]
-    if not results:
+    threading.Thread(target=run, daemon=True).start()
+    if not wait([future], seconds).done:
         raise TimeoutError(f"no answer within {seconds:g} s")
-    return results[0]
+    return future.result()
 
 
 def _filesystem(uri: str, shown: str) -> tuple[fs.FileSystem, str]:
@@ -242,16 +229,13 @@ def is_uri(text: str) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """``text`` with user names, passwords and tokens in URLs replaced by ``***``.
-
-    From ``s3://`` the login is taken out altogether: without it the URI works with the ``AWS_*`` variables.
-    """
+    """``text`` with user names, passwords and tokens in URLs replaced by ``***``."""
     return _OPTION.sub(r"\1***", _LOGIN.sub(_without_login, text))
 
 
 def _without_login(found: re.Match[str]) -> str:
     scheme, login = found.groups()
-    if scheme == "s3":
+    if scheme == "s3":  # without a login the URI works with the AWS_* variables
         return "s3://"
     # Azure's container, and Google's "nobody", stand where others have a login.
     named = (scheme in ("abfs", "abfss") and ":" not in login) or login == "anonymous"

@@ -218,10 +218,15 @@ class VerdictRow(TypedDict):
     rungs: list[RungRow]
 
 
-class JointRecord(TypedDict, total=False):
-    """The joint verdict on one method's default over all comparisons."""
+class VerdictWord(TypedDict, total=False):
+    """What is read of a joint verdict of any version."""
 
     verdict: str
+
+
+class JointRecord(VerdictWord, total=False):
+    """The joint verdict on one method's default over all comparisons."""
+
     margin: float
     margin_share: float
     comparisons: int
@@ -251,7 +256,7 @@ class OtherVerdictRecord(TypedDict, total=False):
     """A ``verdict.json`` of another version, which is judged again: what is shown without doing so."""
 
     answer: str
-    overall: JointRecord
+    overall: VerdictWord
     warnings: list[str]
 
 
@@ -275,14 +280,8 @@ _CHOICES = {"phase": get_args(Phase), "status": get_args(Status), "method": METH
 
 
 def complete_trial(row: Mapping[str, Any], study: str) -> dict[str, Any]:
-    """``row`` with every column of ``TRIAL_SCHEMA``, checked and in native types; missing ones are None.
-
-    Mappings and lists in JSON columns are written as JSON; a time without zone is taken as UTC.
-
-    Raises:
-        StudyError: an unknown or missing column, or a value that the column cannot hold.
-    """
-    full = _complete(row, TRIAL_SCHEMA, "trials", study)
+    """``row`` with every column of ``TRIAL_SCHEMA``; see :func:`complete_row`."""
+    full = complete_row(row, TRIAL_SCHEMA, "trials", study)
     for name, allowed in _CHOICES.items():
         if full[name] not in allowed:
             raise StudyError(f"{name} is {full[name]!r}; allowed are {', '.join(allowed)}")
@@ -302,12 +301,14 @@ def complete_trial(row: Mapping[str, Any], study: str) -> dict[str, Any]:
     return full
 
 
-def complete_epoch(row: Mapping[str, Any], study: str) -> dict[str, Any]:
-    """``row`` with every column of ``HISTORY_SCHEMA``; see :func:`complete_trial`."""
-    return _complete(row, HISTORY_SCHEMA, "history", study)
+def complete_row(row: Mapping[str, Any], schema: pa.Schema, kind: str, study: str) -> dict[str, Any]:
+    """``row`` with every column of ``schema``, checked and in native types; missing ones are None.
 
+    Mappings and lists in JSON columns are written as JSON; a time without zone is taken as UTC.
 
-def _complete(row: Mapping[str, Any], schema: pa.Schema, kind: str, study: str) -> dict[str, Any]:
+    Raises:
+        StudyError: an unknown or missing column, or a value that the column cannot hold.
+    """
     for name in row:
         if name not in schema.names:
             close = difflib.get_close_matches(str(name), schema.names, n=1)
@@ -362,9 +363,6 @@ def check_document(path: Path, document: Mapping[str, Any], kind: type, way_out:
     """Refuse a JSON document that is not of the ``TypedDict`` ``kind``; keys that the type does not know are free.
 
     Such files can be edited by hand, truncated by a disk or written by another program.
-
-    Raises:
-        StudyError: With the file, the key, what it holds and what it should hold.
     """
     problem = _problem(document, kind, "")
     if problem is not None:

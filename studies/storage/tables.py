@@ -35,12 +35,9 @@ _ROWS_KEY = b"pmae_rows"
 
 
 class JournalledTable:
-    """One growing table on disk. ``keys`` name the columns that identify a row: a later row replaces an earlier one.
+    """One growing table on disk: ``path`` is its Arrow IPC file, next to it is the journal.
 
-    Args:
-        path: The Arrow IPC file; the journal has the same name with the suffix ``.journal``.
-        schema: Columns of the table.
-        keys: Identifying columns; the first is compared first.
+    ``keys`` name the columns that identify a row: a later row replaces an earlier one.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, keys: Sequence[str]) -> None:
@@ -58,14 +55,14 @@ class JournalledTable:
         return _merge_rows(self._table, self._waiting, self.keys)
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append complete rows (or replace those with the same keys); they are on disk when this returns.
-
-        Raises:
-            StudyWriteError: nothing of ``rows`` was added; the content on disk is intact.
-        """
+        """Append complete rows (or replace those with the same keys), all or none; they are then on disk."""
         if not rows:
             return
-        self._append(b"".join(_line(self._sequence + n, row) for n, row in enumerate(rows, start=1)))
+        lines = []
+        for number, row in enumerate(rows, start=self._sequence + 1):
+            text = json.dumps([number, row], default=datetime.datetime.isoformat, separators=(",", ":")).encode()
+            lines.append(b"%08x %s\n" % (zlib.crc32(text), text))
+        self._append(b"".join(lines))
         self._sequence += len(rows)
         self._waiting += [dict(row) for row in rows]
         small = self._table.num_rows < SMALL_ROWS or self._table.nbytes < SMALL_BYTES
@@ -73,11 +70,7 @@ class JournalledTable:
             self.compact()
 
     def compact(self) -> None:
-        """Bring the Arrow file up to date and empty the journal.
-
-        Raises:
-            StudyWriteError: the Arrow file stays as it was; its missing rows are safe in the journal.
-        """
+        """Bring the Arrow file up to date and empty the journal, which has the missing rows if that fails."""
         if not self._waiting and self.path.exists():
             return
         table = self.table
@@ -117,13 +110,8 @@ class JournalledTable:
 
 
 def read_table(path: Path, schema: pa.Schema, keys: Sequence[str]) -> pa.Table:
-    """The table at ``path`` with the rows that still wait in its journal; empty where there are no files.
-
-    Safe while a writer runs: the journal is read first, and rows that the Arrow file already has are skipped.
-
-    Raises:
-        StudyError: the file is corrupted, is not an Arrow IPC file, or belongs to another version.
-    """
+    """The table at ``path`` with the rows that still wait in its journal; empty where there are no files."""
+    # The journal first, and without the rows that the Arrow file already has: a writer may be running.
     lines, _ = _read_journal(path.with_suffix(".journal"))
     table, last = read_arrow(path, schema)
     return _merge_rows(table, [row for sequence, row in lines if sequence > last], keys)
@@ -145,11 +133,6 @@ def _merge_rows(table: pa.Table, rows: Sequence[Mapping[str, Any]], keys: Sequen
         table = table.filter(pa.array(keep))
     added = pa.Table.from_pylist([dict(row) for row in latest.values()], schema=table.schema)
     return pa.concat_tables([table, added]).combine_chunks()
-
-
-def _line(sequence: int, row: Mapping[str, Any]) -> bytes:
-    text = json.dumps([sequence, row], default=datetime.datetime.isoformat, separators=(",", ":")).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
 def _read_journal(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], int]:
@@ -194,9 +177,6 @@ def read_arrow(path: Path, schema: pa.Schema) -> tuple[pa.Table, int]:
     """The Arrow IPC file at ``path`` in the columns of ``schema``, and the number of the last journal row in it.
 
     Columns that ``schema`` does not know are left out; those that the file lacks are null.
-
-    Raises:
-        StudyError: the file is corrupted, is not a study's table, or was written by a newer version.
     """
     try:
         content = path.read_bytes()
@@ -211,7 +191,16 @@ def read_arrow(path: Path, schema: pa.Schema) -> tuple[pa.Table, int]:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _corrupted(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
     marks = table.schema.metadata or {}
-    _check_version(path, marks.get(VERSION_KEY))
+    version = marks.get(VERSION_KEY, b"1")  # a table that another program wrote: its columns decide
+    if not version.isdigit() or int(version) > SCHEMA_VERSION:
+        raise StudyError(
+            f"{path} has schema version {version.decode(errors='replace')}, this program reads up to "
+            f"{SCHEMA_VERSION}: it was written by a newer version; update this program"
+        )
+    if int(version) < 1:
+        raise StudyError(
+            f"{path} has schema version {version.decode()}; versions start at 1, so this toolkit did not write it"
+        )
     # Another program that filtered the rows may have kept our metadata: its checksum then says nothing.
     ours = marks.get(_ROWS_KEY) == str(table.num_rows).encode() and _CHECK_KEY in marks
     try:
@@ -237,34 +226,12 @@ def checksum(table: pa.Table) -> int:
             array = array.cast(pa.large_string())
             lengths = pc.fill_null(pc.binary_length(array), 0)
             crc = zlib.crc32(lengths.to_numpy(zero_copy_only=False).astype(np.int64).tobytes(), crc)
-            crc = zlib.crc32(_characters(array), crc)
+            crc = zlib.crc32("".join(array.drop_null().to_pylist()).encode(), crc)
         elif len(array):
             if pa.types.is_timestamp(array.type):
                 array = array.cast(pa.int64())
             crc = zlib.crc32(pc.fill_null(array, 0).to_numpy(zero_copy_only=False).tobytes(), crc)
     return crc
-
-
-def _characters(array: pa.Array) -> bytes | memoryview:
-    _, offsets, data = array.buffers()
-    if not len(array) or data is None:
-        return b""
-    ends = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
-    return memoryview(data)[int(ends[0]) : int(ends[-1])]
-
-
-def _check_version(path: Path, version: bytes | None) -> None:
-    if version is None:  # a table that another program wrote: its columns decide
-        return
-    if not version.isdigit() or int(version) > SCHEMA_VERSION:
-        raise StudyError(
-            f"{path} has schema version {version.decode(errors='replace')}, this program reads up to "
-            f"{SCHEMA_VERSION}: it was written by a newer version; update this program"
-        )
-    if int(version) < 1:
-        raise StudyError(
-            f"{path} has schema version {version.decode()}; versions start at 1, so this toolkit did not write it"
-        )
 
 
 def _corrupted(path: Path, how: str) -> StudyError:
@@ -274,11 +241,7 @@ def _corrupted(path: Path, how: str) -> StudyError:
 
 
 def cast_columns(table: pa.Table, schema: pa.Schema, where: str) -> dict[str, pa.ChunkedArray]:
-    """The columns of ``schema`` that ``table`` has, in the schema's types, whatever type another program gave them.
-
-    Raises:
-        StudyError: a column cannot be cast, or is there twice.
-    """
+    """The columns of ``schema`` that ``table`` has, in the schema's types, whatever type another program gave them."""
     columns = {}
     for field in schema:
         places = table.schema.get_all_field_indices(field.name)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from studies.formatting import SHARE_OF
-from studies.records import Study
+from studies.records import Study, last_change
 from studies.statistics.ratio_curves import ratio_curves
 from studies.storage.tables import rows_of
 
@@ -39,23 +39,14 @@ def study_row(study: Study) -> dict[str, Any]:
 
 
 def study_summary(study: Study, top: int = 10) -> dict[str, Any]:
-    """One study in a page: its line, confirmed ratios, ``top`` explored trials and the trials that were lost.
-
-    A confirmed setting and ratio has its mean test accuracy over the seeds and their standard deviation.
-    """
+    """One study in a page: its line, confirmed ratios, ``top`` explored trials and the trials that were lost."""
     trials = study.trials
-    confirmed = [
-        {
-            **curve.setting._asdict(),
-            "ratio": point.nominal,
-            "achieved_ratio": point.ratio,
-            "seeds": point.seeds,
-            "test_linear": point.mean,
-            "deviation": point.deviation,
-        }
-        for curve in ratio_curves(trials)
-        for point in curve.confirmed
-    ]
+    confirmed = []
+    for curve in ratio_curves(trials):
+        for point in curve.confirmed:
+            scores = {"seeds": point.seeds, "test_linear": point.mean, "deviation": point.deviation}
+            ratios = {"ratio": point.nominal, "achieved_ratio": point.ratio}
+            confirmed.append({**curve.setting._asdict(), **ratios, **scores})
     done = trials.filter(pc.and_(pc.equal(trials["phase"], "explore"), pc.equal(trials["status"], "done")))
     columns = ("method", "patch_size", "patch_stride", "mask_unit", "basis", "ratio", "seed", "val_linear", "val_knn")
     best = rows_of(done.sort_by([("val_linear", "descending")]).slice(0, top), columns)
@@ -74,12 +65,6 @@ def planned_trials(study: Study) -> int | None:
     """Trials of all phases; None without a plan, or while a phase's number depends on what an earlier one finds."""
     planned = [phase.get("planned") for phase in (study.plan.get("phases") or {}).values()]
     return None if not planned or None in planned else sum(map(int, planned))
-
-
-def last_change(study: Study, *names: str) -> float | None:
-    """When one of these files was last written to, in seconds since 1970; None where there is none of them."""
-    files = [study.folder / name for name in names]
-    return max((file.stat().st_mtime for file in files if file.exists()), default=None)
 
 
 def distinct(study: Study, column: str) -> list[str]:

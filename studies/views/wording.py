@@ -1,7 +1,4 @@
-"""Verdicts in words, for report, figures and terminal. Numbers are formatted in :mod:`studies.formatting`.
-
-One vocabulary: *regret* (best rung minus default), *loses at most* (its upper bound), *margin*, *seeds*, *masked*.
-"""
+"""Verdicts in words: *regret* (best rung minus default), *loses at most* (its upper bound), *margin*, *seeds*."""
 
 from __future__ import annotations
 
@@ -28,11 +25,6 @@ def judged_rows(verdict: Mapping[str, Any]) -> list[VerdictRow]:
         full["verdict"] = full["verdict"] or "inconclusive"
         rows.append(full)
     return rows
-
-
-def question(default_ratio: float) -> str:
-    """What the study asks."""
-    return f"Is masking {percent(default_ratio)} of the variance good enough?"
 
 
 def headline(verdict: Mapping[str, Any]) -> str:
