@@ -3,8 +3,7 @@
 The file holds ``eigenimages`` (k, H, W, C), ``spectrum`` (K,) and, per encoder, ``<trial id>/candidate`` (JSON of
 method, ratio and patches), and ``<trial id>/original``, ``visible``, ``completed`` (uint8) and ``error`` (float32,
 completed minus original in levels over 255), each (n, H, W, C).
-Files of earlier versions hold ``prediction`` and ``target`` instead of the last two, and a label in place of id and
-candidate.
+Files of earlier versions hold ``prediction`` instead of the last two, and a label in place of id and candidate.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The accuracies that the papers print, as data to draw, and what they allow one to conclude about the defaults.
 
-Sources: the PMAE paper (Bizeul et al. 2025, arXiv 2502.06314: its figures over the ratio), the MAE paper (He et al.
-2022, arXiv 2111.06377, Figure 5) and Kong et al. 2023 (arXiv 2306.04898). Every number is one run, read off a table or
-a plot, so none has an interval.
+Sources: Bizeul et al. 2025 (PMAE, arXiv 2502.06314: its figures over the ratio), He et al. 2022 (MAE, arXiv 2111.06377,
+Figure 5) and Kong et al. 2023 (arXiv 2306.04898). Every number is one run, so none has an interval.
 """
 
 from __future__ import annotations

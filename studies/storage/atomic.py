@@ -6,9 +6,9 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from studies.errors import StudyError, StudyWriteError
 
@@ -16,15 +16,18 @@ from studies.errors import StudyError, StudyWriteError
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
 
 
-def write_file(path: Path | str, content: bytes | str) -> None:
-    """Put ``content`` at ``path``, all or nothing: a StudyWriteError leaves a previous file untouched."""
+def write_file(path: Path | str, content: bytes | str | Callable[[BinaryIO], object]) -> None:
+    """Put ``content`` (or what it writes to an open file) at ``path``, all or nothing, or raise StudyWriteError."""
     path = Path(path)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)

@@ -28,7 +28,6 @@ from studies.storage.rows import SCHEMA_VERSION, VERSION_KEY
 SMALL_ROWS = 1_000  # tables up to here are rewritten for every row
 SMALL_BYTES = 2**19
 GROWTH = 8
-FORMULA_STARTS = r"^([=+\-@\t\r])"
 _SEQUENCE_KEY = b"pmae_last_sequence"
 _CHECK_KEY = b"pmae_crc32"
 _ROWS_KEY = b"pmae_rows"
@@ -167,10 +166,12 @@ def write_arrow(path: Path, table: pa.Table, sequence: int) -> None:
         _CHECK_KEY: f"{checksum(table):08x}".encode(),
     }
     table = table.replace_schema_metadata(marks)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    write_file(path, sink.getvalue())
+
+    def write(file: BinaryIO) -> None:
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+
+    write_file(path, write)
 
 
 def read_arrow(path: Path, schema: pa.Schema) -> tuple[pa.Table, int]:
@@ -294,7 +295,7 @@ def csv_bytes(rows: pa.Table | Sequence[dict[str, Any]]) -> bytes:
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
     for place, field in enumerate(table.schema):
         if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-            safe = pc.replace_substring_regex(table[field.name], pattern=FORMULA_STARTS, replacement=r"'\1")
+            safe = pc.replace_substring_regex(table[field.name], pattern=r"^([=+\-@\t\r])", replacement=r"'\1")
             table = table.set_column(place, field, safe)
     buffer = io.BytesIO()
     pa.csv.write_csv(table, buffer)
