@@ -23,8 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import chdtri, ndtr, ndtri, polygamma, stdtrit
+import scipy  # which loads its parts when they are used: planning a study needs none
 
 MIN_SEEDS = 2
 MAX_SEEDS = 1_000
@@ -133,11 +132,11 @@ def seeds_needed(differences: Sequence[Contrast], margin: float, alpha: float) -
     def settles(total: int) -> bool:
         freedom = per_seed * (total - 1)
         root = math.sqrt(total)
-        high = estimates + (stdtrit(freedom, 1 - alpha) + ndtri(CHANCE)) * scale / root
+        high = estimates + (scipy.special.stdtrit(freedom, 1 - alpha) + scipy.special.ndtri(CHANCE)) * scale / root
         if high.max() < margin:
             return True
         strict = dunnett_critical_value(max(float(freedom.min()), 1.0), len(known), alpha)
-        return bool((estimates - (strict + ndtri(CHANCE)) * scale / root).max() > margin)
+        return bool((estimates - (strict + scipy.special.ndtri(CHANCE)) * scale / root).max() > margin)
 
     totals = range(have + 1, MAX_SEEDS + 1)
     first = bisect.bisect_left(totals, True, key=settles)  # both bounds tighten with every seed
@@ -147,7 +146,7 @@ def seeds_needed(differences: Sequence[Contrast], margin: float, alpha: float) -
 def dunnett_critical_value(freedom: float, family: int, alpha: float) -> float:
     """One-sided critical value of ``family`` contrasts that share one reference (Dunnett 1955), equal variances."""
     if family == 1:
-        return float(stdtrit(freedom, 1 - alpha))
+        return float(scipy.special.stdtrit(freedom, 1 - alpha))
     # The value hardly depends on many degrees of freedom; few distinct ones keep the cache small.
     rounded = round(freedom, 1) if freedom < 20 else float(round(freedom)) if freedom < 100 else round(freedom, -1)
     return _dunnett(math.inf if freedom > 500 else rounded, family, float(f"{alpha:.6g}"))
@@ -159,17 +158,19 @@ def _dunnett(freedom: float, family: int, alpha: float) -> float:
     weights /= weights.sum()
     scale = np.ones(1)
     if math.isfinite(freedom):
-        scale = np.sqrt(chdtri(freedom, 1 - (np.arange(96) + 0.5) / 96) / freedom)
+        scale = np.sqrt(scipy.special.chdtri(freedom, 1 - (np.arange(96) + 0.5) / 96) / freedom)
 
     def miss(value: float) -> float:
-        inside = ndtr(math.sqrt(2) * value * scale[:, None] - nodes) ** family @ weights
+        inside = scipy.special.ndtr(math.sqrt(2) * value * scale[:, None] - nodes) ** family @ weights
         return 1 - float(inside.mean()) - alpha
 
     # Between no correction and Bonferroni's, with room for the error of the quadrature.
-    low, high = (float(stdtrit(min(freedom, 1e9), 1 - level)) for level in (1.1 * alpha, 0.9 * alpha / family))
+    low, high = (
+        float(scipy.special.stdtrit(min(freedom, 1e9), 1 - level)) for level in (1.1 * alpha, 0.9 * alpha / family)
+    )
     if miss(low) < 0 or miss(high) > 0:  # below the accuracy of the quadrature: Bonferroni's value is on the safe side
-        return float(stdtrit(min(freedom, 1e9), 1 - alpha / family))
-    return float(brentq(miss, low, high, xtol=1e-4))
+        return float(scipy.special.stdtrit(min(freedom, 1e9), 1 - alpha / family))
+    return float(scipy.optimize.brentq(miss, low, high, xtol=1e-4))
 
 
 def _two_way_residuals(values: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -194,9 +195,9 @@ def _two_way_residuals(values: np.ndarray, cells: np.ndarray) -> tuple[np.ndarra
 def _prior_freedom(variances: np.ndarray, freedom: float) -> float:
     """Degrees of freedom of the prior that the spread of log-variances implies (Smyth 2004, section 6.2)."""
     logs = np.log(variances)
-    excess = float(logs.var(ddof=1) - polygamma(1, freedom / 2))
-    if excess <= float(polygamma(1, 1e5)):
+    excess = float(logs.var(ddof=1) - scipy.special.polygamma(1, freedom / 2))
+    if excess <= float(scipy.special.polygamma(1, 1e5)):
         return math.inf
-    if excess >= float(polygamma(1, 1e-2)):
+    if excess >= float(scipy.special.polygamma(1, 1e-2)):
         return 2e-2
-    return 2 * float(brentq(lambda x: float(polygamma(1, x)) - excess, 1e-2, 1e5))
+    return 2 * float(scipy.optimize.brentq(lambda x: float(scipy.special.polygamma(1, x)) - excess, 1e-2, 1e5))

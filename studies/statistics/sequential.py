@@ -13,8 +13,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import ndtr, ndtri
+import scipy  # which loads its parts when they are used: planning a study needs none
 
 from studies.errors import StudyError
 
@@ -43,7 +42,7 @@ def level_for_look(look: int, looks: int, alpha: float = 0.05) -> float:
 def _levels(looks: int, alpha: float) -> tuple[float, ...]:
     """Levels c_k with P(Z_1 < c_1, ..., Z_{k-1} < c_{k-1}, Z_k >= c_k) = what look k may spend."""
     spent = [alpha_spent(look / looks, alpha) for look in range(looks + 1)]
-    bounds = [float(ndtri(1 - spent[1]))]
+    bounds = [float(scipy.special.ndtri(1 - spent[1]))]
     # Density of the score S_k = sqrt(k) Z_k on a grid, of paths that no look has stopped.
     grid = np.linspace(_LOWEST, bounds[0], _POINTS)
     density = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
@@ -55,12 +54,12 @@ def _levels(looks: int, alpha: float) -> tuple[float, ...]:
         def excess(
             z: float, x: np.ndarray = previous, w: np.ndarray = weights, r: float = root, s: float = share
         ) -> float:
-            return float(w @ ndtr(x - z * r)) - s
+            return float(w @ scipy.special.ndtr(x - z * r)) - s
 
-        bounds.append(float(brentq(excess, -4.0, 10.0)))
+        bounds.append(float(scipy.optimize.brentq(excess, -4.0, 10.0)))
         grid = np.linspace(_LOWEST * root, bounds[-1] * root, _POINTS)
         density = np.exp(-((grid[:, None] - previous) ** 2) / 2) @ weights / math.sqrt(2 * math.pi)
-    return tuple(float(ndtr(-bound)) for bound in bounds)
+    return tuple(float(scipy.special.ndtr(-bound)) for bound in bounds)
 
 
 def _simpson(grid: np.ndarray) -> np.ndarray:
