@@ -1,7 +1,4 @@
-"""What a study found: its records, statistics, figures and report. Needs neither torch nor Ray.
-
-The public names below are imported from their modules on first use.
-"""
+"""What a study found: its records, statistics, figures and report; without torch and Ray, imported on first use."""
 
 from __future__ import annotations
 

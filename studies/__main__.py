@@ -8,6 +8,7 @@ Exit codes: 0 done, 1 a file could not be written, 2 bad usage or no such study,
 from __future__ import annotations
 
 import importlib.abc
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from studies.errors import StudyError, StudyWriteError
 from studies.storage.object_store import is_uri, without_secrets
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from studies.records import Study
 
 app = tyro.extras.SubcommandApp()
@@ -61,10 +64,10 @@ def show(paths: Paths, *, top: int = 10, json: bool = False, csv: bool = False) 
 
     summaries = [study_summary(study, top) for study in _read(paths)]
     if csv:
-        _print_rows([{"study": s["study"], **row} for s in summaries for row in s["confirmed"]], csv=True)
+        _print_rows([{"study": s["study"], **row} for s in summaries for row in s["confirmed"]], csv)
         return
     if json:
-        _print_rows(summaries, csv=False)
+        _print_rows(summaries)
         return
     from studies.cli.terminal import make_console, print_summary
 
@@ -90,12 +93,11 @@ def verdict(
         json: Print exactly what verdict.json holds.
         csv: Print the rows as CSV.
     """
-    from studies.cli.export import as_json
     from studies.verdict import current_verdict
 
     judged = current_verdict(_read(paths), margin=margin, default_ratio=default_ratio)
     if json:
-        _print_bytes(as_json(judged))
+        _print_rows(judged)
     elif csv:
         _print_rows([{k: v for k, v in row.items() if not isinstance(v, (list, dict))} for row in judged["rows"]], csv)
     else:
@@ -156,13 +158,15 @@ def export(
         parquet: Parquet file to write.
         json: JSON file to write; - prints it.
     """
-    from studies.cli.export import as_csv, as_json, as_parquet, joined_table
-    from studies.storage.atomic import write_file
+    import pyarrow as pa
 
-    wanted = {as_csv: csv, as_parquet: parquet, as_json: json}
+    from studies.storage.atomic import as_json, write_file
+    from studies.storage.tables import csv_bytes
+
+    wanted = {csv_bytes: csv, _as_parquet: parquet, lambda rows: as_json(rows.to_pylist()).encode(): json}
     if not any(wanted.values()):
         raise StudyError("export needs a file to write; give --csv, --parquet or --json FILE")
-    rows = joined_table(_read(paths), table)
+    rows = pa.concat_tables([getattr(study, table) for study in _read(paths)])
     for convert, target in wanted.items():
         if target == Path("-"):
             _print_bytes(convert(rows))
@@ -181,7 +185,7 @@ def watch(path: Annotated[Positional[str], arg(metavar="PATH")], *, every: float
         once: Print the state once and end.
     """
     from studies.cli.terminal import make_console
-    from studies.cli.watch import watch as look
+    from studies.cli.terminal import watch as look
 
     if every <= 0:
         raise StudyError(f"--every is {every}; give a number of seconds above 0, for example 2")
@@ -224,10 +228,19 @@ def _read(paths: Sequence[str]) -> list[Study]:
     return read_studies(paths)
 
 
-def _print_rows(rows: Sequence[dict[str, Any]], csv: bool) -> None:
-    from studies.cli.export import as_csv, as_json
+def _print_rows(rows: Any, csv: bool = False) -> None:
+    from studies.storage.atomic import as_json
+    from studies.storage.tables import csv_bytes
 
-    _print_bytes(as_csv(rows) if csv else as_json(rows))
+    _print_bytes(csv_bytes(rows) if csv else as_json(rows).encode())
+
+
+def _as_parquet(table: pa.Table) -> bytes:
+    import pyarrow.parquet
+
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
 
 
 def _print_bytes(content: bytes) -> None:

@@ -1,9 +1,22 @@
-"""Numbers in words: every accuracy, ratio, bound and duration that is shown is formatted here."""
+"""Numbers and methods in words: every accuracy, ratio, bound and duration that is shown is formatted here."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+METHOD_NAMES = {"pmae": "PMAE", "mae": "MAE", "untrained": "untrained encoder", "pixels": "raw pixels"}
+SHARE_OF = {"pmae": "of the variance", "mae": "of the patches"}
+
+
+def method_name(method: str) -> str:
+    """The method's name as the papers write it."""
+    return METHOD_NAMES.get(method, method)
+
+
+def share_of(method: str) -> str:
+    """``of the variance`` or ``of the patches``."""
+    return SHARE_OF.get(method, "")
 
 
 def is_number(value: float | None) -> bool:
@@ -48,28 +61,23 @@ def points(fraction: float) -> str:
 
 def at_most(fraction: float) -> str:
     """An upper bound in points, rounded up: 1.02 is ``1.1 points``, since ``1 point`` would promise too much."""
-    return points(_rounded_up(fraction))
+    return points(_rounded(fraction, math.ceil))
 
 
 def at_least(fraction: float) -> str:
     """A lower bound in points, rounded down."""
-    return points(_rounded_down(fraction))
+    return points(_rounded(fraction, math.floor))
 
 
 def interval(low: float | None, high: float | None, signed: bool = False) -> str:
     """``-0.4 to 1.1``, in points of accuracy, rounded outwards; empty where a bound is missing."""
     if low is None or high is None or not (is_number(low) and is_number(high)):
         return ""
-    return f"{in_points(_rounded_down(low), signed)} to {in_points(_rounded_up(high), signed)}"
+    return f"{in_points(_rounded(low, math.floor), signed)} to {in_points(_rounded(high, math.ceil), signed)}"
 
 
-def _rounded_up(fraction: float) -> float:
-    """To the next tenth of a point above."""
-    return math.ceil(round(1000 * fraction, 6)) / 1000
-
-
-def _rounded_down(fraction: float) -> float:
-    return math.floor(round(1000 * fraction, 6)) / 1000
+def _rounded(fraction: float, to_integer: Callable[[float], int]) -> float:
+    return to_integer(round(1000 * fraction, 6)) / 1000
 
 
 def count(number: int, noun: str) -> str:

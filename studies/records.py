@@ -1,7 +1,7 @@
 """The records of a study on disk: writing them row by row, reading one study or many.
 
 A study's folder holds ``trials.arrow`` and ``history.arrow`` (Arrow IPC files), ``study.json`` (its plan) and
-``verdict.json``. What the columns mean is in ``schema.py``, how rows survive a crash in ``journal.py``.
+``verdict.json``. What they hold is in ``storage/rows.py``, how rows survive a crash in ``storage/tables.py``.
 """
 
 from __future__ import annotations
@@ -10,26 +10,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from studies.errors import StudyError
+from studies.storage import rows as stored
 from studies.storage.atomic import read_json
-from studies.storage.journal import JournalledTable, read_table
-from studies.storage.schema import HISTORY_SCHEMA, SCHEMA_VERSION, TRIAL_SCHEMA, complete_epoch, complete_trial
-from studies.storage.shapes import OTHER_VERDICT, PLAN, VERDICT, check_shape
+from studies.storage.rows import HISTORY_SCHEMA, SCHEMA_VERSION, TRIAL_SCHEMA, check_document
+from studies.storage.tables import JournalledTable, read_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from studies.verdict import Verdict
-
-__all__ = [
-    "HISTORY_SCHEMA", "SCHEMA_VERSION", "TRIAL_SCHEMA", "Study", "StudyWriter",
-    "find_studies", "read_studies", "read_study",
-]  # fmt: skip
 
 TRIAL_KEYS = ("trial_id",)
 HISTORY_KEYS = ("trial_id", "epoch")
@@ -44,8 +38,7 @@ class Study:
         history: One row per epoch of a trial, columns of ``HISTORY_SCHEMA``.
         plan: ``study.json``; empty where it is missing.
         stored_verdict: ``verdict.json``; None where there is none yet.
-        folder: Its folder.
-        name: The study's name.
+        folder, name: Where it is, and its name.
     """
 
     trials: pa.Table
@@ -129,16 +122,11 @@ class StudyWriter:
 
     def add_trials(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write several rows in one go; see :meth:`add_trial`."""
-        self._trials.add([complete_trial(row, self.name) for row in rows])
+        self._trials.add([stored.complete_trial(row, self.name) for row in rows])
 
     def add_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write epochs of one or more trials; an epoch that a trial already has is replaced.
-
-        Raises:
-            StudyError: an unknown or missing column, or a value that the column cannot hold.
-            StudyWriteError: the disk is full or the folder is not writable; existing content is intact.
-        """
-        self._history.add([complete_epoch(row, self.name) for row in rows])
+        """Write epochs of one or more trials; an epoch that a trial already has is replaced. See :meth:`add_trial`."""
+        self._history.add([stored.complete_row(row, HISTORY_SCHEMA, "history", self.name) for row in rows])
 
     def close(self) -> None:
         """Bring both Arrow files up to date. Writing may continue afterwards."""
@@ -148,9 +136,7 @@ class StudyWriter:
     def __enter__(self) -> StudyWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -178,11 +164,7 @@ def read_studies(paths: Iterable[Path | str] | Path | str) -> list[Study]:
 
 
 def find_studies(path: Path | str) -> list[Path]:
-    """The folders of the study at ``path``, or of those directly inside it, by name.
-
-    Raises:
-        StudyError: there is none.
-    """
+    """The folders of the study at ``path``, or of those directly inside it, by name; a StudyError without one."""
     folder = Path(path).absolute()
     if folder.is_file() and folder.suffix == ".arrow":
         folder = folder.parent
@@ -202,69 +184,63 @@ def _is_study(folder: Path) -> bool:
 def _read(folder: Path) -> Study:
     trials = read_table(folder / "trials.arrow", TRIAL_SCHEMA, TRIAL_KEYS)
     plan = read_json(folder / "study.json") or {}
-    _check_plan_version(folder, plan)
-    check_shape(folder / "study.json", plan, PLAN, "restore it from a copy or delete it")
+    version, way_out = plan.get("schema_version", SCHEMA_VERSION), "restore it from a copy or delete it"
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise StudyError(
+            f"{folder / 'study.json'} has schema version {version}, this program reads up to {SCHEMA_VERSION}: "
+            "it was written by a newer version; update this one with 'git pull' and 'pip install -e .'"
+        )
+    check_document(folder / "study.json", plan, stored.StudyRecord, way_out)
+    check_document(folder / "study.json", plan.get("resources") or {}, stored.Resources, way_out)
+    verdict = read_json(folder / "verdict.json")
+    if verdict is not None:
+        current = verdict.get("schema_version") == SCHEMA_VERSION
+        kind = stored.VerdictRecord if current else stored.OtherVerdictRecord
+        check_document(folder / "verdict.json", verdict, kind, "delete it, and it is judged again")
     names = trials["study"].unique().drop_null().to_pylist()
     name = str(plan.get("name") or (names[0] if names else folder.name))
     return Study(
         trials=_named(trials, name),
         history=_named(read_table(folder / "history.arrow", HISTORY_SCHEMA, HISTORY_KEYS), name),
         plan=plan,
-        stored_verdict=_read_verdict(folder / "verdict.json"),
+        stored_verdict=verdict,
         folder=folder,
         name=name,
     )
 
 
-def _read_verdict(path: Path) -> dict[str, Any] | None:
-    verdict = read_json(path)
-    if verdict is not None:
-        shape = VERDICT if verdict.get("schema_version") == SCHEMA_VERSION else OTHER_VERDICT
-        check_shape(path, verdict, shape, "delete it, and it is judged again")
-    return verdict
-
-
 def _named(table: pa.Table, name: str) -> pa.Table:
     """The table with the study's name where rows of another program have none."""
     place = table.schema.get_field_index("study")
-    if not table["study"].null_count:
-        return table
     return table.set_column(place, table.schema.field("study"), table["study"].fill_null(name))
 
 
-def _check_plan_version(folder: Path, plan: Mapping[str, Any]) -> None:
-    version = plan.get("schema_version", SCHEMA_VERSION)
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise StudyError(
-            f"{folder / 'study.json'} has schema version {version}, this program reads up to {SCHEMA_VERSION}: "
-            "it was written by a newer version; update this one with 'git pull' and 'pip install -e .'"
-        )
+def last_change(study: Study, *names: str) -> float | None:
+    """When one of these files was last written to, in seconds since 1970; None where there is none of them."""
+    files = [study.folder / name for name in names]
+    return max((file.stat().st_mtime for file in files if file.exists()), default=None)
+
+
+def is_stale(study: Study) -> bool:
+    """Whether the study's table was written to since its ``verdict.json``."""
+    written, judged = last_change(study, "trials.arrow", "trials.journal"), last_change(study, "verdict.json")
+    return (written or 0.0) > (judged or 0.0)
 
 
 def disambiguate_names(studies: Sequence[Study]) -> list[Study]:
-    """``studies`` with the place of the folder after every name that several of them have.
-
-    Their trials may have the same ids, and would otherwise pass for repeated rows.
-    """
+    """``studies`` with the folder's place after a name that several have, whose trials would pass for repeated rows."""
     names = Counter(study.name for study in studies)
-    places = Counter(_place(study) for study in studies)
+    places = [f"{study.folder.parent.name}/{study.folder.name}" for study in studies]
     apart = []
-    for study in studies:
+    for study, place in zip(studies, places, strict=True):
         if names[study.name] > 1:
-            place = _place(study) if places[_place(study)] == 1 else str(study.folder)
-            study = _renamed(study, f"{study.name} ({place})")
+            name = f"{study.name} ({place if places.count(place) == 1 else study.folder})"
+            tables = {}
+            for key in ("trials", "history"):
+                table = getattr(study, key)
+                column = pa.array([name] * table.num_rows, pa.string())
+                field = table.schema.field("study")
+                tables[key] = table.set_column(table.schema.get_field_index("study"), field, column)
+            study = replace(study, name=name, **tables)
         apart.append(study)
     return apart
-
-
-def _place(study: Study) -> str:
-    return f"{study.folder.parent.name}/{study.folder.name}"
-
-
-def _renamed(study: Study, name: str) -> Study:
-    tables = {}
-    for key in ("trials", "history"):
-        table = getattr(study, key)
-        column = pa.array([name] * table.num_rows, table.schema.field("study").type)
-        tables[key] = table.set_column(table.schema.get_field_index("study"), table.schema.field("study"), column)
-    return replace(study, name=name, **tables)

@@ -15,19 +15,16 @@ import numpy as np
 import pyarrow as pa
 
 from studies.errors import StudyError
-from studies.formatting import at_least, at_most, percent, points, ratio_list
-from studies.records import Study, disambiguate_names
-from studies.statistics.decision import Rules, judge_comparison
-from studies.statistics.margin import Margin
-from studies.statistics.pairing import collect, confirmed_rows
-from studies.statistics.rows import VerdictRow
+from studies.records import Study, disambiguate_names, is_stale
+from studies.statistics.decision import Margin, Rules, judge_comparison, row_answer
+from studies.statistics.pairing import PLAIN, pair_trials
 from studies.statistics.sequential import Looks
+from studies.storage.rows import VerdictRow
 
 VERDICT_VERSION = 2
 MARGIN, DEFAULT_RATIO, MAE_DEFAULT_RATIO = 0.01, 0.20, 0.75
 ALPHA = 0.05
 PLANNED = ("margin", "default_ratio", "mae_default_ratio", "alpha", "looks", "ladder")  # of a plan, for the judge
-PLAIN = (None, "expected", "fixed", "random")  # strategies that the claims of the papers are about
 VERDICTS = ("holds", "fails", "inconclusive", "uninformative")
 
 Trials: TypeAlias = pa.Table | Study
@@ -59,14 +56,8 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only: numbers that do not exist are None."""
-        return {
-            "schema_version": VERDICT_VERSION,
-            "answer": self.answer,
-            "alpha": self.alpha,
-            "rows": self.rows,
-            "overall": self.overall,
-            "warnings": self.warnings,
-        }
+        names = ("answer", "alpha", "rows", "overall", "warnings")
+        return {"schema_version": VERDICT_VERSION, **{name: getattr(self, name) for name in names}}
 
 
 def judge(
@@ -97,7 +88,8 @@ def judge(
     Raises:
         StudyError: a missing column, accuracies that are not fractions, or settings out of range.
     """
-    plan = _plan_of(trials)
+    parts = [trials] if isinstance(trials, (pa.Table, Study)) else list(trials)
+    plan = parts[0].plan if len(parts) == 1 and isinstance(parts[0], Study) else {}
     allowed = Margin.parse(_first(margin, plan.get("margin"), MARGIN))
     level = float(_first(alpha, plan.get("alpha"), ALPHA))
     _check(level, "alpha", 0, 0.5)
@@ -107,22 +99,18 @@ def judge(
     }
     for ratio in defaults.values():
         _check(ratio, "a default ratio", 0, 1)
-    looks = looks or Looks.of(plan)
-    planned = _first(ladder, plan.get("ladder"), {})
-    confirmed, controls, warnings = confirmed_rows(_one_table(trials))
-    found = collect(confirmed, controls)
-    rules = Rules(allowed, level, looks, {method: tuple(ratios) for method, ratios in planned.items()})
-    rows = []
-    for comparison in found.comparisons:
-        method = comparison.group.method
-        if method in defaults:
-            rows.append(judge_comparison(comparison, defaults[method], rules))
+    rules = Rules(allowed, level, looks or _planned_looks(plan), _first(ladder, plan.get("ladder"), {}))
+    comparisons, warnings = pair_trials(_one_table(parts))
+    asked = [(c, defaults[c.setting.method]) for c in comparisons if c.setting.method in defaults]
+    rows = [judge_comparison(comparison, ratio, rules) for comparison, ratio in asked]
     rows.sort(key=lambda row: row["kind"] != "default")
+    main, other = (_claimed([row for row in rows if row["kind"] == kind]) for kind in ("default", "mae_default"))
     return Verdict(
-        answer=_answer(rows, allowed),
+        answer=" ".join(row_answer(row, allowed.text) for row in main or other)
+        or "No answer yet: no ratio was confirmed with at least 2 paired seeds.",
         rows=rows,
-        overall=overall(rows, allowed),
-        warnings=[*warnings, *found.warnings],
+        overall=_joint(main, allowed) | {"mae_default": _joint(other, allowed)},
+        warnings=warnings,
         alpha=level,
     )
 
@@ -132,62 +120,29 @@ def current_verdict(
 ) -> dict[str, Any]:
     """The verdict over ``studies`` together, as ``verdict.json`` holds it.
 
-    One study's ``verdict.json`` is taken as it is unless its table was written to since, or other settings are asked
-    for; several studies are always judged together. Margin and ratios are those that the first study was planned with.
-
-    Args:
-        studies: At least one.
-        margin, default_ratio: Judge with these instead; fractions.
-
-    Raises:
-        StudyError: the records cannot be judged, or a setting is out of range.
+    One study's ``verdict.json`` is taken as it is unless its table was written to since, or another margin or default
+    is asked for; several are always judged together, by the plan of the first.
     """
     asked = {"margin": margin, "default_ratio": default_ratio}
     given = {name: value for name, value in asked.items() if value is not None}
-    if len(studies) == 1 and not given and _is_current(studies[0]):
-        return studies[0].stored_verdict or {}
+    stored = studies[0].stored_verdict
+    current = stored is not None and stored.get("schema_version") == VERDICT_VERSION and not is_stale(studies[0])
+    if len(studies) == 1 and not given and stored is not None and current:
+        return stored
     plan = studies[0].plan
     planned: dict[str, Any] = {name: plan[name] for name in PLANNED if plan.get(name) is not None}
-    rules = planned | given | {"looks": Looks.of(plan)}
+    rules = planned | given | {"looks": _planned_looks(plan)}
     verdict = judge(list(studies) if len(studies) > 1 else studies[0], **rules).to_dict()
-    verdict["warnings"] = [*_planned_otherwise(studies, planned, given), *verdict["warnings"]]
-    return verdict
-
-
-def _planned_otherwise(studies: Sequence[Study], used: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """A sentence for every study whose plan names another margin or default than it is judged with."""
-    sentences = []
+    otherwise = []
     for study in studies[1:]:
-        for name in PLANNED:
+        for name in (name for name in planned if name not in given):
             theirs = study.plan.get(name)
-            if name in used and name not in given and theirs not in (None, used[name]):
-                sentences.append(
+            if theirs not in (None, planned[name]):
+                otherwise.append(
                     f"{study.name} was planned with {name.replace('_', ' ')} {theirs} and is judged with "
-                    f"{used[name]}, as {studies[0].name} was"
+                    f"{planned[name]}, as {studies[0].name} was"
                 )
-    return sentences
-
-
-def _is_current(study: Study) -> bool:
-    """Whether ``verdict.json`` is there, has this version's fields and is newer than the table."""
-    return (
-        study.stored_verdict is not None
-        and study.stored_verdict.get("schema_version") == VERDICT_VERSION
-        and not is_stale(study)
-    )
-
-
-def is_stale(study: Study) -> bool:
-    """Whether the study's table was written to since its ``verdict.json``, which must be there."""
-    judged = (study.folder / "verdict.json").stat().st_mtime
-    tables = (study.folder / name for name in ("trials.arrow", "trials.journal"))
-    return any(table.stat().st_mtime > judged for table in tables if table.exists())
-
-
-def overall(rows: Sequence[VerdictRow], margin: Margin) -> dict[str, Any]:
-    """The joint verdict on PMAE's default over all comparisons, and on MAE's, as JSON types."""
-    main = _joint(_claimed([row for row in rows if row["kind"] == "default"]), margin)
-    return main | {"mae_default": _joint(_claimed([row for row in rows if row["kind"] == "mae_default"]), margin)}
+    return verdict | {"warnings": [*otherwise, *verdict["warnings"]]}
 
 
 def _claimed(rows: list[VerdictRow]) -> list[VerdictRow]:
@@ -217,49 +172,14 @@ def _joint(rows: Sequence[VerdictRow], margin: Margin) -> dict[str, Any]:
     }
 
 
-def _answer(rows: Sequence[VerdictRow], margin: Margin) -> str:
-    main = _claimed([row for row in rows if row["kind"] == "default"]) or _claimed(list(rows))
-    if not main:
-        return "No answer yet: no ratio was confirmed with at least 2 paired seeds."
-    return " ".join(row_answer(row, margin.text) for row in main)
+def _planned_looks(plan: Mapping[str, Any]) -> Looks | None:
+    looks = plan.get("looks")
+    return Looks(int(looks["seeds_per_round"]), int(looks["rounds"])) if looks else None
 
 
-def row_answer(row: VerdictRow, margin: str) -> str:
-    """The verdict of one row as a sentence that names the ratios compared, the loss at most, and the seeds."""
-    share = "of the variance" if row["method"] == "pmae" else "of the patches"
-    strategy = "" if row["strategy"] in PLAIN else f" (strategy {row['strategy']})"
-    name = f"masking {100 * row['default_ratio']:g} % {share}{strategy}"
-    patch = "" if row["patch_size"] is None else f" (patch {row['patch_size']})"
-    where = f"on {row['dataset']}{patch}"
-    regret, best, low = row["regret"], row["best_ratio"], row["ci_low"]
-    if row["ci_high"] is None or regret is None or best is None or low is None:
-        return f"No answer yet for {name} {where}: {row['reason']}."
-    against = f"against {ratio_list(row['ratios'])} it loses at most {at_most(row['ci_high'])}"
-    basis = f"({100 * (1 - row['alpha']):.3g} % confidence, {row['seeds']} paired seeds)"
-    gain = ""
-    if row["training_gain"] is not None:
-        gain = f" Training adds {points(row['training_gain'])} to an untrained encoder."
-    if row["verdict"] == "holds":
-        return f"{name[0].upper()}{name[1:]} holds up {where}: {against} {basis}.{gain}"
-    if row["verdict"] == "fails":
-        return (
-            f"{name[0].upper()}{name[1:]} does not hold up {where}: masking {percent(best)} is better by "
-            f"{points(regret)}, and the best ratio by at least {at_least(low)} {basis}.{gain}"
-        )
-    if row["verdict"] == "uninformative":
-        return f"The study {where} cannot judge {name}: {row['reason']}."
-    reason = f"; {row['reason']}" if row["reason"] else ""
-    return f"It is open whether {name} holds up within {margin} {where}: {against} {basis}{reason}.{gain}"
-
-
-def _plan_of(trials: Any) -> Mapping[str, Any]:
-    parts = [trials] if isinstance(trials, (pa.Table, Study)) else list(trials)
-    return parts[0].plan if len(parts) == 1 and isinstance(parts[0], Study) else {}
-
-
-def _one_table(trials: Trials | Sequence[Trials]) -> pa.Table:
-    parts = [trials] if isinstance(trials, (pa.Table, Study)) else list(trials)
-    studies = iter(disambiguate_names([part for part in parts if isinstance(part, Study)]))
+def _one_table(parts: Sequence[Trials]) -> pa.Table:
+    given = [part for part in parts if isinstance(part, Study)]
+    studies = iter(disambiguate_names(given) if len(given) > 1 else given)
     tables = []
     for part in (next(studies) if isinstance(part, Study) else part for part in parts):
         table = part.trials if isinstance(part, Study) else part

@@ -1,33 +1,39 @@
-"""Studies as tidy tables in a terminal. Names from the data are shown as text: no markup, no control characters."""
+"""Studies in a terminal: tidy tables, and a look at a study that is running, from the tables on disk.
+
+Names from the data are shown as text: no markup, no control characters.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.padding import Padding
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from studies.formatting import accuracy, in_points, interval, percent
-from studies.statistics.ratio_curves import METHOD_NAMES, Setting, setting_labels
-from studies.views.wording import (
-    best_set_sentence,
-    check_text,
-    confidence,
-    headline,
-    judged_rows,
-    loses,
-    row_label,
-    verdict_word,
-)
+from studies.errors import StudyError
+from studies.formatting import accuracy, duration, in_points, method_name, percent
+from studies.records import Study, is_stale, last_change, read_study
+from studies.statistics.ratio_curves import Setting, setting_labels
+from studies.views import wording
+from studies.views.summaries import LOST, planned_trials
 
+NEWEST = 8
 WIDTH_WITHOUT_TERMINAL = 160  # wide enough for every table
+MAX_LOST = 10
 LABEL_WIDTH = 14  # of a table of 80 columns; the rest of a longer label is printed next to the following rungs
 VERDICT_STYLES = {
     "holds": "green", "fails": "red", "inconclusive": "yellow", "uninformative": "yellow", "withheld": "red",
@@ -71,41 +77,52 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     ended = f"{summary['ended']}{planned} trials ended, {summary['lost']} lost"
     console.print(Text(plain(summary["study"]), style="bold"))
     console.print(plain(f"{summary['dataset']}; {summary['methods']}; {ended}"))
+    cells: list[tuple[str, ...]] = []
     if summary["confirmed"]:
-        console.print(_confirmed_table(summary["confirmed"]))
+        labels = setting_labels(map(Setting.of, summary["confirmed"]))
+        for row in summary["confirmed"]:
+            numbers = accuracy(row["test_linear"]), in_points(row["deviation"]), str(row["seeds"])
+            cells.append((plain(labels[Setting.of(row)]), percent(row["achieved_ratio"]), *numbers))
+        headings: Sequence[str] = ("setting", ">masked", ">accuracy", ">s.d. (points)", ">seeds")
+        console.print(make_table(headings, cells, "Confirmed: test accuracy"))
     else:
         console.print("No confirmed trials yet.")
     if summary["best_explored"]:
-        console.print(_explored_table(summary["best_explored"]))
-    if summary["lost_trials"]:
-        console.print(_lost_table(summary["lost_trials"]))
+        cells = []
+        for row in summary["best_explored"]:
+            scores = accuracy(row["val_linear"]), accuracy(row["val_knn"])
+            setting = plain(method_name(row["method"])), percent(row["ratio"]), plain(row["patch_size"])
+            cells.append((*setting, plain(row["seed"]), *scores))
+        headings = ("method", ">masked", ">patch", ">seed", ">linear", ">k-NN")
+        console.print(make_table(headings, cells, "Best explored: validation accuracy"))
+    lost = summary["lost_trials"]
+    if lost:
+        more = f" (the first {MAX_LOST} of {len(lost)})" if len(lost) > MAX_LOST else ""
+        cells = []
+        for row in lost[:MAX_LOST]:
+            error = (row["error"] or "").strip().split("\n")[-1]
+            cells.append((plain(row["trial_id"]), plain(row["status"]), plain(error)))
+        console.print(make_table(("trial", "status", "error"), cells, f"Lost{more}"))
     if summary["answer"]:
         console.print(Text(plain(summary["answer"]), style="bold"))
 
 
 def print_verdict(console: Console, verdict: Mapping[str, Any], all_checks: bool = True) -> None:
-    """One table of all comparisons (at most 80 columns), each one's outcome and checks, and at last the answer.
-
-    Args:
-        console: Where to print.
-        verdict: The content of ``verdict.json``.
-        all_checks: Print the checks that passed, too.
-    """
-    rows, answer = judged_rows(verdict), headline(verdict)
+    """One table of all comparisons (at most 80 columns), each one's outcome and (failed) checks, at last the answer."""
+    rows, answer = wording.judged_rows(verdict), wording.headline(verdict)
     if any(row["rungs"] for row in rows):
         console.print(_rung_table(rows))
     for row in rows:
-        word = verdict_word(row)
-        text = Text(plain(f"{row_label(row, rows)}: "), style="bold")
+        word = wording.verdict_word(row)
+        text = Text(plain(f"{wording.row_label(row, rows)}: "), style="bold")
         text.append(plain(word), style=VERDICT_STYLES.get(word, ""))
-        rest = f". The default {percent(row['default_ratio'])} {loses(row)}."
-        text.append(plain(f"{rest} {best_set_sentence(row) if row['rungs'] else ''}".rstrip()), style="not bold")
+        rest = f". The default {percent(row['default_ratio'])} {wording.loses(row)}."
+        text.append(
+            plain(f"{rest} {wording.best_set_sentence(row) if row['rungs'] else ''}".rstrip()), style="not bold"
+        )
         console.print(text)
-        lines = [
-            f"{CHECK_MARKS[check.get('passed')]}: {check_text(check)}"
-            for check in row["checks"]
-            if all_checks or not check.get("passed")
-        ]
+        checks = [check for check in row["checks"] if all_checks or not check.get("passed")]
+        lines = [f"{CHECK_MARKS[check.get('passed')]}: {wording.check_text(check)}" for check in checks]
         lines += [f"left out: {sentence}" for sentence in row["excluded"]]
         if row["reason"] and row["ci_high"] is not None and row["reason"] not in answer:
             lines.append(row["reason"])
@@ -130,46 +147,103 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
     return table
 
 
-def _confirmed_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    labels, cells = setting_labels(Setting.of(dict(row)) for row in rows), []
-    for row in rows:
-        numbers = accuracy(row["test_linear"]), in_points(row["deviation"]), str(row["seeds"])
-        cells.append((plain(labels[Setting.of(dict(row))]), percent(row["achieved_ratio"]), *numbers))
-    return make_table(
-        ("setting", ">masked", ">accuracy", ">s.d. (points)", ">seeds"), cells, "Confirmed: test accuracy"
-    )
-
-
-def _explored_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    cells = []
-    for row in rows:
-        method = METHOD_NAMES.get(row["method"], plain(row["method"]))
-        scores = accuracy(row["val_linear"]), accuracy(row["val_knn"])
-        cells.append((method, percent(row["ratio"]), plain(row["patch_size"]), plain(row["seed"]), *scores))
-    headings = ("method", ">masked", ">patch", ">seed", ">linear", ">k-NN")
-    return make_table(headings, cells, "Best explored: validation accuracy")
-
-
-def _lost_table(rows: Sequence[Mapping[str, Any]], most: int = 10) -> Table:
-    more = f" (the first {most} of {len(rows)})" if len(rows) > most else ""
-    last = [(row["trial_id"], row["status"], (row["error"] or "").strip().split("\n")[-1]) for row in rows[:most]]
-    return make_table(("trial", "status", "error"), [[*map(plain, cells)] for cells in last], f"Lost{more}")
-
-
 def _rung_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    level = " or ".join(dict.fromkeys(confidence(row) for row in rows))
+    level = " or ".join(dict.fromkeys(wording.confidence(row) for row in rows))
     title = f"Test accuracy; difference from the default in points with {level} bounds"
     several = len({row["dataset"] for row in rows}) > 1
     cells: list[Sequence[str]] = []
     for row in rows:
-        label = plain(row_label(row, rows))
+        label = plain(wording.row_label(row, rows))
         lines = textwrap.wrap(label if several else label.replace(f" on {row['dataset']}", ""), LABEL_WIDTH)
         for number, rung in enumerate(row["rungs"], 1):
             line = " ".join(lines[number - 1 : number if number < len(row["rungs"]) else None])
-            difference = "default" if rung["is_default"] else in_points(rung["difference"], True)
-            best = {True: "yes", False: "no"}.get(rung["may_be_best"], "")
-            judged = difference, interval(rung["low"], rung["high"], True), best
-            cells.append((line, percent(rung["ratio"]), accuracy(rung["accuracy"]), *judged, plain(rung["seeds"])))
+            cells.append((line, *wording.rung_cells(rung), plain(rung["seeds"])))
         cells.append(())
     headings = ("setting", ">masked", ">accuracy", ">difference", ">bounds", "may be best", ">seeds")
     return make_table(headings, cells, title)
+
+
+def watch(path: Path, console: Console, *, every: float, once: bool = False) -> None:
+    """Show the study at ``path``, ``once`` or until it has ended: in a terminal redrawn, elsewhere a line per trial."""
+    study = read_study(path)
+    if once:
+        console.print(picture(study))
+    elif console.is_terminal:
+        with Live(console=console, refresh_per_second=4) as live:
+            for state in _states(path, study, every):
+                live.update(picture(state))
+    else:
+        seen = -1
+        for state in _states(path, study, every):
+            if state.trials.num_rows != seen:
+                seen = state.trials.num_rows
+                console.print(plain(progress_line(state)))
+
+
+def _states(path: Path, study: Study, every: float) -> Iterator[Study]:
+    """The study now and every few seconds until it is finished."""
+    yield study
+    while not _is_finished(study):
+        time.sleep(every)
+        with suppress(StudyError):  # being moved or rewritten this very moment
+            study = read_study(path)
+        yield study
+
+
+def progress_line(study: Study) -> str:
+    """``digits-quick: 20 of 104 trials ended (1 failed), best so far 90.3 % (PMAE, 20 %, patch 2, seed 1)``."""
+    counts = Counter(study.trials["status"].to_pylist())
+    lost = ", ".join(f"{counts[status]} {status}" for status in LOST if counts[status])
+    planned = planned_trials(study)
+    line = f"{study.name}: {study.trials.num_rows}{'' if planned is None else f' of {planned}'} trials ended"
+    if lost:
+        line += f" ({lost})"
+    trained = study.trials.filter(pc.is_valid(study.trials["ratio"]))  # a control is not the best trial
+    for best in trained.sort_by([("val_linear", "descending")]).slice(0, 1).to_pylist():
+        if best["val_linear"] is not None:
+            line += f", best so far {accuracy(best['val_linear'])} ({_setting_of(best)})"
+    return line
+
+
+def picture(study: Study) -> Group:
+    """Everything that a glance should tell, as something that rich can print."""
+    parts: list[Any] = [Text(plain(progress_line(study)), style="bold")]
+    planned = planned_trials(study)
+    if planned:
+        bar = Table.grid()  # a bar by itself ends no line
+        bar.add_row(ProgressBar(total=planned, completed=min(study.trials.num_rows, planned), width=60))
+        parts.append(bar)
+        left = _time_left(study, planned)
+        if left is not None:
+            parts.append(Text(f"about {left} left at this pace", style="dim"))
+    table = Table("ended last", "phase", "status", "linear (val.)", "time", box=None, pad_edge=False)
+    rows = study.trials.slice(max(study.trials.num_rows - NEWEST, 0)).to_pylist()
+    for row in reversed(rows):
+        took = "" if row["seconds"] is None else f"{row['seconds']:.1f} s"
+        table.add_row(_setting_of(row), plain(row["phase"]), plain(row["status"]), accuracy(row["val_linear"]), took)
+    return Group(*parts, table)
+
+
+def _setting_of(row: dict[str, Any]) -> str:
+    parts = [method_name(row["method"])]
+    if row["ratio"] is not None:
+        parts.append(percent(row["ratio"]))
+    if row["patch_size"] is not None:
+        parts.append(f"patch {row['patch_size']}")
+    return plain(", ".join([*parts, f"seed {row['seed']}"]))
+
+
+def _time_left(study: Study, planned: int) -> str | None:
+    """Time for the rest at the pace so far, from the first trial's start to the last table write."""
+    starts = study.trials["started_at"].drop_null().to_pylist()
+    ended, changed = study.trials.num_rows, last_change(study, "trials.journal", "trials.arrow")
+    if not starts or changed is None or ended >= planned:
+        return None
+    spent = changed - min(starts).timestamp()
+    return duration(spent / ended * (planned - ended)) if 0 < spent < 1e8 else None
+
+
+def _is_finished(study: Study) -> bool:
+    planned = planned_trials(study)
+    judged = study.stored_verdict is not None and not is_stale(study)  # which happens when the last trial has ended
+    return judged if planned is None else study.trials.num_rows >= planned

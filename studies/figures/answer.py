@@ -8,41 +8,31 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from studies.figures.style import COLUMN, PAGE, SMALL, percent_ticks, place_inches, spread
-from studies.figures.svg import add_tooltip
-from studies.formatting import accuracy, count, percent, points
+from studies.figures.palette import BLUE, GREEN, INK, METHOD_COLORS, MUTED, PAPER
+from studies.figures.style import COLUMN, PAGE, SMALL, add_tooltip, percent_ticks, place_inches, spread, subtitle
+from studies.formatting import accuracy, count, method_name, percent, points, share_of
 from studies.literature.published import published_curve
-from studies.statistics.ratio_curves import METHOD_NAMES, SHARE_OF, Panel, RungPoint
-from studies.views.palette import BLUE, GREEN, INK, METHOD_COLORS, MUTED, PAPER
+from studies.statistics.ratio_curves import Panel, RungPoint
 
 LEFT, RIGHT, TOP, MAIN, BELOW, STRIP, BOTTOM = 0.46, 0.18, 0.38, 2.0, 0.62, 0.42, 0.1  # inches
 MAX_DOTS = 400
 FAR = 0.6  # a reference further from the data than this share of their range is a mark at the edge
 
 
-def answer_panel(panel: Panel) -> Figure:
-    """One panel at the width of a column."""
-    figure = Figure(figsize=(COLUMN, _height([panel])))
-    _draw(figure, panel, 0.0, 0.0, COLUMN, _limits([panel]))
-    return figure
-
-
 def answer_figure(panels: Sequence[Panel]) -> Figure:
-    """All panels, two in a row at the width of a page; panels of one data set share the accuracy axis.
+    """Panels two in a row at the width of a page, one alone at that of a column; one data set has one accuracy axis.
 
     Dots are single seeds, hairlines join a seed over the ratios, large marks are means with their 95 % intervals. The
     shaded band is what is within the margin of the best mean. Explored trials, scored on validation, have a strip of
     their own below.
     """
-    if len(panels) == 1:
-        return answer_panel(panels[0])
-    rows = -(-len(panels) // 2)
-    height = _height(panels)
-    figure = Figure(figsize=(PAGE, rows * height))
+    alone, rows, height = len(panels) == 1, -(-len(panels) // 2), _height(panels)
+    width = COLUMN if alone else PAGE / 2
+    figure = Figure(figsize=(width if alone else PAGE, rows * height))
     for place, panel in enumerate(panels):
         limits = _limits([p for p in panels if p.curve.setting.dataset == panel.curve.setting.dataset])
-        bottom = (rows - 1 - place // 2) * height
-        _draw(figure, panel, (place % 2) * PAGE / 2, bottom, PAGE / 2, limits, strips=_have_strips(panels))
+        corner = (place % 2) * width, (rows - 1 - place // 2) * height
+        _draw(figure, panel, corner, width, limits, _have_strips(panels))
     return figure
 
 
@@ -85,16 +75,13 @@ def _limits(panels: Sequence[Panel]) -> tuple[float, float]:
 def _draw(
     figure: Figure,
     panel: Panel,
-    x: float,
-    y: float,
+    corner: tuple[float, float],
     width: float,
     limits: tuple[float, float],
-    strips: bool | None = None,
+    strips: bool,
 ) -> None:
-    has_strip = bool(panel.curve.explored and panel.curve.confirmed)
-    offset = STRIP + BOTTOM if (has_strip if strips is None else strips) else 0.0
-    inner = width - LEFT - RIGHT
-    axes = place_inches(figure, x + LEFT, y + offset + BELOW, inner, MAIN)
+    (x, y), inner = corner, width - LEFT - RIGHT
+    axes = place_inches(figure, x + LEFT, y + BELOW + (STRIP + BOTTOM if strips else 0.0), inner, MAIN)
     setting, rungs = panel.curve.setting, panel.curve.confirmed
     color = METHOD_COLORS.get(setting.method, BLUE)
     axes.set_xlim(0, 1)
@@ -105,14 +92,14 @@ def _draw(
     percent_ticks(axes.yaxis)
     axes.set_title(panel.title, pad=13)
     kind = "linear-probe test accuracy" if rungs else "linear-probe validation accuracy (nothing is confirmed yet)"
-    axes.text(0, 1.02, kind, transform=axes.transAxes, fontsize=SMALL, color=MUTED, va="bottom")
-    axes.set_xlabel(f"achieved masked share {SHARE_OF.get(setting.method, '')}".rstrip(), labelpad=9)
+    subtitle(axes, kind)
+    axes.set_xlabel(f"achieved masked share {share_of(setting.method)}".rstrip(), labelpad=9)
     _draw_published(axes, panel, limits)
     if rungs:
         _draw_margin(axes, panel)
         _draw_seeds(axes, rungs, color)
         _draw_means(axes, rungs, color)
-        if has_strip:
+        if panel.curve.explored:
             _draw_strip(place_inches(figure, x + LEFT, y + BOTTOM, inner, STRIP), panel, color)
     else:
         _scatter(axes, panel.curve.explored, color)
@@ -165,7 +152,7 @@ def _draw_references(axes: Axes, panel: Panel, limits: tuple[float, float]) -> N
     labels = spread([v + 0.4 * gap for v in inside.values()], gap, low + gap / 2, high - gap / 2) if inside else []
     for (name, value), place in zip(inside.items(), labels, strict=True):
         axes.axhline(value, color=MUTED, lw=0.8, ls=(0, (4, 2)), zorder=1)
-        text = f"{METHOD_NAMES.get(name, name)} {accuracy(value)}"
+        text = f"{method_name(name)} {accuracy(value)}"
         axes.text(0.995, place, text, transform=axes.get_yaxis_transform(), ha="right", va="center",
                   fontsize=SMALL, color=MUTED)  # fmt: skip
     outside = [(name, v) for name, v in panel.references.items() if name not in inside]
@@ -174,7 +161,7 @@ def _draw_references(axes: Axes, panel: Panel, limits: tuple[float, float]) -> N
         for place, (name, value) in enumerate(here):
             y = at + nudge * 0.06 * place
             axes.plot([0.985], [y], marker, transform=axes.transAxes, color=MUTED, ms=3.2, mew=0)
-            text = f"{METHOD_NAMES.get(name, name)} {accuracy(value)} ({side})"
+            text = f"{method_name(name)} {accuracy(value)} ({side})"
             axes.text(0.965, y, text, transform=axes.transAxes, ha="right", va="center", fontsize=SMALL, color=MUTED)
 
 
@@ -212,11 +199,9 @@ def _draw_strip(axes: Axes, panel: Panel, color: str) -> None:
     edge = 0.15 * max(high - low, 0.01)
     axes.set_ylim(low - edge, high + edge)
     axes.set_yticks([low, high] if high - low > 0.01 else [high])
-    percent_ticks(axes.yaxis)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     other = ", gray: other patch sizes" if panel.other_patches else ""
-    text = f"search, validation accuracy (a dot per trial{other})"
-    axes.text(0, 1.04, text, transform=axes.transAxes, fontsize=SMALL, color=MUTED, va="bottom")
+    subtitle(axes, f"search, validation accuracy (a dot per trial{other})", 1.04)
 
 
 def _scatter(axes: Axes, found: Sequence[tuple[float, float]], color: str) -> None:

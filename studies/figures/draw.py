@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from studies.errors import StudyError
-from studies.figures.answer import answer_figure, answer_panel
+from studies.figures.answer import answer_figure
 from studies.figures.forest import can_draw, forest_figure, regret_figure
-from studies.figures.pictures import eigenimage_figure, spectrum_figure, strip_figure
-from studies.figures.style import paper_style
-from studies.figures.svg import FORMATS, as_bytes
-from studies.figures.training import training_figure
+from studies.figures.pictures import eigenimage_figure, error_scale, read_samples, spectrum_figure, strip_figure
+from studies.figures.style import FORMATS, as_bytes, paper_style
+from studies.figures.training import loss_curves, training_figure
 from studies.records import Study, read_study
-from studies.statistics.ratio_curves import Panel, make_panels
+from studies.statistics.ratio_curves import make_panels
 from studies.storage.atomic import write_file
 from studies.verdict import current_verdict
-from studies.views.image_strips import Samples, error_scale, read_samples
-from studies.views.loss_curves import loss_curves
 from studies.views.wording import judged_rows
 
 
@@ -29,7 +25,7 @@ def draw_figures(study_folder: Path | str) -> list[Path]:
     """Draw a study's figures into its ``figures`` folder; what it has no data for is left out.
 
     Returns:
-        The files written, each in the formats of ``svg.FORMATS``: ``answer`` (accuracy over the ratio, all panels) and
+        The files written, each as PNG, SVG and PDF: ``answer`` (accuracy over the ratio, all panels) and
         one ``answer_<data set>_<method>`` per panel, ``differences``, ``regret`` (of several comparisons),
         ``training_curves``, ``spectrum``, ``eigenimages`` and a ``reconstruction`` per encoder sampled.
 
@@ -41,8 +37,7 @@ def draw_figures(study_folder: Path | str) -> list[Path]:
     folder.mkdir(exist_ok=True)
     written = []
     with paper_style():
-        for name, draw in _wanted(study):
-            figure = draw()
+        for name, figure in _figures(study):
             for kind in FORMATS:
                 written.append(folder / f"{name}.{kind}")
                 write_file(written[-1], as_bytes(figure, kind))
@@ -50,11 +45,7 @@ def draw_figures(study_folder: Path | str) -> list[Path]:
 
 
 def ratio_figure(study: Study) -> Figure:
-    """Accuracy over the achieved masking ratio, a panel per data set and method.
-
-    Raises:
-        StudyError: No trial has ended yet.
-    """
+    """Accuracy over the achieved masking ratio, a panel per data set and method; see :meth:`Study.curve`."""
     panels = make_panels(study.trials, judged_rows(current_verdict([study])), study.plan)
     if not panels:
         raise StudyError(f"{study.name} has no finished trial yet; there is nothing to draw")
@@ -66,37 +57,30 @@ def ratio_figure(study: Study) -> Figure:
     return figure
 
 
-def _wanted(study: Study) -> Iterator[tuple[str, Callable[[], Figure]]]:
+def _figures(study: Study) -> Iterator[tuple[str, Figure]]:
     rows = judged_rows(current_verdict([study]))
     panels = make_panels(study.trials, rows, study.plan)
     if panels:
-        yield "answer", lambda: answer_figure(panels)
+        yield "answer", answer_figure(panels)
     if len(panels) > 1:
         for panel in panels:
-            yield f"answer_{_file_name(_panel_name(panel))}", partial(answer_panel, panel)
+            name = _file_name(f"{panel.curve.setting.dataset} {panel.curve.label}")
+            yield f"answer_{name}", answer_figure([panel])
     if any(map(can_draw, rows)):
-        yield "differences", lambda: forest_figure(rows)
+        yield "differences", forest_figure(rows)
     if sum(row["regret"] is not None for row in rows) > 1:
-        yield "regret", lambda: regret_figure(rows)
+        yield "regret", regret_figure(rows)
     losses = loss_curves(study.trials, study.history)
     if losses:
-        yield "training_curves", lambda: training_figure(losses)
-    yield from _of_samples(read_samples(study.folder))
-
-
-def _of_samples(samples: Samples) -> Iterator[tuple[str, Callable[[], Figure]]]:
-    spectrum, eigenimages = samples.spectrum, samples.eigenimages
-    if spectrum is not None:
-        yield "spectrum", lambda: spectrum_figure(spectrum)
-    if eigenimages is not None:
-        yield "eigenimages", lambda: eigenimage_figure(eigenimages, spectrum)
+        yield "training_curves", training_figure(losses)
+    samples = read_samples(study.folder)
+    if samples.spectrum is not None:
+        yield "spectrum", spectrum_figure(samples.spectrum)
+    if samples.eigenimages is not None:
+        yield "eigenimages", eigenimage_figure(samples)
     scale = error_scale(samples.strips)
     for strip in samples.strips:
-        yield "_".join(filter(None, ("reconstruction", _file_name(strip.label)))), partial(strip_figure, strip, scale)
-
-
-def _panel_name(panel: Panel) -> str:
-    return f"{panel.curve.setting.dataset} {panel.curve.label}"
+        yield "_".join(filter(None, ("reconstruction", _file_name(strip.label)))), strip_figure(strip, scale)
 
 
 def _file_name(text: str) -> str:

@@ -8,11 +8,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from studies.figures.style import COLUMN, SMALL, place_inches
-from studies.figures.svg import add_tooltip
-from studies.formatting import in_points, interval, is_number, percent, points
-from studies.statistics.ratio_curves import SHARE_OF
-from studies.views.palette import GREEN, INK, MUTED, PAPER, VERDICT_COLORS, VERMILLION
+from studies.figures.palette import GREEN, INK, MUTED, PAPER, VERDICT_COLORS, VERMILLION
+from studies.figures.style import COLUMN, SMALL, add_tooltip, place_inches
+from studies.formatting import in_points, interval, is_number, percent, points, share_of
 from studies.views.wording import confidence, row_label, verdict_word
 
 LEFT, RIGHT, TOP, BOTTOM, LINE, GAP = 0.46, 1.12, 0.56, 0.5, 0.19, 0.14  # inches
@@ -25,11 +23,7 @@ def can_draw(row: Mapping[str, Any]) -> bool:
 
 
 def forest_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Per row of a verdict a block: rung minus default in points, from the lower to the upper one-sided bound.
-
-    Args:
-        rows: Rows of ``sentences.judged_rows``; those without differences are left out.
-    """
+    """Per row of a verdict a block: rung minus default in points, from the lower to the upper one-sided bound."""
     rows = [row for row in rows if can_draw(row)]
     heights = [TOP + LINE * len(row["rungs"]) + BOTTOM for row in rows]
     figure = Figure(figsize=(COLUMN, sum(heights) + GAP * (len(rows) - 1)))
@@ -61,8 +55,7 @@ def _draw_block(axes: Axes, row: Mapping[str, Any], title: str) -> None:
         (dot,) = axes.plot([100 * rung["difference"]], [place], "o", color=color, ms=4.5, mec=PAPER, mew=0.7)
         add_tooltip(dot, f"{percent(rung['ratio'])} minus default: {numbers} points")
         _number(axes, place, numbers)
-    method = SHARE_OF.get(row["method"], "")
-    _head(axes, title, f"masked share {method}".rstrip(), f"({confidence(row)} bounds)")
+    _head(axes, title, f"masked share {share_of(row['method'])}".rstrip(), f"({confidence(row)} bounds)")
     axes.set_xlabel("difference to the default (points)", labelpad=11)
     for x, text, side in ((0, "← default better", "left"), (1, "default worse →", "right")):
         axes.annotate(text, (x, 0), xycoords="axes fraction", xytext=(0, -13.5), textcoords="offset points", ha=side,

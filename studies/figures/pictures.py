@@ -1,37 +1,176 @@
-"""Pictures of what the encoder saw: reconstruction strips, eigen-images and the spectrum of explained variance."""
+"""Pictures of what the encoder saw (``samples.npz``): reconstruction strips, eigen-images, the explained variance.
+
+The file holds ``eigenimages`` (k, H, W, C), ``spectrum`` (K,) and, per encoder, ``<trial id>/candidate`` (JSON of
+method, ratio and patches), and ``<trial id>/original``, ``visible``, ``completed`` (uint8) and ``error`` (float32,
+completed minus original in levels over 255), each (n, H, W, C).
+Files of earlier versions hold ``prediction`` instead of the last two, and a label in place of id and candidate.
+"""
 
 from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from studies.errors import StudyError
+from studies.figures.palette import BLUE, INK, MUTED, VERMILLION
 from studies.figures.style import COLUMN, PAGE, SMALL, percent_ticks, place_inches
-from studies.views.image_strips import PANELS, Strip, as_picture, component_picture, signed_picture
-from studies.views.palette import BLUE, INK, MUTED, VERMILLION
+from studies.formatting import method_name, percent
 
 MARKED_SHARES = (0.5, 0.8, 0.95)
-IMAGES = 6
+IMAGES, EIGENIMAGES, COLUMNS = 6, 24, 8
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A few images reconstructed by one encoder; each array (n, H, W, C), uint8 but for the signed ``error``.
+
+    ``candidate`` has ``method``, ``ratio``, ``patch_size``, ``patch_stride``, ``mask_unit``, ``strategy`` and
+    ``basis``; it is empty in files of earlier versions whose label is not understood.
+    """
+
+    label: str
+    original: np.ndarray
+    visible: np.ndarray
+    completed: np.ndarray
+    error: np.ndarray
+    candidate: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The candidate in words, for example ``PMAE, 20 % masked, patch 4``; the label where it is unknown."""
+        found = self.candidate
+        if not found:
+            return self.label
+        patch = str(found["patch_size"])
+        if found.get("patch_stride") not in (None, found["patch_size"]):
+            patch += f" stride {found['patch_stride']}"
+        if found.get("mask_unit"):
+            patch += f" unit {found['mask_unit']}"
+        if found.get("strategy") not in (None, "expected", "random"):
+            patch += f" {found['strategy']}"
+        if found.get("basis") not in (None, "pca"):
+            patch += f" {found['basis']}"
+        masked = "" if found.get("ratio") is None else f", {percent(found['ratio'])} masked"
+        return f"{method_name(found['method'])}{masked}, patch {patch}"
+
+    def panels(self, scale: float) -> list[tuple[str, list[np.ndarray]]]:
+        """Per panel its caption and images (H, W, 3), uint8; ``scale`` is the error that has the full color."""
+        visible = "visible patches" if self.candidate.get("method") == "mae" else "visible components"
+        images = {"original": self.original, visible: self.visible, "visible + prediction": self.completed}
+        # Images with one channel are shown as gray.
+        panels = [(name, [np.broadcast_to(i, (*i.shape[:2], 3)) for i in found]) for name, found in images.items()]
+        return [*panels, ("error", [signed_picture(image, scale) for image in self.error])]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What ``samples.npz`` holds; empty or None where the file has nothing of it."""
+
+    strips: tuple[Strip, ...] = ()
+    eigenimages: np.ndarray | None = None
+    spectrum: np.ndarray | None = None
+
+    def captioned_eigenimages(self) -> list[tuple[str, np.ndarray]]:
+        """``1: 26 %`` and a picture of the component, for each of the leading ones."""
+        images = () if self.eigenimages is None else self.eigenimages[:EIGENIMAGES]
+        shares = self.spectrum
+        captions = [f"{i + 1}" if shares is None else f"{i + 1}: {100 * shares[i]:.2g} %" for i in range(len(images))]
+        return [(caption, component_picture(image)) for caption, image in zip(captions, images, strict=True)]
+
+
+def read_samples(folder: Path) -> Samples:
+    """The pictures' arrays of a study folder; empty where the file is missing, a StudyError if it is corrupted."""
+    path = folder / "samples.npz"
+    if not path.exists():
+        return Samples()
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            stored = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise StudyError(f"{path} cannot be read ({error}); delete it: the study is intact without it") from error
+    keys = [name.removesuffix("original") for name in stored if name.endswith("original")]
+    strips = [strip for key in keys if (strip := _strip(key, stored)) is not None]
+    return Samples(tuple(strips), stored.get("eigenimages"), stored.get("spectrum"))
+
+
+def error_scale(strips: Sequence[Strip]) -> float:
+    """The error (levels over 255) that all strips show in full color, so that they can be compared."""
+    errors = [np.abs(strip.error).mean(axis=-1).ravel() for strip in strips]
+    return max(float(np.quantile(np.concatenate(errors), 0.99)), 1e-3) if errors else 1.0
+
+
+def signed_picture(image: np.ndarray, scale: float) -> np.ndarray:
+    """Signed values (H, W, C), averaged over channels, as uint8 (H, W, 3): blue below zero, white at it, red above."""
+    share = np.clip(np.nan_to_num(image.astype(np.float64)).mean(axis=-1, keepdims=True) / scale, -1, 1)
+    low, high = (np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) for color in (BLUE, VERMILLION))
+    return np.round(255 + np.abs(share) * (np.where(share < 0, low, high) - 255)).astype(np.uint8)
+
+
+def component_picture(image: np.ndarray) -> np.ndarray:
+    """A principal component (H, W, C) as uint8 (H, W, 3) on a diverging scale of its own, zero in the middle.
+
+    One channel goes from blue over white to red; three are shown as colors around gray, the sign (which is arbitrary)
+    chosen so that the component brightens the image.
+    """
+    values = np.nan_to_num(image.astype(np.float64))
+    values = -values if values.sum() < 0 else values
+    scale = max(float(np.abs(values).max()), 1e-12)
+    if values.shape[-1] == 1:
+        return signed_picture(values, scale)
+    return np.round(127.5 * (1 + values / scale)).astype(np.uint8)
+
+
+def _strip(key: str, stored: dict[str, np.ndarray]) -> Strip | None:
+    names = ("original", "visible", "completed", "error", "prediction")
+    original, visible, completed, error, prediction = (stored.get(key + name) for name in names)
+    if original is None or visible is None or (completed is None and prediction is None):
+        return None
+    if completed is None:  # of an earlier version: MAE's predictions were set into the image, PMAE's are deviations
+        assert prediction is not None
+        whole = prediction if prediction.dtype == np.uint8 else np.round(visible + 255 * prediction.astype(np.float64))
+        completed = np.clip(whole, 0, 255).astype(np.uint8)
+    if error is None:
+        error = ((completed.astype(np.float64) - original) / 255).astype(np.float32)
+    label = key.rstrip("/")
+    candidate = json.loads(str(stored[f"{key}candidate"])) if f"{key}candidate" in stored else parse_label(label)
+    return Strip(candidate.get("label", label), original, visible, completed, error, candidate)
+
+
+def parse_label(label: str) -> dict[str, Any]:
+    """The candidate that a label of earlier versions such as ``pmae r=0.20 p=4 stride 2`` names; empty if none."""
+    pattern = (
+        r"(?P<method>pmae|mae)(?: r=(?P<ratio>\d*\.?\d+))? p=(?P<patch_size>\d+)(?: stride (?P<patch_stride>\d+))?"
+        r"(?: unit (?P<mask_unit>\d+))?(?: (?P<strategy>.*))?"
+    )
+    found = re.fullmatch(pattern, label)
+    if found is None:
+        return {}
+    numbers = {"ratio": float, "patch_size": int, "patch_stride": int, "mask_unit": int}
+    given = {name: text for name, text in found.groupdict().items() if text is not None}
+    return {name: numbers[name](text) if name in numbers else text for name, text in given.items()}
 
 
 def strip_figure(strip: Strip, scale: float) -> Figure:
-    """A row per panel (original, visible part, visible + prediction, error), a column per image.
-
-    Args:
-        strip: The images.
-        scale: The error shown in full color.
-    """
+    """A row per panel of ``strip.panels(scale)``, a column per image."""
     count = min(IMAGES, len(strip.original))
     left, side, top = 0.95, (PAGE - 0.95) / IMAGES, 0.28
-    figure = Figure(figsize=(left + side * count, top + side * len(PANELS)))
-    for row, name in enumerate(PANELS):
-        y = (len(PANELS) - 1 - row) * side
-        figure.text(
-            0, (y + side / 2) / (top + side * len(PANELS)), strip.captions[row].replace(" ", "\n", 1), va="center"
-        )
+    panels = strip.panels(scale)
+    height = top + side * len(panels)
+    figure = Figure(figsize=(left + side * count, height))
+    for row, (caption, images) in enumerate(panels):
+        y = (len(panels) - 1 - row) * side
+        figure.text(0, (y + side / 2) / height, caption.replace(" ", "\n", 1), va="center")
         for column in range(count):
             axes = place_inches(figure, left + column * side, y, side * 0.96, side * 0.96)
-            image = getattr(strip, name)[column]
-            axes.imshow(signed_picture(image, scale) if name == "error" else as_picture(image), interpolation="nearest")
+            axes.imshow(images[column], interpolation="nearest")
             axes.set_axis_off()
     figure.text(0, 0.995, strip.title, fontsize=8, fontweight="bold", va="top")
     figure.text(1, 0.99, error_legend(scale), fontsize=SMALL, color=MUTED, ha="right", va="top")
@@ -43,27 +182,22 @@ def error_legend(scale: float) -> str:
     return f"error: blue too dark, red too bright; full color at {255 * scale:.0f} of 255 gray levels"
 
 
-def eigenimage_figure(eigenimages: np.ndarray, spectrum: np.ndarray | None, columns: int = 8) -> Figure:
-    """The leading principal components as images (k, H, W, C), each with its share of the variance."""
-    shown = eigenimages[: 3 * columns]
-    rows, side = -(-len(shown) // columns), PAGE / columns
+def eigenimage_figure(samples: Samples) -> Figure:
+    """The leading principal components as images, each with its share of the variance."""
+    shown = samples.captioned_eigenimages()
+    rows, side = -(-len(shown) // COLUMNS), PAGE / COLUMNS
     figure = Figure(figsize=(PAGE, rows * (side + 0.16)))
-    for index, image in enumerate(shown):
-        row, column = divmod(index, columns)
+    for index, (caption, image) in enumerate(shown):
+        row, column = divmod(index, COLUMNS)
         axes = place_inches(figure, column * side, (rows - 1 - row) * (side + 0.16), side * 0.94, side * 0.94)
-        axes.imshow(component_picture(image), interpolation="nearest")
+        axes.imshow(image, interpolation="nearest")
         axes.set_axis_off()
-        share = "" if spectrum is None else f": {100 * spectrum[index]:.2g} %"
-        axes.set_title(f"{index + 1}{share}", fontsize=SMALL, fontweight="normal", loc="center", pad=2)
+        axes.set_title(caption, fontsize=SMALL, fontweight="normal", loc="center", pad=2)
     return figure
 
 
 def spectrum_figure(spectrum: np.ndarray) -> Figure:
-    """Running sum of the explained variance over the number of components (log axis), the usual shares marked.
-
-    Args:
-        spectrum: Explained-variance ratios (K,), falling.
-    """
+    """Running sum of the explained-variance ratios (K,) over the number of components (log axis)."""
     figure = Figure(figsize=(COLUMN, 1.9))
     axes = place_inches(figure, 0.42, 0.4, COLUMN - 0.62, 1.25)
     running = np.cumsum(spectrum)

@@ -1,20 +1,29 @@
-"""How every figure looks: column widths, type, lines, axes in per cent, labels that keep apart."""
+"""How every figure looks (column widths, type, axes in per cent), and figures as files and as SVG inside the page."""
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from html import escape
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from studies.views.palette import GRID, INK, MUTED
+from studies.figures.palette import GRID, INK, MUTED, VARIABLES
 
 COLUMN, PAGE = 89 / 25.4, 183 / 25.4  # inches: one and two columns of a journal
 SMALL = 6.5  # points
+FORMATS = ("png", "svg", "pdf")
+_METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None, "Producer": None},
+}  # fmt: skip
 
 
 @contextmanager
@@ -55,10 +64,8 @@ def paper_style() -> Iterator[None]:
         yield
 
 
-def percent_ticks(axis: Any, step: float | None = None) -> None:
+def percent_ticks(axis: Any) -> None:
     """Show fractions on ``axis`` (an x or y axis) as per cent."""
-    if step is not None:
-        axis.set_major_locator(mpl.ticker.MultipleLocator(step))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
 
 
@@ -67,6 +74,11 @@ def place_inches(figure: Any, left: float, bottom: float, width: float, height: 
     size = figure.get_size_inches()
     axes: Axes = figure.add_axes((left / size[0], bottom / size[1], width / size[0], height / size[1]))
     return axes
+
+
+def subtitle(axes: Axes, text: str, y: float = 1.02) -> None:
+    """Small text above ``axes``, to the left: what its vertical axis shows."""
+    axes.text(0, y, text, transform=axes.transAxes, fontsize=SMALL, color=MUTED, va="bottom")
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -85,3 +97,36 @@ def spread(places: Sequence[float], gap: float, low: float, high: float) -> list
     out = np.empty(len(moved))
     out[order] = moved
     return [float(value) for value in out]
+
+
+def add_tooltip(artist: Artist, text: str) -> None:
+    """Let ``artist`` show ``text`` in the page when it is pointed at."""
+    artist.set_gid(f"tip:{text}")
+
+
+def as_bytes(figure: Figure, kind: str) -> bytes:
+    """The figure in one of ``FORMATS``, at its own size."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, metadata=_METADATA[kind], facecolor="white")
+    content = buffer.getvalue()
+    return re.sub(rb' id="tip:[^"]*"', b"", content) if kind == "svg" else content
+
+
+def as_inline(figure: Figure, label: str, name: str) -> str:
+    """The figure as an ``<svg>`` element: ``label`` is for screen readers, ``name`` the prefix of its ids."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata=_METADATA["svg"], transparent=True)
+    text = buffer.getvalue().decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r'<g id="tip:([^"]*)">', lambda m: f'<g class="tip"><title>{m[1]}</title>', text)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(xlink:)?href="#', f'href="#{name}-', text).replace("url(#", f"url(#{name}-")
+    text = re.sub(r"(\bfont: [^;\"]*?px)[^;\"]*", r"\1 var(--font)", text)
+    text = re.sub(r"font-family: [^;\"]*", "font-family: var(--font)", text)
+    for color, variable in VARIABLES.items():
+        text = text.replace(color, f"var({variable})")
+    box = re.search(r'viewBox="([^"]*)"', text)
+    start = f'<svg role="img" aria-label="{escape(label)}" viewBox="{box[1] if box else ""}" class="chart">'
+    return start + re.sub(r"\n\s*", "\n", text[text.index(">") + 1 :]).strip()

@@ -1,29 +1,90 @@
-"""Training curves: the loss over the epochs, a panel per method, every curve labeled at its end."""
+"""Training curves: the mean loss per epoch of each setting and ratio, a panel per method, labeled at its end."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from studies.figures.style import COLUMN, PAGE, SMALL, place_inches, spread
-from studies.figures.svg import add_tooltip
-from studies.formatting import count, percent
-from studies.statistics.ratio_curves import METHOD_NAMES
-from studies.views.loss_curves import LossCurve
-from studies.views.palette import BLUE, METHOD_COLORS, MUTED
+from studies.figures.palette import BLUE, METHOD_COLORS, MUTED
+from studies.figures.style import COLUMN, PAGE, SMALL, add_tooltip, place_inches, spread, subtitle
+from studies.formatting import count, is_number, method_name, percent
+from studies.statistics.ratio_curves import Setting, achieved, setting_labels
+from studies.storage.tables import rows_of
 
+MAX_EPOCHS, MAX_CURVES = 200, 40
 LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 0.42, 0.42, 0.4, 0.38, 1.75  # inches
 LIMIT = 2.5  # losses above it are cut off: predicting the mean costs 1
 
 
-def training_figure(curves: Sequence[LossCurve]) -> Figure:
-    """Share of the masked variance that is left unexplained over the epoch; 1 is predicting the mean.
+@dataclass(frozen=True)
+class LossCurve:
+    """Mean training loss per epoch of the trials that share setting and (achieved) ratio."""
 
-    Lines are means over the seeds of one ratio. The methods have different targets, so each has its own panel.
-    """
+    method: str
+    label: str
+    ratio: float
+    trials: int
+    epochs: tuple[int, ...]
+    losses: tuple[float, ...]
+
+
+def loss_curves(trials: pa.Table, history: pa.Table) -> list[LossCurve]:
+    """The finished confirmed trials' curves (the explored ones' where none is confirmed), of many an even selection."""
+    done = trials.filter(pc.equal(trials["status"], "done"))
+    confirmed = done.filter(pc.equal(done["phase"], "confirm"))
+    chosen = confirmed if confirmed.num_rows else done
+    if not chosen.num_rows or not history.num_rows:
+        return []
+    columns = ("study", "trial_id", "ratio", "achieved_ratio", *Setting._fields)
+    rows = [row for row in rows_of(chosen, columns) if is_number(row["ratio"])]
+    if not rows:
+        return []
+    keys = sorted({_key(row) for row in rows}, key=lambda key: (key[1] != "pmae", str(key)))
+    keys = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, MAX_CURVES).astype(int))]
+    number = {key: i for i, key in enumerate(keys)}
+    picked = [(row, number[key]) for row in rows if (key := _key(row)) in number]
+    index = pa.table(
+        {
+            "study": [row["study"] for row, _ in picked],
+            "trial_id": [row["trial_id"] for row, _ in picked],
+            "curve": pa.array([curve for _, curve in picked], pa.int64()),
+        }
+    )
+    labels = setting_labels(Setting(*key[:-1]) for key in keys)
+    joined = history.select(["study", "trial_id", "epoch", "train_loss"]).join(
+        index, ["study", "trial_id"], join_type="inner"
+    )
+    means = joined.group_by(["curve", "epoch"]).aggregate([("train_loss", "mean"), ("train_loss", "count")])
+    means = means.sort_by([("curve", "ascending"), ("epoch", "ascending")])
+    names = ("curve", "epoch", "train_loss_mean", "train_loss_count")
+    numbers, *parts = (means[name].to_numpy() for name in names)
+    curves = []
+    for place, key in enumerate(keys):
+        epochs, losses, counts = (part[numbers == place] for part in parts)
+        finite = np.isfinite(losses.astype(float))
+        if not finite.any():
+            continue
+        kept = np.flatnonzero(finite)[:: max(1, -(-int(finite.sum()) // MAX_EPOCHS))]
+        setting = Setting(*key[:-1])
+        ratio = float(np.mean([achieved(row) for row, curve in picked if curve == place]))
+        shown = tuple(map(int, epochs[kept])), tuple(map(float, losses[kept]))
+        curves.append(LossCurve(setting.method, labels[setting], ratio, int(counts.max()), *shown))
+    return curves
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return (*Setting.of(row), round(achieved(row) if row["method"] == "mae" else row["ratio"], 6))
+
+
+def training_figure(curves: Sequence[LossCurve]) -> Figure:
+    """Share of the masked variance left unexplained over the epoch, a panel per method, as their targets differ."""
     groups = list(dict.fromkeys((c.method, c.label) for c in curves))
     columns = min(len(groups), 2)
     rows = -(-len(groups) // 2)
@@ -35,7 +96,7 @@ def training_figure(curves: Sequence[LossCurve]) -> Figure:
         axes = place_inches(figure, x + LEFT, y + BOTTOM, width - LEFT - RIGHT, HEIGHT)
         own = [c for c in curves if (c.method, c.label) == (method, label)]
         _draw(axes, own, METHOD_COLORS.get(method, BLUE))
-        axes.set_title(label or METHOD_NAMES.get(method, method), pad=13)
+        axes.set_title(label or method_name(method), pad=13)
     return figure
 
 
@@ -59,5 +120,4 @@ def _draw(axes: Axes, curves: Sequence[LossCurve], color: str) -> None:
         axes.annotate(percent(curve.ratio), (1, place), xycoords=("axes fraction", "data"), xytext=(3, 0),
                       textcoords="offset points", va="center", fontsize=SMALL, color=color)  # fmt: skip
     axes.set_xlabel("epoch")
-    axes.text(0, 1.02, "masked variance left unexplained", transform=axes.transAxes, fontsize=SMALL, color=MUTED,
-              va="bottom")  # fmt: skip
+    subtitle(axes, "masked variance left unexplained")

@@ -1,8 +1,10 @@
-"""The page's charts: each is inline SVG with the table of its numbers, so that nothing depends on seeing it."""
+"""The page's charts, each inline SVG with its numbers, so that nothing depends on seeing it, and pictures as PNG."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,29 +12,22 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from PIL import Image
 
-from studies.figures.answer import answer_description, answer_panel
+from studies.errors import StudyError
+from studies.figures.answer import answer_description, answer_figure
 from studies.figures.forest import can_draw, forest_figure, regret_figure
-from studies.figures.pictures import spectrum_figure
-from studies.figures.style import paper_style
-from studies.figures.svg import as_inline
-from studies.figures.training import training_figure
-from studies.formatting import accuracy, in_points, interval, percent
-from studies.report.pictures import Gallery
+from studies.figures.pictures import error_legend, error_scale, read_samples, spectrum_figure
+from studies.figures.style import as_inline, paper_style
+from studies.figures.training import loss_curves, training_figure
+from studies.formatting import accuracy, in_points, interval, method_name, percent
+from studies.records import Study
 from studies.statistics.ratio_curves import Panel
-from studies.views.loss_curves import loss_curves
-from studies.views.wording import confidence, method_name, row_label, verdict_word
+from studies.views.wording import confidence, row_label, rung_cells, verdict_word
 
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart, its description and its numbers as a table."""
-
-    title: str
-    svg: Markup
-    headings: tuple[str, ...] = ()
-    numbers: tuple[tuple[str, ...], ...] = ()
-    wide: bool = False
+MAX_IMAGES, MAX_STRIPS = 8, 12
+Cells = tuple[str, ...]
+Chart = dict[str, Any]
 
 
 @dataclass
@@ -44,12 +39,26 @@ class Charts:
     regret: Chart | None = None
     training: list[Chart] = field(default_factory=list)
     spectra: list[Chart] = field(default_factory=list)
+    count: int = 0
 
-    def all(self) -> Iterator[Chart]:
-        """Every chart."""
-        yield from (*self.answer, *self.differences, *self.training, *self.spectra)
-        if self.regret is not None:
-            yield self.regret
+    def make(self, title: str, figure: Figure, description: str, headings: Cells, numbers: Iterable[Cells]) -> Chart:
+        """The next chart; ``description`` is for readers who cannot see it."""
+        wide = figure.get_size_inches()[0] > 4
+        svg = Markup(as_inline(figure, description, f"c{self.count}"))
+        self.count += 1
+        return {"title": title, "svg": svg, "headings": headings, "numbers": list(numbers), "wide": wide}
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A study's pictures as data URIs, with captions; ``problem`` tells why there are none."""
+
+    study: str
+    strips: tuple[tuple[str, list[tuple[str, list[str]]]], ...] = ()
+    legend: str = ""
+    eigenimages: tuple[tuple[str, str], ...] = ()
+    spectrum: np.ndarray | None = None
+    problem: str | None = None
 
 
 def make_charts(
@@ -60,81 +69,75 @@ def make_charts(
     galleries: Sequence[Gallery],
 ) -> Charts:
     """Every chart that there is data for."""
-    charts, number = Charts(), iter(range(10_000))
-    headings: tuple[str, ...]
-    numbers: list[tuple[str, ...]]
-
-    def chart(title: str, figure: Figure, description: str, headings: Sequence[str], numbers: Any) -> Chart:
-        wide = figure.get_size_inches()[0] > 4
-        svg = Markup(as_inline(figure, description, f"c{next(number)}"))
-        return Chart(title, svg, tuple(headings), tuple(numbers), wide)
-
+    charts = Charts()
+    headings: Cells
     with paper_style():
         for panel in panels:
-            headings = ("masked", "test accuracy", "95 % interval", "seeds")
-            numbers = _panel_numbers(panel)
-            charts.answer.append(chart(panel.title, answer_panel(panel), answer_description(panel), headings, numbers))
+            headings, numbers = ("masked", "test accuracy", "95 % interval", "seeds"), _panel_numbers(panel)
+            figure, description = answer_figure([panel]), answer_description(panel)
+            charts.answer.append(charts.make(panel.title, figure, description, headings, numbers))
         for row in filter(can_draw, rows):
             title = row_label(row, rows)
             headings = ("masked", "difference (points)", f"{confidence(row)} bounds")
-            figure = forest_figure([row])
-            charts.differences.append(
-                chart(title, figure, f"{title}: difference of every ratio to the default", headings, _differences(row))
-            )
+            cells = map(rung_cells, row["rungs"])
+            numbers = [(masked, difference, bounds) for masked, _, difference, bounds, _ in cells]
+            description = f"{title}: difference of every ratio to the default"
+            charts.differences.append(charts.make(title, forest_figure([row]), description, headings, numbers))
         judged = [row for row in rows if row["regret"] is not None]
         if len({row["dataset"] for row in judged}) > 1:
-            headings = ("comparison", "regret (points)", "bounds", "verdict")
-            numbers = [
-                (
-                    row_label(row, rows),
-                    in_points(row["regret"]),
-                    interval(row["ci_low"], row["ci_high"]),
-                    verdict_word(row),
-                )
-                for row in judged
-            ]
-            charts.regret = chart(
-                "Regret", regret_figure(judged), "Regret of the default by data set", headings, numbers
-            )
+            headings, numbers = ("comparison", "regret (points)", "bounds", "verdict"), []
+            for row in judged:
+                bounds = interval(row["ci_low"], row["ci_high"])
+                numbers.append((row_label(row, rows), in_points(row["regret"]), bounds, verdict_word(row)))
+            description = "Regret of the default by data set"
+            charts.regret = charts.make("Regret", regret_figure(judged), description, headings, numbers)
         losses = loss_curves(trials, history)
         for method, label in dict.fromkeys((curve.method, curve.label) for curve in losses):
             own = [curve for curve in losses if (curve.method, curve.label) == (method, label)]
             numbers = [(percent(c.ratio), f"{c.losses[0]:.3g}", f"{c.losses[-1]:.3g}", str(c.trials)) for c in own]
             headings = ("masked", "first epoch", "last epoch", "trials")
-            title = f"Training loss of {method_name(method)} over the epochs, a curve per ratio"
-            charts.training.append(chart(label, training_figure(own), title, headings, numbers))
+            description = f"Training loss of {method_name(method)} over the epochs, a curve per ratio"
+            charts.training.append(charts.make(label, training_figure(own), description, headings, numbers))
         for found in galleries:
             if found.spectrum is not None:
                 running = np.cumsum(found.spectrum)
                 counts = [n for n in (1, 2, 5, 10, 20, 50, 100, 1000) if n <= len(running)]
                 numbers = [(str(n), accuracy(float(running[n - 1]))) for n in counts]
-                title = "Variance held by the leading components"
+                figure, description = spectrum_figure(found.spectrum), "Variance held by the leading components"
                 headings = ("components", "variance held")
-                charts.spectra.append(chart(found.study, spectrum_figure(found.spectrum), title, headings, numbers))
+                charts.spectra.append(charts.make(found.study, figure, description, headings, numbers))
     return charts
 
 
-def _panel_numbers(panel: Panel) -> list[tuple[str, ...]]:
+def _panel_numbers(panel: Panel) -> list[Cells]:
     if not panel.curve.confirmed:
         return [(percent(ratio), f"{accuracy(score)} (validation)", "", "1") for ratio, score in panel.curve.explored]
-    numbers = [
-        (
-            percent(rung.ratio),
-            accuracy(rung.mean),
-            "" if rung.interval is None else f"{accuracy(rung.interval[0])} to {accuracy(rung.interval[1])}",
-            str(rung.seeds),
-        )
-        for rung in panel.curve.confirmed
-    ]
+    numbers = []
+    for rung in panel.curve.confirmed:
+        bounds = "" if rung.interval is None else f"{accuracy(rung.interval[0])} to {accuracy(rung.interval[1])}"
+        numbers.append((percent(rung.ratio), accuracy(rung.mean), bounds, str(rung.seeds)))
     return [*numbers, *((method_name(name), accuracy(value), "", "") for name, value in panel.references.items())]
 
 
-def _differences(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    return [
-        (
-            percent(rung["ratio"]),
-            "default" if rung["is_default"] else in_points(rung["difference"], True),
-            interval(rung["low"], rung["high"], True),
-        )
-        for rung in row["rungs"]
-    ]
+def gallery(study: Study) -> Gallery:
+    """The pictures in a study's ``samples.npz``; a corrupted file becomes the gallery's ``problem``."""
+    try:
+        samples = read_samples(study.folder)
+    except StudyError as error:
+        return Gallery(study.name, problem=str(error))
+    if not samples.strips and samples.eigenimages is None:
+        return Gallery(study.name, spectrum=samples.spectrum, problem="no samples.npz yet: no pictures to show")
+    scale = error_scale(samples.strips)
+    strips = []
+    for strip in samples.strips[:MAX_STRIPS]:
+        rows = [(caption, list(map(_png_uri, images[:MAX_IMAGES]))) for caption, images in strip.panels(scale)]
+        strips.append((strip.title, rows))
+    eigenimages = tuple((caption, _png_uri(image)) for caption, image in samples.captioned_eigenimages())
+    return Gallery(study.name, tuple(strips), error_legend(scale), eigenimages, samples.spectrum)
+
+
+def _png_uri(image: np.ndarray) -> str:
+    """``image`` (H, W, 3), uint8, as a PNG data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

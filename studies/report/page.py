@@ -6,35 +6,40 @@ A content-security policy in the page forbids every network request.
 
 from __future__ import annotations
 
+import base64
 import datetime
+import gzip
+import io
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.feather
 from markupsafe import Markup
 
+from studies.formatting import percent
 from studies.records import Study, read_studies
-from studies.report.cards import RUNG_HEADINGS, make_cards
-from studies.report.charts import make_charts
-from studies.report.downloads import downloads
-from studies.report.methods import BIBTEX, methods_paragraph
-from studies.report.pictures import gallery
-from studies.report.run_facts import how_it_was_run, what_is_missing
-from studies.report.sections import contrast_rows, measure_table, own_answer, published_rows
+from studies.report import sections
+from studies.report.charts import gallery, make_charts
+from studies.report.methods import how_it_was_run, methods_paragraph, what_is_missing
 from studies.report.table import trial_table
 from studies.statistics.contrasts import contrasts
 from studies.statistics.inverted_u import shape_sentences
 from studies.statistics.ratio_curves import DEFAULT_RATIOS, make_panels
 from studies.storage.atomic import write_file
+from studies.storage.tables import csv_bytes
 from studies.verdict import current_verdict
-from studies.views.extra_metrics import measures
-from studies.views.merge import disambiguate_datasets
-from studies.views.wording import headline, judged_rows, question, verdict_word
+from studies.views.wording import headline, judged_rows, verdict_word
 
 TEMPLATES = Path(__file__).parent / "templates"
+# Beyond this a file inside the page is no longer something to pass on; the tables are in the study's folder.
+MAX_BYTES = 4_000_000
+PLAIN_CSV_BYTES = 150_000
 
 
 def write_report(
@@ -70,47 +75,83 @@ def render_report(studies: Sequence[Study], refresh_seconds: float | None = None
     galleries = [gallery(study) for study in studies]
     charts = make_charts(make_panels(shown, rows, studies[0].plan), rows, shown, history, galleries)
     own, compared = studies[0].plan.get("question"), contrasts(shown)
-    cards = make_cards(rows, trials, studies)
+    default = studies[0].plan.get("default_ratio") or DEFAULT_RATIOS["pmae"]
+    cards = [sections.make_card(row, rows, trials, studies[0].plan) for row in rows]
     overall = (verdict.get("overall") or {}).get("verdict") or "inconclusive"
     withheld = any(row["kind"] == "default" and verdict_word(row) == "withheld" for row in rows)
+    table = json.dumps(trial_table(trials), ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False)
+    for character in ("<", "\u2028", "\u2029"):  # the text must not end the script element that holds it
+        table = table.replace(character, f"\\u{ord(character):04x}")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     return environment.get_template("report.html").render(
         title=", ".join(study.name for study in studies),
-        question=own or question(studies[0].plan.get("default_ratio") or DEFAULT_RATIOS["pmae"]),
-        headline=own_answer(compared, shape_sentences(shown)) if own else headline(verdict),
+        question=own or f"Is masking {percent(default)} of the variance good enough?",
+        headline=sections.own_answer(compared, shape_sentences(shown)) if own else headline(verdict),
         verdict=None if own or not cards else "withheld" if withheld else overall,
         cards=[] if own else cards,
-        rung_headings=RUNG_HEADINGS,
+        rung_headings=sections.RUNG_HEADINGS,
         missing=what_is_missing(studies, trials, galleries),
         warnings=verdict.get("warnings", []),
         charts=charts,
-        published=published_rows(),
-        contrasts=contrast_rows(compared),
-        measures=measure_table(measures(shown)),
+        published=sections.published_rows(),
+        contrasts=sections.contrast_rows(compared),
+        measures=sections.measure_table(sections.measures(shown)),
         methods=[
             methods_paragraph(study, [r for r in rows if r["study"] in (study.name, None, "")]) for study in studies
         ],
-        bibtex=BIBTEX,
+        bibtex=(TEMPLATES / "papers.bib").read_text(encoding="utf-8").rstrip(),
         galleries=galleries,
         runs=[how_it_was_run(study) for study in studies],
-        downloads=downloads(trials, history, verdict, [study.plan for study in studies]),
+        downloads=_downloads(trials, history, verdict, [study.plan for study in studies]),
         trial_count=trials.num_rows,
         refresh=refresh_seconds,
         written=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        style=_asset("report.css"),
-        script=_asset("report.js"),
-        table_json=_as_json(trial_table(trials)),
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        script=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
+        table_json=Markup(table),
     )
 
 
-def _asset(name: str) -> Markup:
-    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
+def disambiguate_datasets(trials: pa.Table, rows: Sequence[Mapping[str, Any]]) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """``trials`` and a verdict's ``rows`` with the study after data sets that several used, which are not averaged."""
+    pairs = trials.group_by(["dataset", "study"]).aggregate([]).to_pylist()
+    shared = {name for name, count in Counter(p["dataset"] for p in pairs).items() if count > 1}
+    longer = pc.binary_join_element_wise(trials["dataset"], trials["study"], ", ", null_handling="skip")
+    is_shared = pc.is_in(trials["dataset"], pa.array(sorted(shared), pa.string()))
+    place = trials.schema.get_field_index("dataset")
+    named = trials.set_column(place, "dataset", pc.if_else(is_shared, longer, trials["dataset"]))
+    return named, [
+        {**row, "dataset": f"{row['dataset']}, {row['study']}"} if row.get("dataset") in shared else dict(row)
+        for row in rows
+    ]
 
 
-def _as_json(values: Any) -> Markup:
-    """JSON that cannot end the script element that holds it."""
-    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False)
-    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+def _downloads(
+    trials: pa.Table, history: pa.Table, verdict: dict[str, Any], plans: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The study's tables and JSON files as data URIs, without empty tables; a file that is too large has no URI."""
+    files = []
+    for name, table in (("trials", trials), ("history", history)):
+        if table.num_rows:
+            content, arrow = csv_bytes(table), io.BytesIO()
+            if len(content) > PLAIN_CSV_BYTES:
+                packed = gzip.compress(content, 6, mtime=0)
+                files.append((f"{name}.csv.gz", f"{name} as CSV, gzip", "application/gzip", packed))
+            else:
+                files.append((f"{name}.csv", f"{name} as CSV", "text/csv;charset=utf-8", content))
+            pa.feather.write_feather(table, arrow, compression="zstd")
+            files.append((f"{name}.arrow", f"{name} as Arrow", "application/vnd.apache.arrow.file", arrow.getvalue()))
+    plan = ("the plan", plans[0]) if len(plans) == 1 else ("the plans", plans)
+    for name, title, values in (("verdict.json", "the verdict", verdict), ("study.json", *plan)):
+        content = json.dumps(values, indent=2, ensure_ascii=False, default=str).encode()
+        files.append((name, title, "application/json", content))
+    shown = []
+    for name, title, kind, content in files:
+        size = len(content)
+        readable = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(size / 1e3, 0.1):.3g} kB"
+        uri = f"data:{kind};base64,{base64.b64encode(content).decode()}" if size <= MAX_BYTES else None
+        shown.append({"name": name, "title": title, "readable_size": readable, "uri": uri})
+    return shown

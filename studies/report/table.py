@@ -6,15 +6,14 @@ differences from the most common one, so that 10,000 trials stay a few megabytes
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
-from studies.statistics.ratio_curves import METHOD_NAMES, rows_of
+from studies.formatting import METHOD_NAMES
+from studies.storage.tables import flatten, read_mapping, rows_of
 
 # key: (heading, kind). Kinds tell the script how to show and sort a value.
 COLUMNS: dict[str, tuple[str, str]] = {
@@ -57,53 +56,22 @@ def trial_table(trials: pa.Table) -> dict[str, Any]:
     extra = ("trial_id", "error", "config", "config_hash", "started_at", "device", "metrics", "training_problem")
     rows = rows_of(trials, (*COLUMNS, *extra))
     keys = [key for key in COLUMNS if _is_shown(key, rows)]
-    texts = [row["config"] or "" for row in rows]
-    distinct = list(dict.fromkeys(texts))
-    base, differences = _configurations(distinct, Counter(texts))
-    number = {text: i for i, text in enumerate(distinct)}
-    return {
-        "columns": [_column(key, rows) for key in keys],
-        "rows": [
-            [*(_plain(row[key], key) for key in keys), number[row["config"] or ""], _details(row)] for row in rows
-        ],
-        "base": base,
-        "configs": differences,
-    }
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names: ``{"model": {"width": 64}}`` becomes ``{"model.width": 64}``."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-def _configurations(texts: list[str], counts: Counter[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    settings = [_read_config(text) for text in texts]
-    base = settings[max(range(len(texts)), key=lambda i: counts[texts[i]])] if texts else {}
+    counts = Counter(row["config"] or "" for row in rows)
+    number = {text: i for i, text in enumerate(counts)}
+    settings = [flatten(read_mapping(text) or ({"config": text} if text else {})) for text in counts]
+    base = settings[number[max(counts, key=lambda text: counts[text])]] if counts else {}
     differences = []
     for own in settings:
         changed = {name: value for name, value in own.items() if name not in base or base[name] != value}
         differences.append(changed | {name: None for name in base if name not in own})
-    return base, differences
-
-
-def _read_config(text: str) -> dict[str, Any]:
-    values = _read_mapping(text)
-    return flatten(values) if values or not text else {"config": text}
-
-
-def _read_mapping(text: str | None) -> Mapping[str, Any]:
-    """JSON of another program may be anything."""
-    try:
-        values = json.loads(text) if text else {}
-    except ValueError:
-        return {}
-    return values if isinstance(values, Mapping) else {}
+    cells = [[_plain(row[key], key) for key in keys] for row in rows]
+    columns = []
+    for place, key in enumerate(keys):
+        found = sorted({str(line[place]) for line, row in zip(cells, rows, strict=True) if row[key] is not None})
+        choices = found if key in FILTERS and len(found) > 1 else []
+        columns.append({"key": key, "heading": COLUMNS[key][0], "kind": COLUMNS[key][1], "choices": choices})
+    lines = [[*line, number[row["config"] or ""], _details(row)] for line, row in zip(cells, rows, strict=True)]
+    return {"columns": columns, "rows": lines, "base": base, "configs": differences}
 
 
 def _is_shown(key: str, rows: list[dict[str, Any]]) -> bool:
@@ -115,12 +83,6 @@ def _is_shown(key: str, rows: list[dict[str, Any]]) -> bool:
     if key in ("basis", "strategy"):
         return any(len({r[key] for r in rows if r["method"] == m}) > 1 for m in {r["method"] for r in rows})
     return len(values) > 1
-
-
-def _column(key: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    heading, kind = COLUMNS[key]
-    choices = sorted({str(_plain(row[key], key)) for row in rows if row[key] is not None}) if key in FILTERS else []
-    return {"key": key, "heading": heading, "kind": kind, "choices": choices if len(choices) > 1 else []}
 
 
 def _plain(value: Any, key: str) -> Any:
@@ -138,5 +100,5 @@ def _details(row: dict[str, Any]) -> dict[str, Any]:
         "configuration hash": row["config_hash"],
         "training problem": row["training_problem"],
     }
-    measured = flatten(_read_mapping(row["metrics"]))
+    measured = flatten(read_mapping(row["metrics"]))
     return {name: value for name, value in details.items() if value} | measured

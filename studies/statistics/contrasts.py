@@ -1,8 +1,7 @@
 """Bases, masking strategies or mask units against each other, each at its own best ratio, over paired seeds.
 
 The best ratio is picked on one half of the seeds by validation accuracy and measured on the other
-half by test accuracy, so that the value with more ratios to choose from gains nothing by chance. Verdicts on defaults
-are in ``studies.verdict``.
+half by test accuracy, so that the value with more ratios to choose from gains nothing by chance.
 """
 
 from __future__ import annotations
@@ -18,13 +17,14 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import stdtrit
 
-from studies.formatting import is_number
-from studies.statistics.ratio_curves import METHOD_NAMES, Setting, rows_of
+from studies.formatting import is_number, method_name
+from studies.statistics.ratio_curves import Setting
+from studies.statistics.regret import MIN_SEEDS
+from studies.storage.tables import rows_of
 
 COLUMNS = ("basis", "strategy", "mask_unit")
 REFERENCES = ("pca", "fixed", "random")  # what other bases and strategies are compared with; of mask units the smallest
-FIXED = ("dataset", "method", "strategy", "basis", "patch_size", "patch_stride", "mask_unit")
-LEAST_SEEDS, MAX_SPLITS = 2, 200
+MAX_SPLITS = 200
 Cells = dict[float, dict[int, tuple[float, float]]]  # ratio -> seed -> accuracies on val and test
 
 
@@ -32,24 +32,17 @@ Cells = dict[float, dict[int, tuple[float, float]]]  # ratio -> seed -> accuraci
 class Contrast:
     """One value compared with the reference.
 
-    Attributes:
-        dataset, method, column, value: What was compared, for example ``basis`` ``dct``.
-        reference: The value it is compared with; itself in the reference's own row.
-        ratio: Best ratio by validation accuracy over all seeds.
-        accuracy: Test accuracy at the best ratio, cross-fitted.
-        difference: ``accuracy`` minus the reference's; None in its own row, as are the bounds.
-        low, high: Two-sided bounds that hold for all rows of the comparison together at 95 % (Bonferroni).
-        seeds: Paired seeds.
+    ``low`` and ``high`` are two-sided bounds that hold for all rows of the comparison together at 95 % (Bonferroni).
     """
 
     dataset: str
     method: str
-    column: str
-    value: str
-    reference: str
-    ratio: float
-    accuracy: float
-    difference: float | None
+    column: str  # what was compared: ``basis``, ``strategy`` or ``mask_unit``
+    value: str  # for example ``dct``
+    reference: str  # the value it is compared with; itself in the reference's own row
+    ratio: float  # best ratio by validation accuracy over all seeds
+    accuracy: float  # test accuracy at the best ratio, cross-fitted
+    difference: float | None  # ``accuracy`` minus the reference's; None in its own row, as are the bounds
     low: float | None
     high: float | None
     seeds: int
@@ -57,8 +50,7 @@ class Contrast:
     @property
     def subject(self) -> str:
         """What all rows of the comparison share, for example ``PMAE on digits: basis``."""
-        name = METHOD_NAMES.get(self.method, self.method)
-        return f"{name} on {self.dataset}: {self.column.replace('_', ' ')}"
+        return f"{method_name(self.method)} on {self.dataset}: {self.column.replace('_', ' ')}"
 
 
 def contrasts(trials: pa.Table) -> list[Contrast]:
@@ -69,7 +61,7 @@ def contrasts(trials: pa.Table) -> list[Contrast]:
         groups: dict[tuple[Any, ...], dict[Any, Cells]] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
         for row in rows:
             if row[column] is not None:
-                key = tuple(row[name] for name in FIXED if name != column)
+                key = tuple(row[name] for name in Setting._fields if name != column)
                 groups[key][row[column]][row["ratio"]][row["seed"]] = (row["val_linear"], row["test_linear"])
         for (dataset, method, *_), values in sorted(groups.items(), key=lambda item: str(item[0])):
             if len(values) > 1:
@@ -87,19 +79,18 @@ def _sentence(rows: list[Contrast]) -> str:
     differ = [c for c in rows if c.low is not None and c.high is not None and not c.low <= 0 <= c.high]
     others = [c for c in rows if c.difference is not None and c not in differ]
     reference = rows[0].reference
-    sentences = [f"{c.value} is {_signed(c)} than {reference} ({_bounds(c)})" for c in differ]
+    sentences = []
+    for c in differ:
+        difference = c.difference or 0.0
+        word = "better" if difference > 0 else "worse"
+        sentences.append(f"{c.value} is {abs(100 * difference):.1f} {word} than {reference} ({_bounds(c)})")
     if others:
-        sentences.append(
-            f"no difference to {reference} is shown for " + ", ".join(f"{c.value} ({_bounds(c)})" for c in others)
-        )
-    seeds, what = rows[0].seeds, rows[0].column.replace("_", " ")
-    where = f"{METHOD_NAMES.get(rows[0].method, rows[0].method)} on {rows[0].dataset}"
-    return f"{where}, each {what} at its best ratio ({seeds} seeds, points of accuracy): {'; '.join(sentences)}."
-
-
-def _signed(contrast: Contrast) -> str:
-    difference = contrast.difference or 0.0
-    return f"{abs(100 * difference):.1f} {'better' if difference > 0 else 'worse'}"
+        listed = ", ".join(f"{c.value} ({_bounds(c)})" for c in others)
+        sentences.append(f"no difference to {reference} is shown for {listed}")
+    where, _, what = rows[0].subject.rpartition(": ")
+    return (
+        f"{where}, each {what} at its best ratio ({rows[0].seeds} seeds, points of accuracy): {'; '.join(sentences)}."
+    )
 
 
 def _bounds(contrast: Contrast) -> str:
@@ -121,10 +112,7 @@ def _scored_rows(trials: pa.Table) -> list[dict[str, Any]]:
 
 
 def _halves(seeds: int) -> np.ndarray:
-    """Splits of n seeds as booleans (S, n), True where a seed selects; each split comes both ways round.
-
-    All splits where there are at most ``MAX_SPLITS``, else as many random ones.
-    """
+    """All splits of n seeds, of many a random choice, as booleans (S, n): True where a seed selects."""
     half = seeds // 2
     if math.comb(seeds, half) <= MAX_SPLITS:
         chosen = [[i in pick for i in range(seeds)] for pick in itertools.combinations(range(seeds), half)]
@@ -137,7 +125,7 @@ def _halves(seeds: int) -> np.ndarray:
 def _compare(dataset: str, method: str, column: str, values: dict[Any, Cells]) -> list[Contrast]:
     cells = {value: _without_thin(ratios) for value, ratios in values.items()}
     seeds = sorted(set.intersection(*(set(s) for ratios in cells.values() for s in ratios.values())))
-    if len(seeds) < LEAST_SEEDS:
+    if len(seeds) < MIN_SEEDS:
         return []
     splits = _halves(len(seeds))
     ordered = sorted(cells, key=lambda v: (v not in REFERENCES, v))
@@ -146,23 +134,11 @@ def _compare(dataset: str, method: str, column: str, values: dict[Any, Cells]) -
     out = []
     for value in ordered:
         mine = picked[value]
-        alone = mine is reference
-        difference, low, high = (None,) * 3 if alone else mine.against(reference, splits, len(ordered) - 1)
-        out.append(
-            Contrast(
-                dataset=dataset,
-                method=method,
-                column=column,
-                value=str(value),
-                reference=str(ordered[0]),
-                ratio=mine.ratio,
-                accuracy=float(mine.scores.mean()),
-                difference=difference,
-                low=low,
-                high=high,
-                seeds=len(seeds),
-            )
-        )
+        difference = low = high = None
+        if mine is not reference:
+            difference, low, high = mine.against(reference, splits, len(ordered) - 1)
+        compared = dataset, method, column, str(value), str(ordered[0])
+        out.append(Contrast(*compared, mine.ratio, float(mine.scores.mean()), difference, low, high, len(seeds)))
     return out
 
 
@@ -174,17 +150,11 @@ def _without_thin(ratios: Cells) -> Cells:
 
 @dataclass(frozen=True, eq=False)
 class _Picked:
-    """One value at the ratio that each split of the seeds picks.
+    """One value at the ratio that each split of the seeds picks."""
 
-    Attributes:
-        ratio: The one that all seeds together pick.
-        per_split: (S, n) test accuracy of every seed at the split's pick.
-        scores: (n,) contribution of each seed to the cross-fitted accuracy.
-    """
-
-    ratio: float
-    per_split: np.ndarray
-    scores: np.ndarray
+    ratio: float  # the one that all seeds together pick
+    per_split: np.ndarray  # (S, n) test accuracy of every seed at the split's pick
+    scores: np.ndarray  # (n,) contribution of each seed to the cross-fitted accuracy
 
     @classmethod
     def of(cls, cells: Cells, seeds: list[int], splits: np.ndarray) -> _Picked:
@@ -200,9 +170,8 @@ class _Picked:
         difference = self.per_split - other.per_split
         scores = _measured(difference, splits)
         # The scores' spread alone is too small when splits pick different ratios.
-        error = max(scores.std(ddof=1), math.sqrt(float(difference.var(axis=1, ddof=1).mean()))) / math.sqrt(
-            len(scores)
-        )
+        spread = max(scores.std(ddof=1), math.sqrt(float(difference.var(axis=1, ddof=1).mean())))
+        error = spread / math.sqrt(len(scores))
         reach = float(stdtrit(len(scores) - 1, 1 - 0.05 / (2 * comparisons))) * error
         middle = float(scores.mean())
         return middle, middle - reach, middle + reach

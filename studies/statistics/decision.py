@@ -1,4 +1,4 @@
-"""The decision about one comparison: holds, fails, inconclusive or uninformative, with its numbers and checks.
+"""The decision about one comparison: holds, fails, inconclusive or uninformative, with its numbers and its sentence.
 
 - *holds*: against every rung the upper bound of the loss is below the margin. A rung that is missing, or differences
   without any variance, never allow it.
@@ -12,30 +12,74 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
-from studies.formatting import at_least, count, percent, points, ratio_list
-from studies.statistics.margin import Margin
-from studies.statistics.pairing import SAME_SHARE, Comparison, Rung
+from studies.errors import StudyError
+from studies.formatting import at_least, at_most, count, percent, points, ratio_list, share_of
+from studies.statistics.pairing import PLAIN, SAME_SHARE, Comparison, Rung
 from studies.statistics.regret import MIN_SEEDS, Contrast, Noise, contrast, estimate_noise, seeds_needed
-from studies.statistics.rows import Check, RungRow, VerdictRow
 from studies.statistics.sequential import Looks
+from studies.storage.rows import Check, RungRow, VerdictRow
 
 RATIO_TOLERANCE = 1e-4  # ratios of a search carry rounding
 FAILED_LOSS = 1.05  # of predicting the mean: training at 90 % masked may end at 1.0 without having diverged
 
 
 @dataclass(frozen=True)
+class Margin:
+    """Largest loss that still counts as holding up: points of accuracy, or a share of what training gains."""
+
+    points: float | None
+    share: float | None = None
+
+    @classmethod
+    def parse(cls, value: float | str) -> Margin:
+        """A fraction of accuracy such as 0.01, or a share of the training gain such as ``"10%"``.
+
+        Raises:
+            StudyError: neither, or not strictly between 0 and 1.
+        """
+        text = str(value).strip()
+        share = text.endswith("%")
+        try:
+            number = float(text.removesuffix("%")) / (100 if share else 1)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < 1:
+            raise StudyError(
+                f"margin is {value!r}; give a fraction of accuracy in (0, 1) such as 0.01 (one point), or a share of "
+                "what training gains such as 10%"
+            )
+        return cls(None, number) if share else cls(number)
+
+    @property
+    def value(self) -> float | str:
+        """What :meth:`parse` reads: a fraction of accuracy, or a share such as ``10%``."""
+        return f"{100 * self.share:g}%" if self.share is not None else self.points or 0.0
+
+    @property
+    def text(self) -> str:
+        """``1 point`` or ``10 % of the training gain``."""
+        if self.share is not None:
+            return f"{100 * self.share:g} % of what training gains"
+        return points(self.points or 0.0)
+
+
+@dataclass(frozen=True)
 class Rules:
+    """What is fixed before a study: margin, one-sided level, rounds, and the planned nominal ratios by method."""
+
     margin: Margin
     alpha: float
     looks: Looks | None
-    ladder: Mapping[str, tuple[float, ...]]
+    ladder: Mapping[str, Sequence[float]]
 
     def level(self, seeds: int) -> float:
+        """Level of a bound on ``seeds`` seeds."""
         return self.alpha if self.looks is None else self.looks.level(seeds, self.alpha)
 
 
@@ -53,13 +97,19 @@ class _Measured:
 
 def judge_comparison(comparison: Comparison, ratio: float, rules: Rules) -> VerdictRow:
     """Judge the default ``ratio`` against every other rung of ``comparison``."""
-    default, twins = _place(comparison.rungs, ratio), _twins(comparison.rungs, ratio)
+    rungs = comparison.rungs
+    same = (rung.ratio for rung in rungs), (rung.achieved for rung in rungs)
+    default = next((k for shares in same for k, share in enumerate(shares) if _same(share, ratio)), None)
+    twins = _twins(rungs, ratio)
     excluded, missing = _excluded(comparison, twins, rules)
-    others = tuple(k for k in range(len(comparison.rungs)) if k != default and k not in twins)
-    row = _blank_row(comparison, ratio, default, others, rules, excluded)
+    others = tuple(k for k in range(len(rungs)) if k != default and k not in twins)
+    row = _blank_row(comparison, ratio, default, others, rules)
+    row["excluded"] = excluded
     if default is None:
         row["reason"] = f"the default {ratio:g} has too few usable trials; at least {MIN_SEEDS} seeds are needed"
         return row
+    row["seeds"] = int(np.isfinite(comparison.test[:, default]).sum())
+    row["default_achieved"] = rungs[default].achieved
     if not others:
         row["reason"] = "no other ratio was confirmed"
         return row
@@ -72,12 +122,11 @@ def judge_comparison(comparison: Comparison, ratio: float, rules: Rules) -> Verd
         return row
     unpaired = [k for k in others if k not in paired]
     for k in unpaired:
-        excluded.append(f"ratio {percent(comparison.rungs[k].achieved)} shares too few seeds with the default")
+        excluded.append(f"ratio {percent(rungs[k].achieved)} shares too few seeds with the default")
     _fill_numbers(row, comparison, measured, rules)
     complete = not (missing or unpaired)
     row["checks"] = _checks(comparison, measured, row, complete)
-    row["seeds"] = int(np.isfinite(comparison.test[:, default]).sum())
-    row["verdict"], row["reason"] = _decide(measured, comparison.rungs[default].train_loss, row["checks"], rules)
+    row["verdict"], row["reason"] = _decide(measured, rungs[default].train_loss, row["checks"], rules)
     if row["verdict"] == "inconclusive" and rules.looks is None and complete:
         row["seeds_needed"] = seeds_needed(list(paired.values()), row["margin"] or 0.0, rules.alpha)
         if row["seeds_needed"] is None and row["reason"] is None:
@@ -85,35 +134,58 @@ def judge_comparison(comparison: Comparison, ratio: float, rules: Rules) -> Verd
     return row
 
 
-def _excluded(comparison: Comparison, twins: set[int], rules: Rules) -> tuple[list[str], list[float]]:
-    """Sentences about what is left out, and the planned ratios without a usable rung."""
-    excluded = list(comparison.left_out)
-    tried = [arm.ratio for arm in comparison.tried]
-    kept = [rung.arm.ratio for rung in comparison.rungs]
-    missing = [r for r in tried if not any(_same(r, k) for k in kept)]
-    for planned in rules.ladder.get(comparison.group.method, ()):
-        if not any(_same(planned, r) for r in tried):
-            excluded.append(f"ratio {planned:g} of the ladder has no trial")
-            missing.append(planned)
-    for k in sorted(twins):
-        rung = comparison.rungs[k]
-        excluded.append(f"ratio {rung.arm.ratio:g} masks the same {percent(rung.achieved)} as another rung")
-    return excluded, missing
-
-
 def _twins(rungs: Sequence[Rung], ratio: float) -> set[int]:
     """Columns whose nominal ratio differs from another rung's, but which mask the same share."""
-    order = sorted(range(len(rungs)), key=lambda k: (not _same(rungs[k].arm.ratio, ratio), k))
+    order = sorted(range(len(rungs)), key=lambda k: (not _same(rungs[k].ratio, ratio), k))
     kept: list[int] = []
     twins = set()
     for k in order:
-        exact = rungs[k].achieved_sd in (None, 0.0) and not _same(rungs[k].achieved, rungs[k].arm.ratio)
+        exact = rungs[k].achieved_sd in (None, 0.0) and not _same(rungs[k].achieved, rungs[k].ratio)
         near = any(abs(rungs[k].achieved - rungs[o].achieved) < SAME_SHARE for o in kept)
         if near and (exact or any(rungs[o].achieved_sd in (None, 0.0) for o in kept)):
             twins.add(k)
         else:
             kept.append(k)
     return twins
+
+
+def _excluded(comparison: Comparison, twins: set[int], rules: Rules) -> tuple[list[str], list[float]]:
+    """Sentences about what is left out, and the planned ratios without a usable rung."""
+    excluded = list(comparison.left_out)
+    kept = [rung.ratio for rung in comparison.rungs]
+    missing = [r for r in comparison.tried if not any(_same(r, k) for k in kept)]
+    for planned in rules.ladder.get(comparison.setting.method, ()):
+        if not any(_same(planned, r) for r in comparison.tried):
+            excluded.append(f"ratio {planned:g} of the ladder has no trial")
+            missing.append(planned)
+    for k in sorted(twins):
+        rung = comparison.rungs[k]
+        excluded.append(f"ratio {rung.ratio:g} masks the same {percent(rung.achieved)} as another rung")
+    return excluded, missing
+
+
+def _blank_row(
+    comparison: Comparison, ratio: float, default: int | None, others: tuple[int, ...], rules: Rules
+) -> VerdictRow:
+    """The row before anything is decided; what is not known is None."""
+    controls = {name: float(np.nanmean(v)) for name, v in comparison.controls.items() if np.isfinite(v).any()}
+    known: dict[str, Any] = {
+        "study": comparison.study,
+        **comparison.setting._asdict(),
+        "kind": "default" if comparison.setting.method == "pmae" else "mae_default",
+        "default_ratio": ratio,
+        "ratios": [comparison.rungs[k].achieved for k in others],
+        "margin": rules.margin.points,
+        "margin_share": rules.margin.share,
+        "alpha": rules.alpha,
+        "verdict": "inconclusive",
+        "seeds": 0,
+        **controls,
+        "evaluation": comparison.evaluation,
+        "checks": [],
+        "rungs": [],
+    }
+    return cast(VerdictRow, dict.fromkeys(VerdictRow.__annotations__) | known)
 
 
 def _measure(comparison: Comparison, default: int, others: tuple[int, ...], margin: Margin) -> _Measured:
@@ -128,10 +200,8 @@ def _measure(comparison: Comparison, default: int, others: tuple[int, ...], marg
         wide, last = estimate_noise(joined), len(place)
         gains = {k: contrast(joined, wide, {place[k]: 1.0, last: -1.0}) for k in (default, *others)}
         if margin.share is not None:
-            kept = 1 - margin.share
-            excesses = {
-                k: contrast(joined, wide, {place[k]: kept, last: margin.share, 0: -1.0}) for k in others
-            }  # fmt: skip
+            weights = {k: {place[k]: 1 - margin.share, last: margin.share, 0: -1.0} for k in others}
+            excesses = {k: contrast(joined, wide, weights[k]) for k in others}
     return _Measured(default, others, noise, differences, excesses, gains)
 
 
@@ -141,25 +211,16 @@ def _fill_numbers(row: VerdictRow, comparison: Comparison, measured: _Measured, 
     usable = {k: c for k, c in measured.differences.items() if c.usable}
     advantage = {measured.default: 0.0, **{k: c.estimate for k, c in usable.items()}}
     best = max(advantage, key=lambda k: advantage[k])
-    low = max([0.0, *(c.lower(rules.level(c.seeds), family) for c in usable.values())])
-    high = max([0.0, *(c.upper(rules.level(c.seeds)) for c in usable.values())])
-    gain = gain_low = None
-    gains = {k: c for k, c in measured.gains.items() if c.usable}
-    if gains:
-        gain = max(c.estimate for c in gains.values())
-        gain_low = max(c.lower(rules.level(c.seeds), len(gains)) for c in gains.values())
-    limit = rules.margin.points
-    if rules.margin.share is not None:
-        limit = None if gain is None else rules.margin.share * max(gain, 0.0)
-    row["ratios"] = [rungs[k].achieved for k in measured.others]
-    row["best_ratio"] = rungs[best].achieved
-    row["regret"] = advantage[best]
-    row["ci_low"] = low
-    row["ci_high"] = high
-    row["margin"] = limit
-    row["training_gain"] = gain
-    row["training_gain_low"] = gain_low
+    row["best_ratio"], row["regret"] = rungs[best].achieved, advantage[best]
+    row["ci_low"] = max([0.0, *(c.lower(rules.level(c.seeds), family) for c in usable.values())])
+    row["ci_high"] = max([0.0, *(c.upper(rules.level(c.seeds)) for c in usable.values())])
     row["alpha"] = max(rules.level(c.seeds) for c in usable.values())
+    gains = [c for c in measured.gains.values() if c.usable]
+    if gains:
+        row["training_gain"] = gain = max(c.estimate for c in gains)
+        row["training_gain_low"] = max(c.lower(rules.level(c.seeds), len(gains)) for c in gains)
+        if rules.margin.share is not None:
+            row["margin"] = rules.margin.share * max(gain, 0.0)
     row["rungs"] = _rung_rows(comparison, measured, rules)
 
 
@@ -169,6 +230,7 @@ def _rung_rows(comparison: Comparison, measured: _Measured, rules: Rules) -> lis
     rows: list[RungRow] = []
     for place, k in enumerate(columns):
         rung, difference = comparison.rungs[k], measured.differences.get(k)
+        bounded = difference if difference is not None and difference.usable else None
         # The same bounds with this rung in the default's place: may it be the best, and what would it lose?
         rivals = [contrast(chosen, noise, {other: 1.0, place: -1.0}) for other in range(len(columns)) if other != place]
         rivals = [c for c in rivals if c.usable]
@@ -176,12 +238,12 @@ def _rung_rows(comparison: Comparison, measured: _Measured, rules: Rules) -> lis
             {
                 "ratio": rung.achieved,
                 "achieved_sd": rung.achieved_sd,
-                "nominal_ratio": rung.arm.ratio,
+                "nominal_ratio": rung.ratio,
                 "seeds": int(np.isfinite(table[:, k]).sum()),
                 "accuracy": float(np.nanmean(table[:, k])),
                 "difference": difference.estimate if difference is not None and difference.seeds else None,
-                "low": _bound(difference, lambda c: c.lower(rules.level(c.seeds))),
-                "high": _bound(difference, lambda c: c.upper(rules.level(c.seeds))),
+                "low": None if bounded is None else bounded.lower(rules.level(bounded.seeds)),
+                "high": None if bounded is None else bounded.upper(rules.level(bounded.seeds)),
                 "may_be_best": all(c.lower(rules.level(c.seeds), len(rivals)) <= 0 for c in rivals),
                 "regret_high": max([0.0, *(c.upper(rules.level(c.seeds)) for c in rivals)]) if rivals else None,
                 "train_loss": rung.train_loss,
@@ -191,26 +253,17 @@ def _rung_rows(comparison: Comparison, measured: _Measured, rules: Rules) -> lis
     return sorted(rows, key=lambda row: row["ratio"])
 
 
-def _bound(difference: Contrast | None, of: Callable[[Contrast], float]) -> float | None:
-    return float(of(difference)) if difference is not None and difference.usable else None
-
-
 def _checks(comparison: Comparison, measured: _Measured, row: VerdictRow, complete: bool) -> list[Check]:
     """The conditions of a verdict, in the order that :func:`_decide` reads them."""
-    return [
-        Check(name=name, passed=passed, detail=detail)
-        for name, (passed, detail) in {
-            "training beats the untrained encoder": _check_gain(row),
-            "loss below predicting the mean": _check_losses(comparison, measured),
-            "all rungs complete": (
-                complete,
-                f"{count(len(measured.others), 'ratio')} next to the default"
-                if complete
-                else "; ".join(row["excluded"]) or "some seeds are missing",
-            ),
-            "seeds vary": _check_variation(comparison, measured),
-        }.items()
-    ]
+    compared = f"{count(len(measured.others), 'ratio')} next to the default"
+    lacking = "; ".join(row["excluded"]) or "some seeds are missing"
+    found: dict[str, tuple[bool | None, str]] = {
+        "training beats the untrained encoder": _check_gain(row),
+        "loss below predicting the mean": _check_losses(comparison, measured),
+        "all rungs complete": (complete, compared if complete else lacking),
+        "seeds vary": _check_variation(comparison, measured),
+    }
+    return [Check(name=name, passed=passed, detail=detail) for name, (passed, detail) in found.items()]
 
 
 def _check_gain(row: VerdictRow) -> tuple[bool | None, str]:
@@ -240,24 +293,17 @@ def _check_losses(comparison: Comparison, measured: _Measured) -> tuple[bool | N
 
 def _check_variation(comparison: Comparison, measured: _Measured) -> tuple[bool, str]:
     """Whether accuracies vary as those of separately trained models do."""
-    rungs = comparison.rungs
+    rungs, table = comparison.rungs, comparison.test
     constant = [rungs[k].achieved for k, c in measured.differences.items() if c.constant]
     if constant:
         return False, f"{ratio_list(constant)} differ from the default by the same amount for every seed: copied rows?"
-    copies = [rungs[k].achieved for k in _identical_rungs(comparison.test, (measured.default, *measured.others))]
-    if copies:
-        return False, f"{ratio_list(copies)} have the same accuracies for every seed: copied rows?"
+    columns = (measured.default, *measured.others)
+    for a, b in ((a, b) for place, a in enumerate(columns) for b in columns[place + 1 :]):
+        both = np.isfinite(table[:, a]) & np.isfinite(table[:, b])
+        if both.sum() >= 3 and (table[both, a] == table[both, b]).all():
+            copies = ratio_list([rungs[a].achieved, rungs[b].achieved])
+            return False, f"{copies} have the same accuracies for every seed: copied rows?"
     return True, "differences vary over seeds"
-
-
-def _identical_rungs(table: np.ndarray, columns: Sequence[int]) -> list[int]:
-    """The first two rungs whose accuracies are the same for at least three seeds and differ for none."""
-    for place, a in enumerate(columns):
-        for b in columns[place + 1 :]:
-            both = np.isfinite(table[:, a]) & np.isfinite(table[:, b])
-            if both.sum() >= 3 and (table[both, a] == table[both, b]).all():
-                return [a, b]
-    return []
 
 
 def _decide(
@@ -278,13 +324,10 @@ def _decide(
     limit = 0.0 if rules.margin.share is not None else (rules.margin.points or 0.0)
     if rules.margin.share is not None and not measured.gains:
         return "inconclusive", "a margin that is a share of the training gain needs the untrained control"
-    bounded = {k: c for k, c in measured.excesses.items() if c.usable}
-    worst = [
-        c for c in bounded.values() if c.lower(rules.level(c.seeds), len(measured.others)) > limit and not c.constant
-    ]
-    if worst:
+    bounded, family = [c for c in measured.excesses.values() if c.usable], len(measured.others)
+    if any(c.lower(rules.level(c.seeds), family) > limit and not c.constant for c in bounded):
         return "fails", None
-    if len(bounded) == len(measured.others) and all(c.upper(rules.level(c.seeds)) < limit for c in bounded.values()):
+    if len(bounded) == family and all(c.upper(rules.level(c.seeds)) < limit for c in bounded):
         if not complete:
             return "inconclusive", f"rungs are missing: {checks[2]['detail']}"
         if not varied:
@@ -297,57 +340,31 @@ def _decide(
     return "inconclusive", None
 
 
-def _blank_row(
-    comparison: Comparison,
-    ratio: float,
-    default: int | None,
-    others: tuple[int, ...],
-    rules: Rules,
-    excluded: list[str],
-) -> VerdictRow:
-    group = comparison.group
-    seeds = 0 if default is None else int(np.isfinite(comparison.test[:, default]).sum())
-    controls = {name: float(np.nanmean(v)) for name, v in comparison.controls.items() if np.isfinite(v).any()}
-    return {
-        "study": group.study,
-        "dataset": group.dataset,
-        "method": group.method,
-        "strategy": group.strategy,
-        "basis": group.basis,
-        "patch_size": group.patch_size,
-        "patch_stride": group.patch_stride,
-        "mask_unit": group.mask_unit,
-        "kind": "default" if group.method == "pmae" else "mae_default",
-        "default_ratio": ratio,
-        "default_achieved": None if default is None else comparison.rungs[default].achieved,
-        "ratios": [comparison.rungs[k].achieved for k in others],
-        "best_ratio": None,
-        "regret": None,
-        "ci_low": None,
-        "ci_high": None,
-        "margin": rules.margin.points,
-        "margin_share": rules.margin.share,
-        "alpha": rules.alpha,
-        "verdict": "inconclusive",
-        "seeds": seeds,
-        "seeds_needed": None,
-        "reason": None,
-        "training_gain": None,
-        "training_gain_low": None,
-        "untrained": controls.get("untrained"),
-        "pixels": controls.get("pixels"),
-        "evaluation": comparison.evaluation,
-        "excluded": excluded,
-        "checks": [],
-        "rungs": [],
-    }
-
-
-def _place(rungs: Sequence[Rung], ratio: float) -> int | None:
-    exact = next((k for k, rung in enumerate(rungs) if _same(rung.arm.ratio, ratio)), None)
-    if exact is not None:
-        return exact
-    return next((k for k, rung in enumerate(rungs) if _same(rung.achieved, ratio)), None)
+def row_answer(row: VerdictRow, margin: str) -> str:
+    """The verdict of one row as a sentence that names the ratios compared, the loss at most, and the seeds."""
+    strategy = "" if row["strategy"] in PLAIN else f" (strategy {row['strategy']})"
+    name = f"masking {100 * row['default_ratio']:g} % {share_of(row['method'])}{strategy}"
+    patch = "" if row["patch_size"] is None else f" (patch {row['patch_size']})"
+    where = f"on {row['dataset']}{patch}"
+    regret, best, low = row["regret"], row["best_ratio"], row["ci_low"]
+    if row["ci_high"] is None or regret is None or best is None or low is None:
+        return f"No answer yet for {name} {where}: {row['reason']}."
+    against = f"against {ratio_list(row['ratios'])} it loses at most {at_most(row['ci_high'])}"
+    basis = f"({100 * (1 - row['alpha']):.3g} % confidence, {row['seeds']} paired seeds)"
+    gain = ""
+    if row["training_gain"] is not None:
+        gain = f" Training adds {points(row['training_gain'])} to an untrained encoder."
+    if row["verdict"] == "holds":
+        return f"{name[0].upper()}{name[1:]} holds up {where}: {against} {basis}.{gain}"
+    if row["verdict"] == "fails":
+        return (
+            f"{name[0].upper()}{name[1:]} does not hold up {where}: masking {percent(best)} is better by "
+            f"{points(regret)}, and the best ratio by at least {at_least(low)} {basis}.{gain}"
+        )
+    if row["verdict"] == "uninformative":
+        return f"The study {where} cannot judge {name}: {row['reason']}."
+    reason = f"; {row['reason']}" if row["reason"] else ""
+    return f"It is open whether {name} holds up within {margin} {where}: {against} {basis}{reason}.{gain}"
 
 
 def _same(a: float, b: float) -> bool:

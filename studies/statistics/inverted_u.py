@@ -21,18 +21,12 @@ LEAST_TRIALS = 8
 
 @dataclass(frozen=True)
 class InvertedU:
-    """Result of the test.
+    """Result of the test; slopes are accuracy per unit of ratio."""
 
-    Attributes:
-        p_value: The larger of the p-values of "the left does not rise" and "the right does not fall".
-        slope_left, slope_right: Accuracy per unit of ratio.
-        break_ratio: Where the lines part.
-    """
-
-    p_value: float
+    p_value: float  # the larger of the p-values of "the left does not rise" and "the right does not fall"
     slope_left: float
     slope_right: float
-    break_ratio: float
+    break_ratio: float  # where the lines part
 
 
 def inverted_u(ratios: Sequence[float] | np.ndarray, accuracies: Sequence[float] | np.ndarray) -> InvertedU:
@@ -58,14 +52,13 @@ def inverted_u(ratios: Sequence[float] | np.ndarray, accuracies: Sequence[float]
     strength = abs(left[1]) + abs(right[1])
     place = abs(right[1]) / strength if 0 < strength < np.inf else 0.5
     robin_hood = float(np.quantile(flat, place))
-    tries = [(at, *_lines(x, y, at)) for at in (middle, robin_hood)]
-    p_value, break_ratio, left, right = max((_p_value(a, b), at, a, b) for at, a, b in tries)
-    return InvertedU(p_value, left[0], right[0], break_ratio)
-
-
-def _p_value(left: tuple[float, float, float], right: tuple[float, float, float]) -> float:
-    """Neither "the left does not rise" nor "the right does not fall" may be tenable: the larger p-value."""
-    return float(max(1 - stdtr(left[2], left[1]), stdtr(right[2], right[1])))
+    tries = []
+    for at in (middle, robin_hood):
+        left, right = _lines(x, y, at)
+        # Neither "the left does not rise" nor "the right does not fall" may be tenable.
+        p_value = float(max(1 - stdtr(left[2], left[1]), stdtr(right[2], right[1])))
+        tries.append(InvertedU(p_value, left[0], right[0], at))
+    return max(tries, key=lambda found: (found.p_value, found.break_ratio))
 
 
 def _flat_top(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from studies.formatting import is_number
+from studies.formatting import is_number, method_name
+from studies.storage.tables import rows_of
 
-METHOD_NAMES = {"pmae": "PMAE", "mae": "MAE", "untrained": "untrained encoder", "pixels": "raw pixels"}
-SHARE_OF = {"pmae": "of the variance", "mae": "of the patches"}
+MAX_PANELS = 12
 DEFAULT_RATIOS = {"pmae": 0.20, "mae": 0.75}  # Bizeul et al. 2025; He et al. 2022
 
 
@@ -36,8 +36,7 @@ class Setting(NamedTuple):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Setting:
-        """The setting of a row of trials or of a verdict; a missing column counts as None, a missing stride as the
-        patch size."""
+        """The setting of a row of trials or of a verdict; a missing stride counts as the patch size."""
         values = {name: row.get(name) for name in cls._fields[2:]}
         values["patch_stride"] = values["patch_stride"] or values["patch_size"]
         return cls(str(row.get("dataset")), str(row.get("method")), **values)
@@ -56,26 +55,18 @@ def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 @dataclass(frozen=True)
 class RungPoint:
-    """The confirmed trials at one ratio.
+    """The confirmed trials at one ratio."""
 
-    Attributes:
-        ratio: Mean achieved ratio (the nominal one where none was recorded).
-        nominal: The ratio that was asked for.
-        scores: Test accuracy (fraction) by seed.
-    """
-
-    ratio: float
+    ratio: float  # mean achieved ratio (the nominal one where none was recorded)
     nominal: float
-    scores: dict[int, float]
+    scores: dict[int, float]  # test accuracy (fraction) by seed
 
     @property
     def seeds(self) -> int:
-        """Seeds that were scored."""
         return len(self.scores)
 
     @cached_property
     def mean(self) -> float:
-        """Mean test accuracy."""
         return float(np.mean(list(self.scores.values())))
 
     @cached_property
@@ -101,73 +92,47 @@ class RatioCurve:
 
 @dataclass(frozen=True)
 class Panel:
-    """A curve with what its figure marks.
-
-    Attributes:
-        curve: The curve.
-        default: Achieved ratio of the method's default; None where the method has none.
-        margin: Largest regret that still holds, a fraction; None where it is not known.
-        references: Mean test accuracy of controls by name, for example ``untrained``.
-        other_patches: Ratio and validation accuracy of trials explored with other patch settings.
-        row: The verdict's row on this setting; None where it was not judged.
-    """
+    """A curve with what its figure marks."""
 
     curve: RatioCurve
-    default: float | None = None
-    margin: float | None = None
-    references: dict[str, float] = field(default_factory=dict)
-    other_patches: tuple[tuple[float, float], ...] = ()
-    row: Mapping[str, Any] | None = None
+    default: float | None  # achieved ratio of the method's default; None where the method has none
+    margin: float | None  # largest regret that still holds, a fraction; None where it is not known
+    references: dict[str, float]  # mean test accuracy of controls by name, for example ``untrained``
+    other_patches: tuple[tuple[float, float], ...]  # ratio and validation accuracy, explored with other patch settings
 
     @property
     def title(self) -> str:
         """``PMAE on digits, patch 2``."""
-        name, _, rest = self.curve.label.partition(", ")
-        return f"{name} on {self.curve.setting.dataset}" + (f", {rest}" if rest else "")
+        return on_dataset(self.curve.label, self.curve.setting)
 
 
-def make_panels(
-    trials: pa.Table, rows: Sequence[Mapping[str, Any]], plan: Mapping[str, Any], most: int = 12
-) -> list[Panel]:
-    """A panel per setting with confirmed trials (of all settings where there is none), at most ``most``.
+def make_panels(trials: pa.Table, rows: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> list[Panel]:
+    """A panel per setting with confirmed trials (of all settings where there is none); of too many those judged.
 
-    Args:
-        trials: The study's trials.
-        rows: Rows of its verdict, from ``sentences.judged_rows``.
-        plan: ``study.json``.
-        most: Panels at most; settings that were judged come first.
+    ``rows`` are those of ``wording.judged_rows``.
     """
     curves = ratio_curves(trials)
     judged = {Setting.of(row): row for row in rows}
     shown = [curve for curve in curves if curve.confirmed] or curves
-    kept = sorted(shown, key=lambda curve: curve.setting not in judged)[:most]
-    return [_panel(curve, judged.get(curve.setting), curves, plan) for curve in shown if curve in kept]
-
-
-def _panel(
-    curve: RatioCurve, row: Mapping[str, Any] | None, curves: Sequence[RatioCurve], plan: Mapping[str, Any]
-) -> Panel:
-    setting = curve.setting
-    prefix = "" if setting.method == "pmae" else f"{setting.method}_"
-    default = plan.get(f"{prefix}default_ratio") or DEFAULT_RATIOS.get(setting.method)
-    planned, references = plan.get("margin"), {}
-    margin = planned if isinstance(planned, float) else None  # a share becomes points with the training gain
-    if row is not None:
-        default = row["default_achieved"] or row["default_ratio"] or default
-        margin = row["margin"]
-        references = {name: row[name] for name in ("untrained", "pixels") if is_number(row[name])}
-    others = (c for c in curves if c.setting != setting and c.setting[:4] == setting[:4])
-    explored = tuple(sorted(point for other in others for point in other.explored))
-    return Panel(curve, default, margin if is_number(margin) else None, references, explored, row)
+    kept = sorted(shown, key=lambda curve: curve.setting not in judged)[:MAX_PANELS]
+    panels = []
+    for curve in (curve for curve in shown if curve in kept):
+        setting, planned, references = curve.setting, plan.get("margin"), {}
+        prefix = "" if setting.method == "pmae" else f"{setting.method}_"
+        default = plan.get(f"{prefix}default_ratio") or DEFAULT_RATIOS.get(setting.method)
+        margin = planned if isinstance(planned, float) else None  # a share becomes points with the training gain
+        if setting in judged:
+            row = judged[setting]
+            default, margin = row["default_achieved"] or row["default_ratio"] or default, row["margin"]
+            references = {name: row[name] for name in ("untrained", "pixels") if is_number(row[name])}
+        others = (c for c in curves if c.setting != setting and c.setting[:4] == setting[:4])
+        explored = tuple(sorted(point for other in others for point in other.explored))
+        panels.append(Panel(curve, default, margin if is_number(margin) else None, references, explored))
+    return panels
 
 
 def ratio_curves(trials: pa.Table) -> list[RatioCurve]:
-    """Every setting's curve, ordered by data set, method (``pmae`` first), patch size and the rest.
-
-    Args:
-        trials: Rows with at least ``dataset, method, ratio, phase, status, val_linear, test_linear``; rows that are not
-            done and controls have no place on a curve.
-    """
+    """Every setting's curve, in the order of :func:`sort_settings`; only finished trials have a place on a curve."""
     groups: dict[Setting, list[dict[str, Any]]] = defaultdict(list)
     columns = (*Setting._fields, "ratio", "achieved_ratio", "seed", "phase", "status", "val_linear", "test_linear")
     for row in rows_of(trials, columns):
@@ -175,7 +140,11 @@ def ratio_curves(trials: pa.Table) -> list[RatioCurve]:
             groups[Setting.of(row)].append(row)
     ordered = sort_settings(groups)
     labels = setting_labels(ordered)
-    curves = (RatioCurve(s, labels[s], _confirmed(groups[s]), _explored(groups[s])) for s in ordered)
+    curves = []
+    for setting in ordered:
+        tried = [r for r in groups[setting] if r["phase"] == "explore" and is_number(r["val_linear"])]
+        explored = tuple(sorted((achieved(row), row["val_linear"]) for row in tried))
+        curves.append(RatioCurve(setting, labels[setting], _confirmed(groups[setting]), explored))
     return [curve for curve in curves if curve.confirmed or curve.explored]
 
 
@@ -191,31 +160,28 @@ def sort_settings(settings: Iterable[Setting]) -> list[Setting]:
 
 def setting_labels(settings: Iterable[Setting]) -> dict[Setting, str]:
     """Short names that tell the settings of one picture apart: ``PMAE, patch 2``; what never differs is left out."""
-    listed = list(settings)
-    return {s: ", ".join(_label_parts(s, [o for o in listed if o.method == s.method])) for s in listed}
+    listed, labels = list(settings), {}
+    for setting in listed:
+        parts = [method_name(setting.method)]
+        if setting.patch_size is not None:
+            parts.append(f"patch {setting.patch_size}")
+        if setting.patch_stride not in (None, setting.patch_size):
+            parts.append(f"stride {setting.patch_stride}")
+        if setting.mask_unit not in (None, setting.patch_size):
+            parts.append(f"mask unit {setting.mask_unit}")
+        peers = [other for other in listed if other.method == setting.method]
+        if setting.basis not in (None, "pca") or len({peer.basis for peer in peers}) > 1:
+            parts.append(f"basis {setting.basis}")
+        if len({peer.strategy for peer in peers}) > 1:
+            parts.append(f"strategy {setting.strategy}")
+        labels[setting] = ", ".join(parts)
+    return labels
 
 
-def _label_parts(setting: Setting, peers: Sequence[Setting]) -> list[str]:
-    parts = [METHOD_NAMES.get(setting.method, setting.method)]
-    if setting.patch_size is not None:
-        parts.append(f"patch {setting.patch_size}")
-    if setting.patch_stride not in (None, setting.patch_size):
-        parts.append(f"stride {setting.patch_stride}")
-    if setting.mask_unit not in (None, setting.patch_size):
-        parts.append(f"mask unit {setting.mask_unit}")
-    if setting.basis not in (None, "pca") or len({p.basis for p in peers}) > 1:
-        parts.append(f"basis {setting.basis}")
-    if len({p.strategy for p in peers}) > 1:
-        parts.append(f"strategy {setting.strategy}")
-    return parts
-
-
-def rows_of(table: pa.Table, columns: Iterable[str]) -> list[dict[str, Any]]:
-    """The rows as dictionaries of ``columns`` only; a column that the table lacks is None throughout."""
-    names = list(columns)
-    there = [name for name in names if name in table.column_names]
-    empty = dict.fromkeys(names)
-    return [empty | row for row in table.select(there).to_pylist()]
+def on_dataset(label: str, setting: Setting) -> str:
+    """``PMAE on digits, patch 2`` for the label ``PMAE, patch 2``."""
+    name, _, rest = label.partition(", ")
+    return f"{name} on {setting.dataset}" + (f", {rest}" if rest else "")
 
 
 def achieved(row: Mapping[str, Any]) -> float:
@@ -238,8 +204,3 @@ def _confirmed(rows: list[dict[str, Any]]) -> tuple[RungPoint, ...]:
         for members in rungs.values()
     )
     return tuple(sorted(points, key=lambda point: point.ratio))
-
-
-def _explored(rows: list[dict[str, Any]]) -> tuple[tuple[float, float], ...]:
-    found = ((achieved(r), r["val_linear"]) for r in rows if r["phase"] == "explore" and is_number(r["val_linear"]))
-    return tuple(sorted(found))

@@ -16,14 +16,14 @@ Simulated error rates are in ``benchmarks/verdict_power.py``.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import chdtri, ndtr, ndtri, polygamma, stdtrit
+import scipy  # which loads its parts when they are used: planning a study needs none
 
 MIN_SEEDS = 2
 MAX_SEEDS = 1_000
@@ -34,38 +34,23 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise of single runs.
+    """Noise of single runs."""
 
-    Attributes:
-        variances: (K,) moderated variance of each column.
-        freedom: Degrees of freedom of each moderated variance.
-        total_freedom: Degrees of freedom of the pooled variance, an upper limit for every bound.
-        pooled: Pooled variance.
-    """
-
-    variances: np.ndarray
-    freedom: float
-    total_freedom: float
-    pooled: float
+    variances: np.ndarray  # (K,) moderated variance of each column
+    freedom: float  # degrees of freedom of each moderated variance
+    total_freedom: float  # degrees of freedom of the pooled variance, an upper limit for every bound
+    pooled: float  # pooled variance
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A weighted sum of column means over the seeds that all its columns have.
+    """A weighted sum of column means over the seeds that all its columns have."""
 
-    Attributes:
-        estimate: Its value, a fraction of accuracy.
-        error: Standard error; NaN with fewer than 2 seeds.
-        freedom: Degrees of freedom of ``error``.
-        seeds: Number of paired seeds.
-        constant: Whether the sum is the same for every seed: such columns are copies, not measurements.
-    """
-
-    estimate: float
-    error: float
-    freedom: float
-    seeds: int
-    constant: bool
+    estimate: float  # a fraction of accuracy
+    error: float  # standard error; NaN with fewer than 2 seeds
+    freedom: float  # degrees of freedom of ``error``
+    seeds: int  # number of paired seeds
+    constant: bool  # whether the sum is the same for every seed: such columns are copies, not measurements
 
     @property
     def usable(self) -> bool:
@@ -74,17 +59,13 @@ class Contrast:
 
     def upper(self, alpha: float) -> float:
         """One-sided upper bound at level 1 - ``alpha``; infinite where there is none."""
-        return self.estimate + self._student(alpha) * self.error if self.usable else math.inf
+        return self.estimate + dunnett_critical_value(self.freedom, 1, alpha) * self.error if self.usable else math.inf
 
     def lower(self, alpha: float, family: int = 1) -> float:
         """One-sided lower bound; with ``family`` > 1 simultaneous for that many contrasts with one reference."""
         if not self.usable:
             return -math.inf
-        value = self._student(alpha) if family == 1 else dunnett_critical_value(self.freedom, family, alpha)
-        return self.estimate - value * self.error
-
-    def _student(self, alpha: float) -> float:
-        return float(stdtrit(self.freedom, 1 - alpha))
+        return self.estimate - dunnett_critical_value(self.freedom, family, alpha) * self.error
 
 
 def estimate_noise(accuracies: np.ndarray) -> Noise:
@@ -151,28 +132,21 @@ def seeds_needed(differences: Sequence[Contrast], margin: float, alpha: float) -
     def settles(total: int) -> bool:
         freedom = per_seed * (total - 1)
         root = math.sqrt(total)
-        high = estimates + (stdtrit(freedom, 1 - alpha) + ndtri(CHANCE)) * scale / root
+        high = estimates + (scipy.special.stdtrit(freedom, 1 - alpha) + scipy.special.ndtri(CHANCE)) * scale / root
         if high.max() < margin:
             return True
         strict = dunnett_critical_value(max(float(freedom.min()), 1.0), len(known), alpha)
-        return bool((estimates - (strict + ndtri(CHANCE)) * scale / root).max() > margin)
+        return bool((estimates - (strict + scipy.special.ndtri(CHANCE)) * scale / root).max() > margin)
 
-    enough = have + 1
-    while not settles(enough):  # both bounds tighten with every seed, so that doubling and bisection find the first
-        if enough >= MAX_SEEDS:
-            return None
-        enough = min(2 * enough, MAX_SEEDS)
-    too_few = max(enough // 2, have)
-    while enough - too_few > 1:
-        middle = (enough + too_few) // 2
-        enough, too_few = (middle, too_few) if settles(middle) else (enough, middle)
-    return enough - have
+    totals = range(have + 1, MAX_SEEDS + 1)
+    first = bisect.bisect_left(totals, True, key=settles)  # both bounds tighten with every seed
+    return first + 1 if first < len(totals) else None
 
 
 def dunnett_critical_value(freedom: float, family: int, alpha: float) -> float:
     """One-sided critical value of ``family`` contrasts that share one reference (Dunnett 1955), equal variances."""
     if family == 1:
-        return float(stdtrit(freedom, 1 - alpha))
+        return float(scipy.special.stdtrit(freedom, 1 - alpha))
     # The value hardly depends on many degrees of freedom; few distinct ones keep the cache small.
     rounded = round(freedom, 1) if freedom < 20 else float(round(freedom)) if freedom < 100 else round(freedom, -1)
     return _dunnett(math.inf if freedom > 500 else rounded, family, float(f"{alpha:.6g}"))
@@ -180,26 +154,23 @@ def dunnett_critical_value(freedom: float, family: int, alpha: float) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _dunnett(freedom: float, family: int, alpha: float) -> float:
-    nodes, weights = _normal_nodes()
+    nodes, weights = np.polynomial.hermite_e.hermegauss(48)
+    weights /= weights.sum()
     scale = np.ones(1)
     if math.isfinite(freedom):
-        scale = np.sqrt(chdtri(freedom, 1 - (np.arange(96) + 0.5) / 96) / freedom)
+        scale = np.sqrt(scipy.special.chdtri(freedom, 1 - (np.arange(96) + 0.5) / 96) / freedom)
 
     def miss(value: float) -> float:
-        inside = ndtr(math.sqrt(2) * value * scale[:, None] - nodes) ** family @ weights
+        inside = scipy.special.ndtr(math.sqrt(2) * value * scale[:, None] - nodes) ** family @ weights
         return 1 - float(inside.mean()) - alpha
 
     # Between no correction and Bonferroni's, with room for the error of the quadrature.
-    low, high = (float(stdtrit(min(freedom, 1e9), 1 - level)) for level in (1.1 * alpha, 0.9 * alpha / family))
+    low, high = (
+        float(scipy.special.stdtrit(min(freedom, 1e9), 1 - level)) for level in (1.1 * alpha, 0.9 * alpha / family)
+    )
     if miss(low) < 0 or miss(high) > 0:  # below the accuracy of the quadrature: Bonferroni's value is on the safe side
-        return float(stdtrit(min(freedom, 1e9), 1 - alpha / family))
-    return float(brentq(miss, low, high, xtol=1e-4))
-
-
-@functools.cache
-def _normal_nodes() -> tuple[np.ndarray, np.ndarray]:
-    nodes, weights = np.polynomial.hermite_e.hermegauss(48)
-    return nodes, weights / weights.sum()
+        return float(scipy.special.stdtrit(min(freedom, 1e9), 1 - alpha / family))
+    return float(scipy.optimize.brentq(miss, low, high, xtol=1e-4))
 
 
 def _two_way_residuals(values: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -224,9 +195,9 @@ def _two_way_residuals(values: np.ndarray, cells: np.ndarray) -> tuple[np.ndarra
 def _prior_freedom(variances: np.ndarray, freedom: float) -> float:
     """Degrees of freedom of the prior that the spread of log-variances implies (Smyth 2004, section 6.2)."""
     logs = np.log(variances)
-    excess = float(logs.var(ddof=1) - polygamma(1, freedom / 2))
-    if excess <= float(polygamma(1, 1e5)):
+    excess = float(logs.var(ddof=1) - scipy.special.polygamma(1, freedom / 2))
+    if excess <= float(scipy.special.polygamma(1, 1e5)):
         return math.inf
-    if excess >= float(polygamma(1, 1e-2)):
+    if excess >= float(scipy.special.polygamma(1, 1e-2)):
         return 2e-2
-    return 2 * float(brentq(lambda x: float(polygamma(1, x)) - excess, 1e-2, 1e5))
+    return 2 * float(scipy.optimize.brentq(lambda x: float(scipy.special.polygamma(1, x)) - excess, 1e-2, 1e5))

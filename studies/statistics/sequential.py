@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import ndtr, ndtri
+import scipy  # which loads its parts when they are used: planning a study needs none
 
 from studies.errors import StudyError
 
@@ -33,9 +30,6 @@ def level_for_look(look: int, looks: int, alpha: float = 0.05) -> float:
     """One-sided level for look number ``look`` (from 1) of at most ``looks``, equally spaced in seeds.
 
     ``judge(..., alpha=level_for_look(look, looks))`` is the verdict to stop by. With one look it is ``alpha``.
-
-    Raises:
-        StudyError: a look that is not planned, or an alpha outside (0, 0.5).
     """
     if not 1 <= look <= looks:
         raise StudyError(f"look is {look}; with {looks} planned looks it must be 1 to {looks}")
@@ -48,7 +42,7 @@ def level_for_look(look: int, looks: int, alpha: float = 0.05) -> float:
 def _levels(looks: int, alpha: float) -> tuple[float, ...]:
     """Levels c_k with P(Z_1 < c_1, ..., Z_{k-1} < c_{k-1}, Z_k >= c_k) = what look k may spend."""
     spent = [alpha_spent(look / looks, alpha) for look in range(looks + 1)]
-    bounds = [float(ndtri(1 - spent[1]))]
+    bounds = [float(scipy.special.ndtri(1 - spent[1]))]
     # Density of the score S_k = sqrt(k) Z_k on a grid, of paths that no look has stopped.
     grid = np.linspace(_LOWEST, bounds[0], _POINTS)
     density = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
@@ -60,12 +54,12 @@ def _levels(looks: int, alpha: float) -> tuple[float, ...]:
         def excess(
             z: float, x: np.ndarray = previous, w: np.ndarray = weights, r: float = root, s: float = share
         ) -> float:
-            return float(w @ ndtr(x - z * r)) - s
+            return float(w @ scipy.special.ndtr(x - z * r)) - s
 
-        bounds.append(float(brentq(excess, -4.0, 10.0)))
+        bounds.append(float(scipy.optimize.brentq(excess, -4.0, 10.0)))
         grid = np.linspace(_LOWEST * root, bounds[-1] * root, _POINTS)
         density = np.exp(-((grid[:, None] - previous) ** 2) / 2) @ weights / math.sqrt(2 * math.pi)
-    return tuple(float(ndtr(-bound)) for bound in bounds)
+    return tuple(float(scipy.special.ndtr(-bound)) for bound in bounds)
 
 
 def _simpson(grid: np.ndarray) -> np.ndarray:
@@ -80,12 +74,6 @@ class Looks:
 
     seeds_per_round: int
     rounds: int
-
-    @classmethod
-    def of(cls, plan: Mapping[str, Any]) -> Looks | None:
-        """The rounds that a study's plan names; None where it judges once."""
-        looks = plan.get("looks")
-        return cls(int(looks["seeds_per_round"]), int(looks["rounds"])) if looks else None
 
     def level(self, seeds: int, alpha: float) -> float:
         """Level of a bound on ``seeds`` seeds, so that all rounds together err with at most ``alpha``."""

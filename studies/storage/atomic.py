@@ -17,11 +17,7 @@ _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EP
 
 
 def write_file(path: Path | str, content: bytes | str | Callable[[BinaryIO], object]) -> None:
-    """Put ``content`` (bytes, text, or a function that writes to an open file) at ``path``, all or nothing.
-
-    Raises:
-        StudyWriteError: the file could not be written; a previous one is untouched.
-    """
+    """Put ``content`` (or what it writes to an open file) at ``path``, all or nothing, or raise StudyWriteError."""
     path = Path(path)
     temporary = None
     try:
@@ -34,24 +30,21 @@ def write_file(path: Path | str, content: bytes | str | Callable[[BinaryIO], obj
                 file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
         sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
-        raise write_error(path, error) from error
-    except BaseException:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise write_error(path, error) from error
         raise
 
 
 def sync_folder(folder: Path | str) -> None:
-    """Make the names of the files in ``folder`` safe from a loss of power; an fsync of a file only covers its content.
-
-    Does nothing where the file system cannot do it.
-    """
+    """Make the names of the files in ``folder`` safe from a loss of power, which an fsync of the files does not."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -72,20 +65,21 @@ def write_error(path: Path, error: OSError) -> StudyWriteError:
 
 
 def write_json(path: Path | str, values: Mapping[str, Any]) -> None:
-    """``values`` as indented JSON at ``path``, all or nothing.
+    """``values`` as indented JSON at ``path``; see :func:`write_file`."""
+    write_file(path, as_json(values))
 
-    Raises:
-        StudyWriteError: the file could not be written; a previous one is untouched.
-    """
-    write_file(path, json.dumps(values, indent=2, ensure_ascii=False, default=str) + "\n")
+
+def as_json(values: Any) -> str:
+    """``values`` as indented JSON with a line end; times are in ISO 8601."""
+    return json.dumps(values, indent=2, ensure_ascii=False, default=_as_text) + "\n"
+
+
+def _as_text(value: Any) -> str:
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def read_json(path: Path | str) -> dict[str, Any] | None:
-    """The mapping in the JSON file at ``path``; None where there is no such file.
-
-    Raises:
-        StudyError: the file cannot be read, or holds something else.
-    """
+    """The mapping in the JSON file at ``path``; None where there is no such file."""
     path = Path(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -96,9 +90,3 @@ def read_json(path: Path | str) -> dict[str, Any] | None:
     if not isinstance(values, dict):
         raise StudyError(f"{path} holds a {type(values).__name__} where a mapping is due; restore it or delete it")
     return values
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

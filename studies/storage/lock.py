@@ -7,24 +7,16 @@ import fcntl
 import os
 import socket
 from pathlib import Path
-from types import TracebackType
 
 from studies.errors import StudyLockedError
 from studies.storage.atomic import write_error
 
 
 class StudyLock:
-    """Holds the folder of a study for this process while the ``with`` block runs.
+    """Holds the folder of a study for this process while the ``with`` block runs, or raises StudyLockedError.
 
     The lock is ``flock`` on ``<folder>/.lock``, which also names the holder. It works within a machine and on
     network file systems that pass ``flock`` on (NFS 4 does).
-
-    Args:
-        folder: The study's own folder; made if it is missing.
-
-    Raises:
-        StudyLockedError: another process holds it.
-        StudyWriteError: the folder cannot be written to.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -33,27 +25,20 @@ class StudyLock:
 
     def acquire(self) -> None:
         """Take the lock, or raise :class:`StudyLockedError` at once."""
+        started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise write_error(self.path, error) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.truncate(self._descriptor, 0)
+            os.write(self._descriptor, f"process {os.getpid()} on {socket.gethostname()} since {started}\n".encode())
         except BlockingIOError:
-            holder = os.read(descriptor, 500).decode(errors="replace").strip() or "another process"
-            os.close(descriptor)
+            assert self._descriptor is not None
+            holder = os.read(self._descriptor, 500).decode(errors="replace").strip() or "another process"
+            self.release()
             raise StudyLockedError(
                 f"{self.path.parent} is in use by {holder}; wait for it, stop it, or choose another --storage or --name"
             ) from None
-        except OSError as error:
-            os.close(descriptor)
-            raise write_error(self.path, error) from error
-        self._descriptor = descriptor
-        started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        try:
-            os.truncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {started}\n".encode())
         except OSError as error:
             self.release()
             raise write_error(self.path, error) from error
@@ -68,7 +53,5 @@ class StudyLock:
         self.acquire()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()

@@ -16,9 +16,10 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
@@ -41,23 +42,14 @@ T = TypeVar("T")
 
 
 class Store:
-    """Files below ``root`` of a pyarrow file system; names are relative, with ``/``.
-
-    Args:
-        filesystem, root: Where.
-        uri: What users are shown; no secrets.
-    """
+    """Files below ``root`` of a pyarrow file system; names are relative, with ``/``. Users are shown ``uri``."""
 
     def __init__(self, filesystem: fs.FileSystem, root: str, uri: str) -> None:
         self.filesystem, self.root, self.uri = filesystem, root.rstrip("/"), uri
 
     @classmethod
     def open(cls, uri: str) -> Store:
-        """The store at ``uri``. A login in an S3 URI overrides the ``AWS_*`` environment variables.
-
-        Raises:
-            StudyError: A scheme or option that is not known, or a store that does not answer.
-        """
+        """The store at ``uri``. A login in an S3 URI overrides the ``AWS_*`` environment variables."""
         shown = without_secrets(uri)
         with _explained(shown, "use", StudyError):
             filesystem, root = run_with_timeout(PATIENCE, lambda: _filesystem(uri, shown))
@@ -77,12 +69,12 @@ class Store:
 
     def studies(self) -> list[str]:
         """Names of the studies directly below."""
-        with _explained(self.uri, "list", StudyError):
+        with _explained(self.uri, "list", StudyError):  # not recursively: a bucket may hold much else
             found = self.filesystem.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
             plans = [f"{f.path}/study.json" for f in found if f.type == fs.FileType.Directory]
             there = self.filesystem.get_file_info(plans)
         names = (posixpath.basename(posixpath.dirname(f.path)) for f in there if f.type == fs.FileType.File)
-        return sorted(name for name in names if not name.startswith("."))  # nor ".."
+        return sorted(name for name in names if not name.startswith("."))
 
     def modified(self, name: str) -> float | None:
         """When the store wrote ``name``, in seconds of its own clock; None where there is no such file."""
@@ -120,27 +112,20 @@ class Store:
         return True
 
     def write(self, name: str, content: bytes) -> None:
-        """Put ``content`` at ``name``.
-
-        Raises:
-            StudyWriteError: It could not be written.
-        """
-        with _explained(self.uri, "write to", StudyWriteError), self._writing(name) as stream:
-            stream.write(content)
+        """Put ``content`` at ``name``."""
+        self.send(content, name)
 
     def send(self, source: Path | bytes, name: str) -> None:
-        """Copy the file at ``source``, or these bytes, to ``name``.
-
-        Raises:
-            StudyWriteError: It could not be written.
-            FileNotFoundError: The file does not exist (any more).
-        """
+        """Copy the file at ``source``, or these bytes, to ``name``; a FileNotFoundError if the file is gone."""
+        path = self._path(name)
         with (
             io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file,
             _explained(self.uri, "write to", StudyWriteError),
-            self._writing(name) as stream,
         ):
-            shutil.copyfileobj(file, stream, BLOCK)
+            if not isinstance(self.filesystem, (fs.S3FileSystem, getattr(fs, "GcsFileSystem", fs.S3FileSystem))):
+                self.filesystem.create_dir(posixpath.dirname(path), recursive=True)  # theirs are made by being named
+            with self.filesystem.open_output_stream(path) as stream:
+                shutil.copyfileobj(file, stream, BLOCK)
 
     def delete(self, name: str) -> None:
         """Delete a file if it exists."""
@@ -154,20 +139,8 @@ class Store:
             if self.filesystem.get_file_info(self._path(name)).type == fs.FileType.Directory:
                 self.filesystem.delete_dir(self._path(name))
 
-    @contextmanager
-    def _writing(self, name: str) -> Iterator[Any]:
-        path = self._path(name)
-        if not isinstance(self.filesystem, (fs.S3FileSystem, getattr(fs, "GcsFileSystem", fs.S3FileSystem))):
-            self.filesystem.create_dir(posixpath.dirname(path), recursive=True)  # theirs are made by being named
-        with self.filesystem.open_output_stream(path) as stream:
-            yield stream
-
     def check_writable(self) -> None:
-        """Write a file and remove it again.
-
-        Raises:
-            StudyWriteError: That cannot be done: no such bucket, wrong credentials, no answer.
-        """
+        """Write a file and remove it again; raises StudyWriteError without bucket, login or answer."""
         name = f".writable-{secrets.token_hex(8)}"
         self.write(name, b"a test, removed at once")
         self.delete(name)
@@ -178,23 +151,18 @@ class Store:
 
 def run_with_timeout(seconds: float, work: Callable[[], T]) -> T:
     """The result of ``work()``, or TimeoutError after ``seconds``; the call then continues in the background."""
-    results: list[T] = []
-    problems: list[BaseException] = []
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            results.append(work())
+            future.set_result(work())
         except BaseException as problem:
-            problems.append(problem)
+            future.set_exception(problem)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if problems:
-        raise problems[0]
-    if not results:
+    threading.Thread(target=run, daemon=True).start()
+    if not wait([future], seconds).done:
         raise TimeoutError(f"no answer within {seconds:g} s")
-    return results[0]
+    return future.result()
 
 
 def _filesystem(uri: str, shown: str) -> tuple[fs.FileSystem, str]:
@@ -265,16 +233,13 @@ def is_uri(text: str) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """``text`` with user names, passwords and tokens in URLs replaced by ``***``.
-
-    From ``s3://`` the login is taken out altogether: without it the URI works with the ``AWS_*`` variables.
-    """
+    """``text`` with user names, passwords and tokens in URLs replaced by ``***``."""
     return _OPTION.sub(r"\1***", _LOGIN.sub(_without_login, text))
 
 
 def _without_login(found: re.Match[str]) -> str:
     scheme, login = found.groups()
-    if scheme == "s3":
+    if scheme == "s3":  # without a login the URI works with the AWS_* variables
         return "s3://"
     # Azure's container, and Google's "nobody", stand where others have a login.
     named = (scheme in ("abfs", "abfss") and ":" not in login) or login == "anonymous"
@@ -282,23 +247,12 @@ def _without_login(found: re.Match[str]) -> str:
 
 
 # Journals before their tables: rows that a table takes over meanwhile are then in both, not in neither.
-READ = (
-    "trials.journal",
-    "history.journal",
-    "trials.arrow",
-    "history.arrow",
-    "verdict.json",
-    "samples.npz",
-    "study.json",
-)
+TABLES = ("trials.journal", "history.journal", "trials.arrow", "history.arrow")
+READ = (*TABLES, "verdict.json", "samples.npz", "study.json")
 
 
 def download_studies(uri: str) -> Path:
-    """A folder with copies of the study at ``uri``, or of those directly below it.
-
-    Raises:
-        StudyError: There is none, or the store does not answer.
-    """
+    """A folder with copies of the study at ``uri``, or of those directly below it."""
     store = Store.open(uri)
     here = store.modified("study.json") is not None
     name = store.root.rpartition("/")[2]

@@ -1,16 +1,13 @@
-"""Verdicts in words, for report, figures and terminal. Numbers are formatted in :mod:`studies.formatting`.
-
-One vocabulary: *regret* (best rung minus default), *loses at most* (its upper bound), *margin*, *seeds*, *masked*.
-"""
+"""Verdicts in words: *regret* (best rung minus default), *loses at most* (its upper bound), *margin*, *seeds*."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from studies.formatting import at_most, count, is_number, percent, points, ratio_list
-from studies.statistics.ratio_curves import METHOD_NAMES, SHARE_OF, Setting, setting_labels
-from studies.statistics.rows import RungRow, VerdictRow
+from studies.formatting import accuracy, at_most, count, in_points, interval, is_number, percent, points, ratio_list
+from studies.statistics.ratio_curves import Setting, on_dataset, setting_labels
+from studies.storage.rows import RungRow, VerdictRow
 
 KINDS = ("default", "mae_default")
 LISTS = ("ratios", "excluded", "checks", "rungs")
@@ -28,11 +25,6 @@ def judged_rows(verdict: Mapping[str, Any]) -> list[VerdictRow]:
         full["verdict"] = full["verdict"] or "inconclusive"
         rows.append(full)
     return rows
-
-
-def question(default_ratio: float) -> str:
-    """What the study asks."""
-    return f"Is masking {percent(default_ratio)} of the variance good enough?"
 
 
 def headline(verdict: Mapping[str, Any]) -> str:
@@ -53,8 +45,7 @@ def verdict_word(row: Mapping[str, Any]) -> str:
 def row_label(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) -> str:
     """``PMAE on digits, patch 2``; what tells ``row`` apart from the other ``rows`` is named."""
     setting = Setting.of(row)
-    name, _, rest = setting_labels([*map(Setting.of, rows), setting])[setting].partition(", ")
-    return f"{name} on {setting.dataset}" + (f", {rest}" if rest else "")
+    return on_dataset(setting_labels([*map(Setting.of, rows), setting])[setting], setting)
 
 
 def loses(row: Mapping[str, Any]) -> str:
@@ -96,11 +87,9 @@ def check_text(check: Mapping[str, Any]) -> str:
     return ": ".join(filter(None, (check.get("name"), check.get("detail"))))
 
 
-def method_name(method: str) -> str:
-    """The method's name as the papers write it."""
-    return METHOD_NAMES.get(method, method)
-
-
-def share_of(method: str) -> str:
-    """``of the variance`` or ``of the patches``."""
-    return SHARE_OF.get(method, "")
+def rung_cells(rung: Mapping[str, Any]) -> tuple[str, ...]:
+    """Masked share, accuracy, difference to the default, its bounds, and whether it may be the best ratio."""
+    difference = "default" if rung["is_default"] else in_points(rung["difference"], True)
+    best = {True: "yes", False: "no"}.get(rung["may_be_best"], "")
+    bounds = interval(rung["low"], rung["high"], True)
+    return percent(rung["ratio"]), accuracy(rung["accuracy"]), difference, bounds, best

@@ -32,7 +32,7 @@ import pyarrow as pa
 from pmae.errors import ConfigError
 from studies.errors import StudyError, StudyLockedError
 from studies.records import StudyWriter, read_study
-from studies.storage import arrow_file, journal
+from studies.storage import tables
 from tests.faults.clock import Kill, Process, Scheduler, SimulatedClock, Task
 from tests.faults.disk import Disk, full, intercepted
 from tests.faults.driver import final_rows, lose_ray, run_study
@@ -483,11 +483,11 @@ def run_history(seed: int) -> History:
         rng = random.Random(seed)
         with ExitStack() as stack:
             if rng.random() < 0.7:  # a journal that lives longer than one row
-                stack.enter_context(mock.patch.object(journal, "SMALL_ROWS", 0))
-                stack.enter_context(mock.patch.object(journal, "SMALL_BYTES", 0))
-                stack.enter_context(mock.patch.object(journal, "GROWTH", rng.choice((0, 1, 2))))
+                stack.enter_context(mock.patch.object(tables, "SMALL_ROWS", 0))
+                stack.enter_context(mock.patch.object(tables, "SMALL_BYTES", 0))
+                stack.enter_context(mock.patch.object(tables, "GROWTH", rng.choice((0, 1, 2))))
             if rng.random() < 0.8:  # the checksums of tables take a quarter of the time
-                stack.enter_context(mock.patch.object(arrow_file, "checksum", lambda table: table.num_rows))
+                stack.enter_context(mock.patch.object(tables, "checksum", lambda table: table.num_rows))
             # Real seconds; what other threads report is there already.
             stack.enter_context(mock.patch("tune.run.driver.LOST_AFTER", 0.0))
             stack.enter_context(mock.patch.object(lease, "_process", lambda pid: _identity(world, pid)))

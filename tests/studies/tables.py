@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from studies.storage.schema import TRIAL_SCHEMA
+from studies.storage.rows import TRIAL_SCHEMA
 
 LADDER = (0.05, 0.1, 0.2, 0.35, 0.55, 0.75, 0.9)
 DEFAULT = LADDER.index(0.2)

@@ -20,8 +20,8 @@ import pytest
 
 from studies.errors import StudyError
 from studies.records import HISTORY_SCHEMA, TRIAL_SCHEMA, StudyWriter, read_studies, read_study
-from studies.storage import journal
-from studies.storage.schema import VERSION_KEY
+from studies.storage import tables
+from studies.storage.rows import VERSION_KEY
 
 CONTRACT = [
     "study", "trial_id", "phase", "dataset", "method", "strategy", "ratio", "achieved_ratio", "achieved_sd",
@@ -44,6 +44,14 @@ def test_schemas_start_with_the_contracts_columns_in_order() -> None:
         "study", "trial_id", "seed", "epoch", "train_loss", "objective", "learning_rate", "images_per_second"
     ]  # fmt: skip
     assert TRIAL_SCHEMA.metadata[VERSION_KEY] == b"2"
+
+
+def test_the_columns_are_those_of_the_studies_in_the_repository() -> None:
+    folder = Path(__file__).parents[2] / "docs" / "evidence" / "digits"
+    for name, schema in (("trials", TRIAL_SCHEMA), ("history", HISTORY_SCHEMA)):
+        if (folder / f"{name}.arrow").exists():
+            stored = pa.ipc.open_file(folder / f"{name}.arrow").schema
+            assert stored.names == schema.names and stored.types == schema.types
 
 
 def test_a_row_is_in_the_arrow_file_as_soon_as_it_is_added(tmp_path: Path) -> None:
@@ -132,8 +140,8 @@ def test_controls_have_a_phase_of_their_own_and_no_ratio(tmp_path: Path) -> None
 
 
 def test_large_tables_are_read_with_their_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "SMALL_ROWS", 4)
-    monkeypatch.setattr(journal, "SMALL_BYTES", 0)
+    monkeypatch.setattr(tables, "SMALL_ROWS", 4)
+    monkeypatch.setattr(tables, "SMALL_BYTES", 0)
     writer = StudyWriter(tmp_path / "a")
     writer.add_trials(row(n, config="x" * 500) for n in range(50))
     writer.add_trial(row(50))
@@ -148,13 +156,13 @@ def test_large_tables_are_read_with_their_journal(tmp_path: Path, monkeypatch: p
 
 
 def test_bytes_written_grow_with_the_rows_not_their_square(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "SMALL_ROWS", 10)
-    monkeypatch.setattr(journal, "SMALL_BYTES", 0)
+    monkeypatch.setattr(tables, "SMALL_ROWS", 10)
+    monkeypatch.setattr(tables, "SMALL_BYTES", 0)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     written = []
-    original = journal.write_arrow
+    original = tables.write_arrow
     monkeypatch.setattr(
-        journal, "write_arrow", lambda path, table, last: (written.append(table.nbytes), original(path, table, last))
+        tables, "write_arrow", lambda path, table, last: (written.append(table.nbytes), original(path, table, last))
     )
     totals = []
     for count in (200, 800):
@@ -168,9 +176,9 @@ def test_bytes_written_grow_with_the_rows_not_their_square(tmp_path: Path, monke
 
 WRITE_FOR_EVER = """
 import sys
-from studies.storage import journal
+from studies.storage import tables
 from studies.records import StudyWriter
-journal.SMALL_ROWS = int(sys.argv[2]); journal.SMALL_BYTES = 0
+tables.SMALL_ROWS = int(sys.argv[2]); tables.SMALL_BYTES = 0
 writer = StudyWriter(sys.argv[1])
 n = writer.trials.num_rows
 while True:

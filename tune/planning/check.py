@@ -14,7 +14,7 @@ from pmae.data.load import MAX_IMAGE_SIZE
 from pmae.errors import ConfigError
 from pmae.files import user_path
 from studies.errors import StudyError
-from studies.statistics.margin import Margin
+from studies.statistics.decision import Margin
 from studies.storage.object_store import is_uri
 from tune.options import SearchOptions, StudyOptions
 from tune.planning.placement import MAX_SECONDS, check_machine

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pmae.config import PretrainConfig, strategies_of_method
 from pmae.errors import ConfigError
 from studies.formatting import count, duration
-from studies.statistics.margin import Margin
+from studies.statistics.decision import Margin
 from tune.planning.check import parse_duration
 from tune.planning.placement import Machine, Placement, trial_seconds
 from tune.planning.plan import StudyPlan

@@ -14,7 +14,7 @@ from pmae.cli.options import given
 from pmae.config import DEFAULT_RATIO, PretrainConfig, has_effect, preset
 from pmae.data import ImageSet, load_images
 from pmae.errors import ConfigError
-from studies.statistics.margin import Margin
+from studies.statistics.decision import Margin
 from studies.storage.rows import StudyRecord
 from tune.options import SearchOptions, StudyOptions
 from tune.planning.check import MAX_NUMBER, check_options, known_image_size

@@ -20,7 +20,7 @@ ERROR_RATE = 0.25  # for which the binomial noise of an accuracy is computed
 
 def power_sentence(plan: StudyPlan) -> str:
     """Return ``a true regret of 3 points would be found in 8 of 10 studies, a flat curve hold in 3 of 10 (...)``."""
-    from studies.statistics.margin import Margin
+    from studies.statistics.decision import Margin
 
     margin = Margin.parse(plan.options.confirm.margin)
     points = 1.0 if margin.points is None else 100 * margin.points

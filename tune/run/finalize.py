@@ -66,9 +66,8 @@ def write_pages(folder: Path, display: Display) -> bool:
 
 def print_comparisons(trials: Any, display: Display) -> None:
     """Print how bases, strategies or mask units compare, and the study's own measures; nothing if there are none."""
-    from studies.report.sections import contrast_rows, measure_table
+    from studies.report.sections import contrast_rows, measure_table, measures
     from studies.statistics.contrasts import comparison_sentences, contrasts
-    from studies.views.extra_metrics import measures
 
     found = contrasts(trials)
     compared = contrast_rows(found)

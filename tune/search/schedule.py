@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pmae.config import PretrainConfig
-from studies.storage.rows import TrialRow
-from studies.storage.schema import TRIAL_SCHEMA
+from studies.storage.rows import TRIAL_SCHEMA, TrialRow
 from tune.search.confirm import candidates_to_confirm
 from tune.search.space import Candidate
 from tune.trial.spec import TrialSpec

@@ -12,10 +12,9 @@ import pytest
 from PIL import Image
 
 from studies.figures import draw_figures
-from studies.figures.answer import answer_panel
+from studies.figures.answer import answer_figure
 from studies.figures.forest import forest_figure
-from studies.figures.style import COLUMN, spread
-from studies.figures.svg import as_inline
+from studies.figures.style import COLUMN, as_inline, spread
 from studies.records import StudyWriter, read_study
 from studies.statistics.ratio_curves import make_panels
 from studies.views.wording import judged_rows
@@ -59,7 +58,7 @@ def test_two_rows_are_enough_and_failures_alone_draw_nothing(tmp_path: Path) -> 
 
 def test_panel_has_achieved_ratios_seeds_controls_and_the_default_on_the_axis(judged: Path) -> None:
     panel = panels_of(judged)[0]
-    axes, strip = answer_panel(panel).axes
+    axes, strip = answer_figure([panel]).axes
     texts = [text.get_text() for text in axes.texts]
     assert "default 20 %" in texts and "raw pixels 95.9 % (above)" in texts
     assert any(text.startswith("untrained encoder 59.6 %") for text in texts)
@@ -74,7 +73,7 @@ def test_panel_has_achieved_ratios_seeds_controls_and_the_default_on_the_axis(ju
 def test_published_curve_is_drawn_only_where_the_data_set_is_the_papers_and_it_fits(tmp_path: Path) -> None:
     for dataset in ("cifar10", "digits"):
         folder = make_study(tmp_path, dataset, dataset=dataset, samples=False, seeds=2, explored=2)
-        texts = [text.get_text() for text in answer_panel(panels_of(folder)[0]).axes[0].texts]
+        texts = [text.get_text() for text in answer_figure([panels_of(folder)[0]]).axes[0].texts]
         assert not any("paper" in text for text in texts)  # CIFAR-10's lies at 53 to 59 %, off this axis
 
 
@@ -89,7 +88,7 @@ def test_forest_names_the_default_and_leaves_out_rows_without_differences(judged
 
 def test_svg_follows_the_pages_colors_and_tooltips_cannot_inject_markup(judged: Path) -> None:
     panel = panels_of(judged)[0]
-    svg = as_inline(answer_panel(panel), '"><script>', "c1")
+    svg = as_inline(answer_figure([panel]), '"><script>', "c1")
     assert "<script" not in svg and "var(--pmae)" in svg and "#0072b2" not in svg
     assert svg.count("<title>") > 40 and 'viewBox="' in svg
     assert abs(float(svg.split('viewBox="')[1].split()[2]) / 72 - COLUMN) < 0.01

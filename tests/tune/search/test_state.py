@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import random
 import zlib
-from typing import get_type_hints
 
 import pytest
 
-from studies.storage.rows import EpochRow, TrialRow
-from studies.storage.schema import HISTORY_SCHEMA, TRIAL_SCHEMA
 from tune import ConfirmOptions, DataOptions, SearchOptions, StudyOptions
 from tune.planning.plan import StudyPlan, plan_study
 from tune.search.state import Idle, Start, StudyState
@@ -109,8 +106,3 @@ def test_a_study_that_stops_starts_nothing_and_waits_for_what_runs(plan):
     assert not state.overdue(20.0) and state.overdue(20.1)
     state.end(step.spec.trial_id, _row(plan, step.spec, accuracy))
     assert state.next() is Idle.FINISHED and not state.running
-
-
-def test_typed_rows_have_the_columns_of_the_tables():
-    assert set(get_type_hints(TrialRow)) == set(TRIAL_SCHEMA.names)
-    assert set(get_type_hints(EpochRow)) == set(HISTORY_SCHEMA.names)

@@ -10,7 +10,7 @@ from pmae.config import preset
 from pmae.data import load_images
 from pmae.reconstruction import reconstruct
 from pmae.trainer import pretrain
-from studies.views.image_strips import read_samples
+from studies.figures.pictures import read_samples
 from tune.trial.image_strips import merge_samples, strip, write_strip
 from tune.trial.spec import TrialSpec
 
@@ -41,4 +41,4 @@ def test_the_candidate_is_stored_with_its_strip(tmp_path) -> None:
     merge_samples(tmp_path, None)
     (found,) = read_samples(tmp_path).strips
     assert found.label == "any label" and found.candidate["ratio"] == 0.75
-    assert found.title.startswith("MAE, 75 % masked, patch ") and found.captions[1] == "visible patches"
+    assert found.title.startswith("MAE, 75 % masked, patch ") and found.panels(1.0)[1][0] == "visible patches"

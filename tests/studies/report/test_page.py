@@ -10,9 +10,9 @@ import pytest
 
 from studies.records import read_studies, read_study
 from studies.report import write_report
+from studies.report.page import disambiguate_datasets
 from studies.statistics.sequential import level_for_look
 from studies.verdict import current_verdict, judge
-from studies.views.merge import disambiguate_datasets
 from tests.studies.make_study import make_study
 
 

@@ -1,8 +1,4 @@
-"""Colors of figures and page, so that a method or a verdict looks the same everywhere.
-
-They are those of Okabe & Ito (2008), which survive color blindness. In the page each becomes a CSS variable
-(``VARIABLES``), which has another value in dark mode.
-"""
+"""Colors of figures and page (Okabe & Ito 2008); a CSS variable of the page has another value in dark mode."""
 
 from __future__ import annotations
 

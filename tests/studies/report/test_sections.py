@@ -7,9 +7,8 @@ import json
 import pyarrow as pa
 import pytest
 
-from studies.report.sections import measure_table, own_answer
+from studies.report.sections import is_accuracy, measure_names, measure_table, measures, own_answer
 from studies.statistics.contrasts import contrasts
-from studies.views.extra_metrics import is_accuracy, measure_names, measures
 
 
 def row(phase: str, ratio: float, seed: int, metrics: object, **more: object) -> dict:

@@ -7,8 +7,7 @@ import io
 
 import pyarrow as pa
 
-from studies.cli.export import as_csv
-from studies.storage.csv_file import csv_bytes
+from studies.storage.tables import csv_bytes
 
 
 def rows(content: bytes) -> list[list[str]]:
@@ -25,4 +24,4 @@ def test_text_that_starts_a_formula_is_marked_and_numbers_are_not():
 
 
 def test_every_csv_goes_this_way():
-    assert rows(as_csv([{"dataset": "=1+1", "regret": -0.5}]))[1] == ["'=1+1", "-0.5"]
+    assert rows(csv_bytes([{"dataset": "=1+1", "regret": -0.5}]))[1] == ["'=1+1", "-0.5"]

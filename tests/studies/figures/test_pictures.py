@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from studies.views.image_strips import Strip, component_picture, error_scale, parse_label, read_samples, signed_picture
+from studies.figures.pictures import Strip, component_picture, error_scale, parse_label, read_samples, signed_picture
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from studies.views.image_strips import Strip, component_picture, error_scale, pa
 def test_titles_are_words(label: str, title: str, visible: str) -> None:
     strip = Strip(label, *np.zeros((4, 1, 2, 2, 1)), parse_label(label))
     assert strip.title == title
-    assert strip.captions[1] == visible
+    assert strip.panels(1.0)[1][0] == visible
 
 
 def test_files_of_earlier_versions_are_completed(tmp_path: Path) -> None:

@@ -13,9 +13,8 @@ from scipy.stats import ttest_1samp, ttest_rel
 
 from studies.__main__ import main
 from studies.records import Study, StudyWriter, read_studies, read_study
-from studies.report.overview import write_overview
+from studies.report.overview import Mean, compare_methods, mean_differences, measure_noise, write_overview
 from studies.verdict import judge
-from studies.views.across import Mean, compare_methods, mean_differences, measure_noise
 from tests.studies.make_study import LUCK, make_study
 
 SETS = ("digits", "cifar10", "mnist")
@@ -79,9 +78,10 @@ def test_methods_on_other_images_of_the_same_name_are_not_compared(folders: list
 def test_noise_is_what_was_drawn(tmp_path: Path) -> None:
     drawn = 0.02
     folder = make_study(tmp_path, seeds=60, patch_sizes=(2,), explored=2, samples=False, losses=False, noise=drawn)
-    rows = {(row.method, row.probe): row for row in measure_noise(read_study(folder))}
-    assert set(rows) == {(method, probe) for method in ("pmae", "mae") for probe in ("linear", "k-NN")}
-    row = rows["pmae", "linear"]
+    rows = {(row.setting, row.probe): row for row in measure_noise(read_study(folder))}
+    settings = ("digits, pmae, patch 2", "digits, mae, patch 2")
+    assert set(rows) == {(setting, probe) for setting in settings for probe in ("linear", "k-NN")}
+    row = rows[settings[0], "linear"]
     # A run has the noise of its trial and the luck of its seed, which pairing takes away.
     assert row.difference == pytest.approx(2**0.5 * drawn, rel=0.12)
     assert row.run == pytest.approx((drawn**2 + LUCK**2) ** 0.5, rel=0.15)
