@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from studies.storage.rows import TrialRow
-from tune.search.sampler import optuna_result, optuna_state
+from tune.search.sampler import optuna_result
 from tune.search.space import Candidate, Space
 from tune.search.state import Idle, Start, StudyState
 from tune.trial.spec import TrialSpec
@@ -52,7 +52,7 @@ class StudySearch(OptunaSearch):
         database.unlink(missing_ok=True)
         storage = optuna.storages.RDBStorage(f"sqlite:///{database}", {"creator": lambda: _connect(database)})
         super().__init__(space=space.draw, metric=OBJECTIVE, mode="max", study_name=name, storage=storage)
-        self._state, self._on_end, self._parameters, self._draw = state, on_end, space.parameters, space.draw
+        self._state, self._on_end, self._candidates = state, on_end, space
         self._specs: dict[str, TrialSpec] = {}  # by Ray's trial id
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental in Optuna
@@ -89,8 +89,8 @@ class StudySearch(OptunaSearch):
 
     def _log(self, ray_id: str, spec: TrialSpec, candidate: Candidate, row: TrialRow | None) -> None:
         """Log an explored trial: as it ended where it is on record, otherwise as running."""
-        drawn = FixedTrial({"method": candidate.method, **self._parameters(candidate)})
-        self._draw(drawn)
+        drawn = FixedTrial({"method": candidate.method, **self._candidates.parameters(candidate)})
+        self._candidates.draw(drawn)
         state, value = (TrialState.RUNNING, None) if row is None else _outcome(row)
         names = {"candidate": spec.label, "seed": spec.seed, "trial_id": spec.trial_id, "ray_trial_id": ray_id}
         # In one transaction; to ask Optuna for the trial takes ten, which adds up when a long study resumes.
@@ -117,12 +117,10 @@ class StudySearch(OptunaSearch):
 
 
 def _outcome(row: TrialRow) -> tuple[TrialState, float | None]:
-    """Optuna's state and value of a trial that ended."""
-    return optuna_result(optuna_state(row["status"]), row.get("val_linear"))
+    return optuna_result(row["status"], row.get("val_linear"))
 
 
 def _connect(database: Path) -> sqlite3.Connection:
-    """A connection that never waits for the disk, which takes longer than a short trial, ten times in each."""
     connection = sqlite3.connect(database, check_same_thread=False)
-    connection.execute("PRAGMA synchronous=OFF")
+    connection.execute("PRAGMA synchronous=OFF")  # to wait for the disk, ten times a trial, takes longer than a trial
     return connection

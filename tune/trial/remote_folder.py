@@ -112,11 +112,7 @@ class NodeFolder:
         self.sync(now=True)
 
     def sync(self, now: bool = False) -> None:
-        """Send new files and receive the stop signal, at most every ``SYNC_EVERY`` seconds unless ``now``.
-
-        Raises:
-            OSError: The driver's disk is full.
-        """
+        """Send new files and receive the stop signal, at most every ``SYNC_EVERY`` seconds unless ``now``."""
         if not now and time.monotonic() - self._at < SYNC_EVERY:
             return
         files = self._files()
