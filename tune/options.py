@@ -57,7 +57,7 @@ class SearchOptions:
     patch_sizes: Annotated[tuple[int, ...] | None, shown_default("PIXELS ...", "two that fit the image")] = None
     """Patch sides in pixels; each must divide the image and leave at least 4 patches."""
     patch_strides: Annotated[tuple[int, ...] | None, shown_default("PIXELS ...", "the patch size")] = None
-    """Pixels between neighbouring patches; below the patch size they overlap."""
+    """Pixels between neighboring patches; below the patch size they overlap."""
     mask_units: Annotated[tuple[int, ...] | None, shown_default("PIXELS ...", "the patch size")] = None
     """Sides in pixels of the squares that mae masks together; multiples of the patch size."""
     strategies: Annotated[tuple[str, ...] | None, shown_default("NAME ...", "expected for pmae, random for mae")] = None
@@ -243,10 +243,9 @@ class StudyOptions:
         """These options with those that :meth:`to_dict` gave."""
         groups = {}
         for group in STUDY_GROUPS:
-            values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.get(group, {}).items()}
-            kind = type(getattr(self, group))
-            known = {f.name for f in dataclasses.fields(kind)}
-            groups[group] = kind(**{k: v for k, v in values.items() if k in known})
+            kind, theirs = type(getattr(self, group)), stored.get(group, {})
+            values = {f.name: theirs[f.name] for f in dataclasses.fields(kind) if f.name in theirs}
+            groups[group] = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
         return dataclasses.replace(self, **groups)
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:

@@ -63,7 +63,6 @@ class Placement:
     """Resources of each trial, and the number of trials that run at a time.
 
     Attributes:
-        concurrent: Trials that run at a time.
         threads: CPU threads (and cores) of each worker.
         workers, gpus: Workers and GPUs of each trial.
         memory: Estimated bytes of the largest trial.

@@ -240,21 +240,17 @@ def _trial_name(trial: Trial) -> str:
 class Hooks(Callback, Stopper):
     """What the driver does in Tune's loop. Ray pickles it and never restores it, so it keeps no state.
 
-    Args:
-        on_step: Called after every step of Tune, a few times a second.
-        on_lost: Called with Ray's id of a trial whose process was lost, before it runs again.
-        stop: Whether all trials are stopped at once.
+    ``on_step`` is called after every step, a few times a second; ``on_lost`` with Ray's id of a trial whose process was
+    lost, before it runs again; ``stop`` tells whether all trials are stopped at once.
     """
 
     def __init__(self, on_step: Callable[[], None], on_lost: Callable[[str], None], stop: Callable[[], bool]) -> None:
         self._on_step, self._on_lost, self._stop = on_step, on_lost, stop
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """See ``ray.tune.Callback``."""
         self._on_step()
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Trial, **info: Any) -> None:
-        """See ``ray.tune.Callback``."""
         self._on_lost(trial.trial_id)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -262,7 +258,6 @@ class Hooks(Callback, Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """See ``ray.tune.Stopper``."""
         return self._stop()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -192,16 +192,11 @@ class Space:
         """The bases of a method; a single one for MAE, which does not use it."""
         return self.bases if method == "pmae" else ("pca",)
 
-    def draw(self, trial: BaseTrial) -> None:
-        """Every parameter of a trial, the method among them: the define-by-run space of the study's record in Optuna.
-
-        It also contains defaults outside the requested ratios, which :meth:`suggest` never draws.
-        """
-        method = trial.suggest_categorical("method", self.methods)
-        self.suggest(trial, method, with_default=True)
-
     def suggest(self, trial: BaseTrial, method: str, with_default: bool = False) -> Candidate:
-        """Draw a candidate of ``method``. Names carry the method, so that a sampler never mixes the two."""
+        """Draw a candidate of ``method``, whose name parameters begin with, so that a sampler never mixes the two.
+
+        ``with_default`` allows the default too where it is outside the requested ratios, for the log in Optuna.
+        """
 
         def choose(name: str, choices: Sequence[Any]) -> Any:
             # A parameter with a single value is left out: it would only add noise to the sampler's model.
@@ -291,21 +286,25 @@ def patch_settings(
                 whole = stride == patch and unit % patch == 0 and image_size % unit == 0
                 if whole and (image_size // unit) ** 2 >= MIN_TOKENS:
                     found.append(Patches(patch, stride, unit))
-    rules = (
-        ("--patch-strides", strides or (), {p.patch_stride for p in found},
-         "a stride is at most the patch size and divides image size minus patch size"),
-        ("--mask-units", mask_units or (), {p.mask_unit or p.patch_size for p in found},
-         "a mask unit is a multiple of the patch size, divides the image into at least 4 and needs patches that do not "
-         "overlap"),
-        ("--patch-sizes", patch_sizes, {p.patch_size for p in found}, "no stride or mask unit given goes with it"),
-    )  # fmt: skip
-    for option, asked, used, rule in rules:
-        for value in asked:
-            if value not in used:
-                raise ConfigError(
-                    f"{option} {value} fits none of the other patch settings on a {image_size}-px image: {rule}; leave "
-                    "it out or change the others"
-                )
+    rules = {
+        "--patch-strides": "a stride is at most the patch size and divides image size minus patch size",
+        "--mask-units": "a mask unit is a multiple of the patch size, divides the image into at least 4 and needs "
+        "patches that do not overlap",
+        "--patch-sizes": "no stride or mask unit given goes with it",
+    }
+    asked = {"--patch-strides": strides, "--mask-units": mask_units, "--patch-sizes": patch_sizes}
+    used = {
+        "--patch-strides": {p.patch_stride for p in found},
+        "--mask-units": {p.mask_unit or p.patch_size for p in found},
+        "--patch-sizes": {p.patch_size for p in found},
+    }
+    for option, rule in rules.items():
+        unused = [value for value in asked[option] or () if value not in used[option]]
+        if unused:
+            raise ConfigError(
+                f"{option} {unused[0]} fits none of the other patch settings on a {image_size}-px image: {rule}; leave "
+                "it out or change the others"
+            )
     return tuple(dict.fromkeys(found))
 
 

@@ -1,7 +1,6 @@
-"""The state of a running study: records, rounds, running trials, and what ended it. This is its only owner.
+"""The state of a running study, which only its own methods change: records, rounds, running trials, what ended it.
 
-The driver, the searcher and ``tune.simulate`` call its methods and change nothing else. It is pure: no Ray, no files,
-and the time is an argument, so that a test can replay the decisions of a study, including faults::
+It is pure: no Ray, no files, and the time is an argument, so that a test can replay the decisions of a study::
 
     state = StudyState(plan, records, lag)
     while isinstance(step := state.next(), Start):
@@ -53,18 +52,13 @@ class Idle(Enum):
 
 
 class StudyState:
-    """Records and decisions of one study; what its attributes hold is changed by its methods only.
+    """Records and decisions of one study.
 
     Attributes:
-        records: Rows by trial id.
+        records: Rows by trial id; trials that an earlier run ended with a final status are not run again.
         rounds: The rounds of the confirm phase that have begun, controls included.
         interrupted: Whether the user asked to stop.
         problem: What stopped the study before its end; the first one, if there are several.
-
-    Args:
-        plan: What to run.
-        records: Rows of an earlier run; trials with a final status are not run again.
-        lag: How many trials of the exploration may run before results are seen, see ``Proposals``.
     """
 
     def __init__(self, plan: StudyPlan, records: Iterable[TrialRow], lag: int) -> None:

@@ -127,10 +127,8 @@ class Storage:
         return folder, cast(StudyRecord, record)
 
     def share_cache(self) -> None:
-        """Use a cache below the folder, which every node of a cluster sees, for images and components.
-
-        They are then decoded and fitted once instead of on each node. ``PMAE_CACHE`` overrides it. With an object
-        store each node has its own cache.
+        """Decode images and fit components once, in a cache that every node of a cluster sees (unless ``PMAE_CACHE``
+        names another); with an object store each node has its own.
         """
         if self.store is None:
             os.environ.setdefault("PMAE_CACHE", str(self.root / ".cache"))
@@ -145,14 +143,8 @@ class Storage:
     ) -> Iterator[Mirror | None]:
         """Own the study in ``folder`` while the block runs; yields what copies it to the store.
 
-        Args:
-            folder: The study's folder.
-            say: Shows a line to the user.
-            report: Called from another thread when the study was taken over by another driver.
-            shared: See :class:`tune.storage.mirror.Mirror`.
-
-        Raises:
-            StudyLockedError: Another driver runs it.
+        Raises StudyLockedError if another driver runs it. ``say`` shows a line to the user; ``report`` is called from
+        another thread when another driver took the study over; for ``shared`` see ``Mirror``.
         """
         with StudyLock(folder):
             if self.store is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import faulthandler
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from ray import tune
@@ -31,8 +31,13 @@ def tune_trial(config: dict[str, Any]) -> None:
     """Run ``config["trial"]`` and report its record as JSON under ``row``."""
     from tune.trial.run import run_trial
 
-    spec = TrialSpec.from_dict(config["trial"])
-    with _study_folder(TrialJob(**config["job"]), spec.trial_id) as (job, sync):
+    spec, job = TrialSpec.from_dict(config["trial"]), TrialJob(**config["job"])
+    folder: Any = nullcontext((job, lambda now: None))
+    if job.exchange is not None:
+        from tune.trial.remote_folder import node_folder
+
+        folder = node_folder(job, spec.trial_id)
+    with folder as (job, sync):
         gauges = None
         if job.gauges:
             from tune.trial.metrics import TrialGauges
@@ -56,20 +61,6 @@ def tune_trial(config: dict[str, Any]) -> None:
         with suppress(OSError):  # the driver's disk is full, which it notices itself
             sync(True)
         tune.report({"row": json.dumps(row, default=str), "val_linear": row.get("val_linear")})
-
-
-@contextmanager
-def _study_folder(job: TrialJob, trial_id: str) -> Iterator[tuple[TrialJob, Callable[[bool], None]]]:
-    """The job with a folder that this node sees, and what synchronizes it with the study's, at once if True."""
-    if job.exchange is None:
-        yield job, lambda now: None
-        return
-    from tune.trial.remote_folder import NodeFolder
-
-    node = NodeFolder(job, trial_id)
-    node.fetch()
-    yield node.job, node.sync
-    node.remove()  # kept when the trial raises, since it may be retried here
 
 
 @contextmanager
