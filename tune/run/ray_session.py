@@ -93,8 +93,7 @@ def ray_session(
 
     Args:
         address: Address of a cluster; None starts a private Ray.
-        cpus: CPUs of a private Ray.
-        dashboard: Whether to start the dashboard.
+        cpus, dashboard: CPUs of a private Ray, and whether it has a dashboard.
         on_lost: Called from a thread when the private Ray was lost; the block should then end.
         last_words: Called before this process is ended because the block did not: after the loss of Ray, calls into
             it may block in C++ for good, and Ray itself ends the process after a minute.
@@ -166,9 +165,6 @@ def cluster_address(address: str) -> str:
 
     ``auto`` is ``$RAY_ADDRESS``, else the cluster that ``ray start`` started on this machine. Ray itself would take any
     Ray that it finds among the processes, another study's private one included.
-
-    Raises:
-        ConfigError: Nothing answers there within ``CONNECT_SECONDS``.
     """
     shown = without_secrets(address)
     if address == "auto":

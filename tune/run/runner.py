@@ -152,9 +152,8 @@ def run(
 
 def _stored_options(argv: list[str], options: StudyOptions, record: StudyRecord) -> StudyOptions:
     """The study's own options; those given on the command line must be equal."""
-    stored = record["options"]
-    given = parse_options(argv, options.with_study(stored), pairs=True).normalized()
-    differences = given.differences(stored)
+    given = parse_options(argv, options.with_study(record["options"]), pairs=True).normalized()
+    differences = given.differences(record["options"])
     if differences:
         raise ConfigError(
             f"--resume: the study {record['name']!r} had other settings: {'; '.join(differences)}; "

@@ -34,10 +34,8 @@ class Proposals:
     """Candidates to try, in the order of their numbers.
 
     Args:
-        space: The search space.
         known: Candidates fixed in advance, by number, such as default ratios.
         search: ``tpe``, ``gp``, ``qmc`` or ``random`` (for a grid, whose points are all known, any).
-        seed: The study's seed.
         lag: Number n waits for the results up to n - lag, so at most ``lag`` proposed trials run at a time.
         recorded: Candidates that ran before a restart, by number. They are proposed again, since a sampler learns from
             what it drew, and records hold that rounded; one that comes out otherwise is taken from the record.

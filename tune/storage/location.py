@@ -34,13 +34,7 @@ RESUME_NEEDS = ("name", "created_at", "dataset", "phases", "options", "command",
 
 @dataclass(frozen=True)
 class Storage:
-    """A parsed ``--storage``.
-
-    Attributes:
-        root: Folder of the studies on this machine.
-        store: The object store; None for a folder.
-        clock: What the lease and the mirror go by.
-    """
+    """A parsed ``--storage``: the folder of the studies on this machine, and the object store if it is one."""
 
     root: Path
     store: Store | None = None
@@ -48,11 +42,7 @@ class Storage:
 
     @classmethod
     def open(cls, text: str, create: bool = True) -> Storage:
-        """Parse ``--storage``; without ``create`` nothing is written, for a dry run.
-
-        Raises:
-            ConfigError, StudyError: It cannot be used; the message contains no secrets.
-        """
+        """Parse ``--storage``; without ``create`` nothing is written, for a dry run. No error contains secrets."""
         if not is_uri(text):
             return cls(_folder(text, create))
         store = Store.open(text)
@@ -66,11 +56,7 @@ class Storage:
         return cls(_folder(str(copies), create), store)
 
     def new(self, name: str) -> Path:
-        """The folder of a new study.
-
-        Raises:
-            ConfigError: The name is not valid, or the study exists, here or in the store.
-        """
+        """The folder of a new study; ConfigError if the name is not valid, or in use here or in the store."""
         folder = self.root / study_name(name)
         if self.store is not None:
             if name in self.store.studies():

@@ -103,12 +103,7 @@ class Mirror:
         return self._wait
 
     def copy(self) -> None:
-        """Copy what has changed, delete what is gone.
-
-        Raises:
-            StudyWriteError: The store could not be written to; earlier files were copied.
-            StudyError: The study belongs to another driver.
-        """
+        """Copy what has changed, delete what is gone; raises what ``confirm`` and the store raise."""
         files = self._files()
         changed = {name for name in files if self._copied.get(name) != files[name]}
         tables: dict[str, bytes] = {}
