@@ -47,7 +47,7 @@ OUTLIVES = 60.0  # seconds after which a process of an ended session counts as l
 # What ends a session, and how it may then end: exit codes, negative for signals. Before the study's own handlers are
 # installed, and while Ray's are, a signal ends it as it ends any process.
 DRIVER = {signal.SIGKILL: {-9}, signal.SIGTERM: {130, 1, -2, -15}, signal.SIGINT: {130, -2}}
-RAY = ("/raylet/raylet", "/gcs/gcs_server", "RuntimeEnvAgent", "DashboardAgent", "log_monitor.py", "watchdog.py")
+RAY = ("/raylet/raylet", "/gcs/gcs_server", "RuntimeEnvAgent", "DashboardAgent", "log_monitor.py", "ray_folder.py")
 GOOD = {0}
 
 
@@ -271,7 +271,7 @@ class Disturber:
             driver.kill()
             return "SIGKILL"
         found[0].kill()
-        if self._end_by == "watchdog.py":  # without it no process cleans up after the driver
+        if self._end_by == "ray_folder.py":  # without it no process cleans up after the driver
             self.allowed = DRIVER[signal.SIGKILL]
             driver.kill()
             return "watchdog and SIGKILL"

@@ -10,33 +10,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tune.api import run_study as run_study
-    from tune.options import ConfirmOptions as ConfirmOptions
-    from tune.options import DataOptions as DataOptions
-    from tune.options import MachineOptions as MachineOptions
-    from tune.options import OutputOptions as OutputOptions
-    from tune.options import SearchOptions as SearchOptions
-    from tune.options import StorageOptions as StorageOptions
-    from tune.options import StudyOptions as StudyOptions
-    from tune.options import TrainingOptions as TrainingOptions
-    from tune.simulation import simulate as simulate
+    from tune.options import (
+        ConfirmOptions,
+        DataOptions,
+        MachineOptions,
+        OutputOptions,
+        SearchOptions,
+        StorageOptions,
+        StudyOptions,
+        TrainingOptions,
+    )
+    from tune.run.runner import run_study
+    from tune.simulation import simulate
 
-_NAMES = {
-    "tune.api": ("run_study",),
-    "tune.options": (
-        "ConfirmOptions", "DataOptions", "MachineOptions", "OutputOptions", "SearchOptions", "StorageOptions",
-        "StudyOptions", "TrainingOptions",
-    ),
-    "tune.simulation": ("simulate",),
-}  # fmt: skip
-_MODULES = {name: module for module, names in _NAMES.items() for name in names}
-__all__ = sorted(_MODULES)
+__all__ = [
+    "ConfirmOptions", "DataOptions", "MachineOptions", "OutputOptions", "SearchOptions", "StorageOptions",
+    "StudyOptions", "TrainingOptions", "run_study", "simulate",
+]  # fmt: skip
+_OTHERS = {"run_study": "tune.run.runner", "simulate": "tune.simulation"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    return getattr(importlib.import_module(_OTHERS.get(name, "tune.options")), name)
 
 
 def __dir__() -> list[str]:

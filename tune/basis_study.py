@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -21,24 +20,15 @@ if __name__ == "__main__":
     interrupts.install()
 
 from pmae.config import Basis
-from tune.options import ConfirmOptions, SearchOptions, StudyOptions
+from tune.options import ConfirmOptions, ConfirmRule, SearchOptions, StudyOptions
 from tune.run.cli import run_command
-from tune.search.confirm import ConfirmRule
 from tune.search.space import default_patch_sizes
 
 if TYPE_CHECKING:
     from pmae.data import ImageSet
 
-PROGRAM = "tune/basis_study.py"
-QUESTION = "Does it matter which basis is masked?"
-EXAMPLES = (
-    "pmae-study basis",
-    "pmae-study basis --dataset bloodmnist --basis pca dct",
-    "pmae-study rerun runs/digits/study.json --confirm-seeds 10",
-)
 BASES: tuple[Basis, ...] = ("pca", "dct", "wavelet", "rotation", "pixel")
 RATIOS = (0.1, 0.2, 0.35, 0.55)
-RULE = ConfirmRule(refinements=0, every_patch_setting=True)
 
 
 @dataclass(frozen=True)
@@ -46,7 +36,14 @@ class BasisStudy(StudyOptions):
     """Study whether it is the principal components that matter: masks of equal variance in other orthonormal bases,
     each at its own best ratio."""
 
-    question: ClassVar[str] = QUESTION
+    program: ClassVar[str] = "tune/basis_study.py"
+    question: ClassVar[str | None] = "Does it matter which basis is masked?"
+    rule: ClassVar[ConfirmRule] = ConfirmRule(refinements=0, every_patch_setting=True)
+    examples: ClassVar[tuple[str, ...]] = (
+        "pmae-study basis",
+        "pmae-study basis --dataset bloodmnist --basis pca dct",
+        "pmae-study rerun runs/digits/study.json --confirm-seeds 10",
+    )
 
     search: SearchOptions = field(
         default_factory=lambda: SearchOptions(methods=("pmae",), ratios=RATIOS, basis=BASES, search="none")
@@ -59,16 +56,5 @@ class BasisStudy(StudyOptions):
         return dataclasses.replace(self, search=dataclasses.replace(self.search, patch_sizes=patch_sizes))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit code (0 finished, 2 bad usage, 130 interrupted, 1 anything else)."""
-    return run_command(
-        sys.argv[1:] if argv is None else list(argv),
-        PROGRAM,
-        default=BasisStudy(),
-        rule=RULE,
-        examples=EXAMPLES,
-    )
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(sys.argv[1:], BasisStudy()))

@@ -18,10 +18,12 @@ if __name__ == "__main__":
 
 from pmae.cli.help import HELP
 from pmae.errors import ConfigError
-from tune import basis_study, theory_study
-from tune.run.cli import BAD_USAGE, PROGRAM, rerun_words, run_command
+from tune.basis_study import BasisStudy
+from tune.options import StudyOptions
+from tune.run.cli import BAD_USAGE, rerun_words, run_command
+from tune.theory_study import TheoryStudy
 
-PROGRAMS = {"basis": basis_study, "theory": theory_study}
+STUDIES = {"basis": BasisStudy, "theory": TheoryStudy}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,18 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings of another one; other words are options.
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    default = StudyOptions()
     if words[:1] == ["rerun"] and not HELP & {*words}:
         try:
             question, words = rerun_words(words[1:])
         except ConfigError as mistake:
             print(f"error: {mistake}", file=sys.stderr)
             return BAD_USAGE
-        for program in PROGRAMS.values():
-            if question == program.QUESTION:
-                return program.main(words)
-    elif words and words[0] in PROGRAMS:
-        return PROGRAMS[words[0]].main(words[1:])
-    return run_command(words, PROGRAM)
+        default = next((study() for study in STUDIES.values() if study.question == question), default)
+    elif words and words[0] in STUDIES:
+        default, words = STUDIES[words[0]](), words[1:]
+    return run_command(words, default)
 
 
 if __name__ == "__main__":

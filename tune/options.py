@@ -57,7 +57,7 @@ class SearchOptions:
     patch_sizes: Annotated[tuple[int, ...] | None, shown_default("PIXELS ...", "two that fit the image")] = None
     """Patch sides in pixels; each must divide the image and leave at least 4 patches."""
     patch_strides: Annotated[tuple[int, ...] | None, shown_default("PIXELS ...", "the patch size")] = None
-    """Pixels between neighbouring patches; below the patch size they overlap."""
+    """Pixels between neighboring patches; below the patch size they overlap."""
     mask_units: Annotated[tuple[int, ...] | None, shown_default("PIXELS ...", "the patch size")] = None
     """Sides in pixels of the squares that mae masks together; multiples of the patch size."""
     strategies: Annotated[tuple[str, ...] | None, shown_default("NAME ...", "expected for pmae, random for mae")] = None
@@ -151,12 +151,34 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
+class ConfirmRule:
+    """Which candidates are confirmed.
+
+    Attributes:
+        refinements: Explored ratios between the rungs that join the ladder where they are the best explored ones.
+        every_patch_setting: Confirm each method at every patch setting, strategy and basis instead of the best one.
+    """
+
+    refinements: int = 1
+    every_patch_setting: bool = False
+
+
+@dataclass(frozen=True)
 class StudyOptions:
     """Study which share should be masked, with which patches, and whether the default ratio holds up. Sub-commands:
     basis and theory study other questions, rerun RUN/study.json starts a study again under a new name."""
 
+    # What a study of another question changes: its script, what it asks, what it confirms, its further measures
+    # (``module:function``, called with a ``tune.trial.run.Measured``), and the commands that its help begins with.
+    program: ClassVar[str] = "tune/masking_ratio_study.py"
     question: ClassVar[str | None] = None
-    """What a study of another question asks."""
+    rule: ClassVar[ConfirmRule] = ConfirmRule()
+    metrics: ClassVar[str | None] = None
+    examples: ClassVar[tuple[str, ...]] = (
+        "pmae-study --dataset digits",
+        "pmae-study --dataset folder:PATH --image-size 32 --time-budget 2h",
+        "pmae-study rerun runs/digits/study.json --seed 1",
+    )
 
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """YAML or JSON file with any of these options (names as here, flat or in sections), or the study.json of a study;
@@ -175,14 +197,10 @@ class StudyOptions:
         return self.training.seed if self.data.data_seed is None else self.data.data_seed
 
     def with_file(self) -> StudyOptions:
-        """These options over those of the file that ``config`` names; as they are without one.
-
-        Raises:
-            ConfigError: The file cannot be used.
-        """
+        """These options over those of the file that ``config`` names; as they are without one."""
         if self.config is None:
             return self
-        return parse_options(["--config", self.config, *self.to_argv()], "study", type(self)())
+        return parse_options(["--config", self.config, *self.to_argv()], type(self)())
 
     def normalized(self) -> StudyOptions:
         """Paths made absolute, so that neither workers nor a later ``--resume`` depend on the current folder."""
@@ -225,10 +243,9 @@ class StudyOptions:
         """These options with those that :meth:`to_dict` gave."""
         groups = {}
         for group in STUDY_GROUPS:
-            values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.get(group, {}).items()}
-            kind = type(getattr(self, group))
-            known = {f.name for f in dataclasses.fields(kind)}
-            groups[group] = kind(**{k: v for k, v in values.items() if k in known})
+            kind, theirs = type(getattr(self, group)), stored.get(group, {})
+            values = {f.name: theirs[f.name] for f in dataclasses.fields(kind) if f.name in theirs}
+            groups[group] = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
         return dataclasses.replace(self, **groups)
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
@@ -238,9 +255,8 @@ class StudyOptions:
             for name, value in mine.items():
                 theirs = stored.get(group, {}).get(name)
                 if value != theirs:
-                    found.append(
-                        f"--{name.replace('_', '-')} {_said_value(value)} (the study has {_said_value(theirs)})"
-                    )
+                    said, stood = ("by default" if v is None else " ".join(option_words(v)) for v in (value, theirs))
+                    found.append(f"--{name.replace('_', '-')} {said} (the study has {stood})")
         return found
 
 
@@ -252,28 +268,18 @@ USUAL = (
 STUDY_GROUPS = ("data", "search", "confirm", "training")
 
 
-def parse_options(
-    argv: Sequence[str],
-    prog: str,
-    default: StudyOptions | None = None,
-    *,
-    pairs: bool = False,
-    examples: Sequence[str] = (),
-) -> StudyOptions:
-    """Read the command line; prints help or what is wrong with it.
+def parse_options(argv: Sequence[str], default: StudyOptions | None = None, *, pairs: bool = False) -> StudyOptions:
+    """Read the command line, as changes of ``default``; prints help or what is wrong with it.
 
-    Args:
-        argv, prog: Command line and the program's name in the help.
-        default: What is not given.
-        pairs: Read ``--flag`` and ``--no-flag`` alike: for a default whose flags may be set already.
-        examples: Commands that the help begins with.
+    ``pairs`` reads ``--flag`` and ``--no-flag`` alike: for a default whose flags may be set already.
 
     Raises:
         SystemExit: With 0 after ``--help`` and ``--help-all``, 2 for options that cannot be read.
         ConfigError: A ``--config`` file cannot be used, or a setting is given that the study searches over.
     """
     default = StudyOptions() if default is None else default
-    words = answer_help(argv, prog, examples, USUAL, type(default))
+    prog = f"python {default.program}"
+    words = answer_help(argv, prog, default.examples, USUAL, type(default))
     argv = expand_config(words, type(default), SEARCHED)
     return tyro.cli(
         type(default),
@@ -283,9 +289,3 @@ def parse_options(
         default=default,
         config=(tyro.conf.OmitArgPrefixes,) if pairs else (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-
-
-def _said_value(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return " ".join(map(str, value))
-    return "by default" if value is None else str(value)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from pmae.config import masked_count
 from studies.storage.rows import TrialRow
 from tune.options import DataOptions, StudyOptions
 from tune.planning.plan import StudyPlan, plan_study
-from tune.search.schedule import judge_rows
+from tune.search.confirm import judge_rows
 from tune.search.state import Start, StudyState
 from tune.trial.spec import TrialSpec
 
@@ -25,16 +25,8 @@ if TYPE_CHECKING:
 LAG = 2  # as in a study on two cores
 
 
-class Objective(Protocol):
-    """Accuracies of one trial, fractions: ``{"val_linear": ..., "test_linear": ...}``.
-
-    ``method`` is ``pmae``, ``mae``, ``untrained`` or ``pixels``; ``ratio`` is None for the last two, and
-    ``patch_size`` is None for ``pixels``.
-    """
-
-    def __call__(
-        self, method: str, ratio: float | None, patch_size: int | None, seed: int, phase: str
-    ) -> Mapping[str, float]: ...
+# Accuracies of a trial, fractions, from method, ratio, patch size, seed and phase.
+Objective = Callable[[str, float | None, int | None, int, str], Mapping[str, float]]
 
 
 def simulate(options: StudyOptions, objective: Objective, *, seed: int) -> Verdict:
@@ -42,7 +34,9 @@ def simulate(options: StudyOptions, objective: Objective, *, seed: int) -> Verdi
 
     Args:
         options: As for ``run_study``; the images are loaded for their size and splits only.
-        objective: Called as ``objective(method, ratio, patch_size, seed, phase)`` for every trial.
+        objective: Called as ``objective(method, ratio, patch_size, seed, phase)`` for every trial; returns its
+            accuracies, fractions: ``{"val_linear": ..., "test_linear": ...}``. ``method`` is ``pmae``, ``mae``,
+            ``untrained`` or ``pixels``; ``ratio`` is None for the last two, ``patch_size`` is None for ``pixels``.
         seed: The study's seed, in place of ``options.training.seed``.
 
     Raises:
@@ -65,43 +59,26 @@ def _images(data: DataOptions) -> ImageSet:
 
 
 def _row(plan: StudyPlan, spec: TrialSpec, objective: Objective) -> TrialRow:
-    masking, model = spec.config.masking, spec.config.model
-    control, pixels = spec.control is not None, spec.control == "pixels"
-    method = spec.control or masking.method
-    ratio = None if control else masking.ratio
-    patch = None if pixels else model.patch_size
+    columns = spec.candidate()
+    method, ratio, patch = columns["method"], columns.get("ratio"), columns.get("patch_size")
     scores = objective(method, ratio, patch, spec.seed, spec.phase)
     found = {name: float(scores[name]) for name in ("val_linear", "test_linear")}
     finite = all(0 <= value <= 1 for value in found.values())
-    row: TrialRow = {
+    if method == "mae" and ratio is not None:  # the share of the mask units that it hides
+        model, unit = spec.config.model, spec.config.masking.mask_unit
+        whole = unit in (None, model.patch_size)
+        units = (model.grid if whole else (model.image_size or 0) // (unit or 1)) ** 2
+        ratio = masked_count(units, ratio) / units
+    row: dict[str, Any] = {
         "study": plan.name,
         "trial_id": spec.trial_id,
         "phase": spec.phase,
         "dataset": plan.images.name,
-        "method": method,
-        "ratio": ratio,
+        **columns,
+        "achieved_ratio": ratio,
         "seed": spec.seed,
-        "status": "done" if finite else "diverged",
-        "patch_size": patch,
-        "patch_stride": None if pixels else model.patch_stride,
         "config": spec.config,
-        "val_linear": found["val_linear"] if finite else None,
-        "test_linear": found["test_linear"] if finite else None,
+        "status": "done" if finite else "diverged",
+        **(found if finite else dict.fromkeys(found)),
     }
-    if not control:
-        pmae = masking.method == "pmae"
-        row |= {
-            "strategy": masking.strategy,
-            "basis": masking.basis if pmae else None,
-            "mask_unit": None if pmae else masking.mask_unit,
-            "achieved_ratio": ratio if pmae or ratio is None else _achieved(spec, ratio),
-        }
-    return row
-
-
-def _achieved(spec: TrialSpec, ratio: float) -> float:
-    """Share of the mask units of MAE that a ratio hides."""
-    model, masking = spec.config.model, spec.config.masking
-    whole = masking.mask_unit in (None, model.patch_size)
-    side = model.grid if whole else (model.image_size or 0) // (masking.mask_unit or 1)
-    return masked_count(side**2, ratio) / side**2
+    return cast(TrialRow, row)

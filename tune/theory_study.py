@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,25 +22,16 @@ if __name__ == "__main__":
     interrupts.install()
 
 from pmae.config import MIN_TOKENS
-from tune.options import ConfirmOptions, SearchOptions, StudyOptions
+from tune.options import ConfirmOptions, ConfirmRule, SearchOptions, StudyOptions
 from tune.run.cli import run_command
-from tune.search.confirm import ConfirmRule
 from tune.search.space import default_patch_sizes
 
 if TYPE_CHECKING:
     from pmae.data import ImageSet
     from tune.trial.run import Measured
 
-PROGRAM = "tune/theory_study.py"
-QUESTION = "What do masking ratio and mask unit do to the features?"
-EXAMPLES = (
-    "pmae-study theory",
-    "pmae-study theory --dataset cifar10 --mask-units 4 8 16",
-    "pmae-study rerun runs/digits/study.json --confirm-seeds 10",
-)
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of Kong et al.'s Table 1
 UNITS = 3  # sides of 1, 2 and 4 patches, where they fit
-RULE = ConfirmRule(refinements=0, every_patch_setting=True)
 RECONSTRUCTED = 512  # images; enough for means that differ between settings, and quick
 
 
@@ -50,7 +40,15 @@ class TheoryStudy(StudyOptions):
     """Study what masking ratio and mask unit do to an MAE's features (Kong et al. 2023): accuracy, reconstructions
     and robustness over both, each ratio confirmed with the same seeds."""
 
-    question: ClassVar[str] = QUESTION
+    program: ClassVar[str] = "tune/theory_study.py"
+    question: ClassVar[str | None] = "What do masking ratio and mask unit do to the features?"
+    rule: ClassVar[ConfirmRule] = ConfirmRule(refinements=0, every_patch_setting=True)
+    metrics: ClassVar[str | None] = "tune.theory_study:measure"
+    examples: ClassVar[tuple[str, ...]] = (
+        "pmae-study theory",
+        "pmae-study theory --dataset cifar10 --mask-units 4 8 16",
+        "pmae-study rerun runs/digits/study.json --confirm-seeds 10",
+    )
 
     search: SearchOptions = field(default_factory=lambda: SearchOptions(methods=("mae",), ratios=RATIOS, search="none"))
     confirm: ConfirmOptions = field(default_factory=lambda: ConfirmOptions(confirm_seeds=3))
@@ -98,17 +96,5 @@ def measure(measured: Measured) -> dict[str, Any]:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit code (0 finished, 2 bad usage, 130 interrupted, 1 anything else)."""
-    return run_command(
-        sys.argv[1:] if argv is None else list(argv),
-        PROGRAM,
-        default=TheoryStudy(),
-        metrics="tune.theory_study:measure",
-        rule=RULE,
-        examples=EXAMPLES,
-    )
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(sys.argv[1:], TheoryStudy()))

@@ -51,7 +51,7 @@ def check_study_command(command: str) -> None:
     """The options of a study's command can be read and say where the cluster and the shared folder are."""
     words = shlex.split(command)
     script = next(i for i, word in enumerate(words) if word.endswith("tune/masking_ratio_study.py"))
-    options = parse_options(words[script + 1 :], "study")
+    options = parse_options(words[script + 1 :])
     assert options.machine.address == "auto"
     assert Path(options.storage.storage).is_absolute()
 

@@ -13,7 +13,7 @@ from studies.verdict import judge
 from tune import ConfirmOptions, DataOptions, SearchOptions, StudyOptions
 from tune.planning.placement import Placement
 from tune.planning.plan import StudyPlan, plan_study, study_record
-from tune.search.schedule import trial_table
+from tune.search.confirm import trial_table
 from tune.search.state import Start, StudyState
 from tune.simulation import _row
 from tune.trial.spec import TrialSpec

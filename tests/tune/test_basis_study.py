@@ -13,7 +13,7 @@ import pytest
 from pmae.data import ImageSet, load_images
 from studies.records import read_study
 from studies.statistics.contrasts import contrasts
-from tune.basis_study import BASES, RATIOS, RULE, BasisStudy
+from tune.basis_study import BASES, RATIOS, BasisStudy
 from tune.options import parse_options
 from tune.planning.plan import plan_study
 from tune.search.confirm import candidates_to_confirm, max_candidates
@@ -29,16 +29,16 @@ def blank_images(size: int) -> ImageSet:
 @pytest.mark.parametrize(("size", "patch"), [(8, 2), (28, 4), (32, 4), (64, 8)])
 def test_one_patch_size_that_fits_the_images(size, patch):
     assert BasisStudy().fitted(blank_images(size)).search.patch_sizes == (patch,)
-    asked = parse_options(["--patch-sizes", "4"], "basis", BasisStudy())
+    asked = parse_options(["--patch-sizes", "4"], BasisStudy())
     assert asked.fitted(blank_images(size)).search.patch_sizes == (4,)
 
 
 def test_every_basis_is_confirmed_with_the_same_ladder():
-    plan = plan_study(BasisStudy(), rule=RULE)
-    assert {(s.basis, s.ratio) for s in candidates_to_confirm(plan.space, [], plan.rule)} == {
+    plan = plan_study(BasisStudy())
+    assert {(s.basis, s.ratio) for s in candidates_to_confirm(plan.space, [], plan.options.rule)} == {
         (basis, ratio) for basis in BASES for ratio in RATIOS
     }
-    assert plan.trials == 0 and max_candidates(plan.space, plan.rule) == len(RATIOS) * len(BASES)
+    assert plan.trials == 0 and max_candidates(plan.space, plan.options.rule) == len(RATIOS) * len(BASES)
 
 
 @pytest.mark.slow

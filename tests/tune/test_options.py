@@ -23,7 +23,7 @@ def recorded(tmp_path_factory) -> Path:
     """``study.json`` of a study that was planned with a few options of its own."""
     words = ["--limit", "200", "--epochs", "3", "--weight-decay", "0.2", "--flip", "on", "--margin", "10%"]
     words += ["--methods", "pmae", "--ladder", "0.1", "0.2", "--loss", "pixels", "--name", "mine"]
-    plan = plan_study(parse_options(words, "study"))
+    plan = plan_study(parse_options(words))
     file = tmp_path_factory.mktemp("runs") / "mine" / "study.json"
     file.parent.mkdir()
     file.write_text(json.dumps(study_record(plan, "python study.py", "2026-01-01T00:00:00+00:00", {})))
@@ -46,7 +46,7 @@ def test_every_setting_that_is_not_searched_over_reaches_the_trials():
             words, values[name] = ["--min-epochs", "12"], 1
         if name == "group_size":
             words += ["--per", "group"]
-        options = parse_options([*words, "--search", "none", "--patch-sizes", "4"], "study")
+        options = parse_options([*words, "--search", "none", "--patch-sizes", "4"])
         plan = plan_study(options)
         method = "mae" if name == "normalize_target" else "pmae"
         config = next(plan.config(s) for s in plan.space.grid() if s.method == method)
@@ -60,17 +60,17 @@ def test_every_setting_that_is_not_searched_over_reaches_the_trials():
 
 
 def test_settings_of_one_method_stay_out_of_the_other_ones_trials():
-    plan = plan_study(parse_options(["--loss", "pixels", "--normalize-target", "on", "--per", "batch"], "study"))
+    plan = plan_study(parse_options(["--loss", "pixels", "--normalize-target", "on", "--per", "batch"]))
     found = {s.method: plan.config(s).masking for s in plan.space.grid()}
     assert (found["pmae"].loss, found["mae"].normalize_target) == ("pixels", True)
     assert {m.per for m in found.values()} == {"batch"}
     with pytest.raises(ConfigError, match="--loss has no effect with --methods mae"):
-        plan_study(parse_options(["--loss", "pixels", "--methods", "mae"], "study"))
+        plan_study(parse_options(["--loss", "pixels", "--methods", "mae"]))
 
 
 def test_the_released_codes_preset_is_studied_with_its_own_masks():
     words = ["--limit", "200", "--image-size", "16", "--preset"]
-    plan = plan_study(parse_options([*words, "released-code"], "study"))
+    plan = plan_study(parse_options([*words, "released-code"]))
     found = {s.method: plan.config(s) for s in plan.space.grid()}
     assert {m: (c.masking.strategy, c.masking.per) for m, c in found.items()} == {
         "pmae": ("released", "batch"),
@@ -85,12 +85,12 @@ def test_the_released_codes_preset_is_studied_with_its_own_masks():
         (["released-code", "--methods", "mae"], {"mae": ("random",)}),
         (["paper"], {"pmae": ("expected",), "mae": ("random",)}),
     ):
-        assert plan_study(parse_options([*words, *more], "study")).space.strategies == strategies
+        assert plan_study(parse_options([*words, *more])).space.strategies == strategies
 
 
 def test_the_split_follows_the_seed_unless_it_has_its_own():
     splits = [
-        plan_study(parse_options([*words, "--limit", "200"], "study")).images.fingerprint
+        plan_study(parse_options([*words, "--limit", "200"])).images.fingerprint
         for words in (["--seed", "3"], ["--data-seed", "3"], ["--seed", "3", "--data-seed", "0"], [])
     ]
     assert splits[0] == splits[1] != splits[2] == splits[3]
@@ -114,27 +114,27 @@ def test_a_file_gives_a_study_its_options(tmp_path):
         "training: {epochs: 2, flip: no}\nquiet: false\nmargin: 10%\n"
     )
     asked = ["--limit", "100", "--methods", "pmae", "--ladder", "0.1", "0.2", "--until-settled", "--epochs", "5"]
-    same = parse_options([*asked, "--flip", "off", "--margin", "10%"], "study")
-    assert parse_options(["--epochs", "5", "--config", str(file)], "study") == same
-    assert parse_options(same.to_argv(), "study") == same
+    same = parse_options([*asked, "--flip", "off", "--margin", "10%"])
+    assert parse_options(["--epochs", "5", "--config", str(file)]) == same
+    assert parse_options(same.to_argv()) == same
     given = StudyOptions(config=str(file), training=TrainingOptions(epochs=5))  # what Python gives wins too
     assert given.with_file() == same
     file.write_text("confirm_seed: 3")
     with pytest.raises(ConfigError, match="did you mean 'confirm_seeds'"):
-        parse_options(["--config", str(file)], "study")
+        parse_options(["--config", str(file)])
 
 
 def test_a_study_is_started_again_from_its_record(recorded):
     stored = json.loads(recorded.read_text())
     for place in (recorded, recorded.parent):
         question, words = rerun_words([str(place)])
-        again = parse_options(words, "study")
+        again = parse_options(words)
         assert question is None and again.to_dict() == stored["options"]
         assert (again.storage.name, again.storage.storage) == ("mine-2", str(recorded.parent.parent))
         assert study_record(plan_study(again), "", "", {})["config"] == stored["config"]
-    changed = parse_options(rerun_words([str(recorded), "--steps", "70", "--name", "other"])[1], "study")
+    changed = parse_options(rerun_words([str(recorded), "--steps", "70", "--name", "other"])[1])
     assert (changed.training.steps, changed.training.epochs, changed.storage.name) == (70, None, "other")
-    assert parse_options(["--config", str(recorded)], "study").to_dict() == stored["options"]
+    assert parse_options(["--config", str(recorded)]).to_dict() == stored["options"]
 
 
 def test_rerun_and_the_other_studies_are_sub_commands(recorded, tmp_path, capsys):
@@ -164,6 +164,6 @@ def test_rerun_refuses_what_is_no_study(tmp_path, capsys, text):
 
 
 def test_options_of_python_are_those_of_the_command_line():
-    assert parse_options([], "study") == StudyOptions()
+    assert parse_options([]) == StudyOptions()
     with pytest.raises(TypeError, match="ratio"):
         type(StudyOptions().training)(ratio=0.3)

@@ -14,7 +14,6 @@ import pytest
 from ray._private.node import Node
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.tune.execution.tune_controller import TuneController
-from ray.tune.search.optuna import OptunaSearch
 from ray.tune.utils.object_cache import _ObjectCache
 
 SEEN = "seen in Ray 2.50.0 and 2.60.0, Optuna 4.0.0 and 5.0.0"
@@ -49,11 +48,6 @@ def test_every_private_module_of_ray_in_the_packages_is_listed_here() -> None:
 
 def test_rays_node_lists_its_processes() -> None:
     assert "self.all_processes" in inspect.getsource(Node), SEEN
-
-
-def test_the_optuna_search_of_ray_keeps_its_study_where_the_searcher_reads_it() -> None:
-    search = OptunaSearch(lambda trial: None, metric="val_linear", mode="max")
-    assert hasattr(search, "_ot_study"), SEEN
 
 
 def test_tune_submits_the_task_of_a_trial_where_it_is_named() -> None:

@@ -22,7 +22,7 @@ from tests.tune.test_basis_study import ROOT, blank_images
 from tune.options import parse_options
 from tune.planning.plan import plan_study
 from tune.search.confirm import candidates_to_confirm, max_candidates
-from tune.theory_study import RATIOS, RULE, TheoryStudy, mask_units, measure
+from tune.theory_study import RATIOS, TheoryStudy, mask_units, measure
 from tune.trial.run import Measured
 from tune.trial.spec import TrialSpec
 
@@ -37,12 +37,12 @@ def test_mask_units_of_one_two_and_four_patches_where_they_fit(size, units):
 
 
 def test_every_ratio_is_confirmed_for_every_unit():
-    plan = plan_study(TheoryStudy(), metrics="tune.theory_study:measure", rule=RULE)
-    confirmed = candidates_to_confirm(plan.space, [], plan.rule)
+    plan = plan_study(TheoryStudy())
+    confirmed = candidates_to_confirm(plan.space, [], plan.options.rule)
     by_unit = {u: {s.ratio for s in confirmed if s.patches.mask_unit == u} for u in (None, 4)}
     assert by_unit == {None: {*RATIOS, 0.75}, 4: {0.25, 0.5, 0.75}}
-    assert max_candidates(plan.space, RULE) == len(confirmed)  # of 4 units three ratios differ
-    asked = parse_options(["--mask-units", "4", "--patch-sizes", "2"], "theory", TheoryStudy())
+    assert max_candidates(plan.space, TheoryStudy.rule) == len(confirmed)  # of 4 units three ratios differ
+    asked = parse_options(["--mask-units", "4", "--patch-sizes", "2"], TheoryStudy())
     assert {s.patches.mask_unit for s in plan_study(asked).space.grid()} == {4}
 
 

@@ -16,9 +16,9 @@ from pmae.files import user_path
 from studies.errors import StudyError
 from studies.statistics.decision import Margin
 from studies.storage.object_store import is_uri
-from tune.options import SearchOptions, StudyOptions
+from tune.options import ConfirmOptions, StudyOptions
 from tune.planning.placement import MAX_SECONDS, check_machine
-from tune.storage.folder import study_name
+from tune.storage.location import study_name
 
 MAX_TRIALS = 10_000  # also of seeds in the confirm phase, and of combinations of settings
 MAX_LOOKS = 10
@@ -27,15 +27,10 @@ MAX_SEED = 2**63 - 1
 MAX_VALUES = 200  # of one option
 MAX_CHARACTERS = 4096
 MAX_LEARNING_RATE = 100.0
-IMAGE_SIZES = {"digits": 8, "cifar10": 32, "tinyimagenet": 64}  # pixels
 
 
 def check_options(options: StudyOptions) -> None:
-    """Refuse options that are invalid for all images.
-
-    Raises:
-        ConfigError: Names the option, its value and what is allowed.
-    """
+    """Refuse options that are invalid for all images, with a ConfigError."""
     for group in dataclasses.fields(options):
         values = getattr(options, group.name)
         if not dataclasses.is_dataclass(values):
@@ -43,10 +38,32 @@ def check_options(options: StudyOptions) -> None:
             continue
         for field in dataclasses.fields(values):
             _check_value(f"--{field.name.replace('_', '-')}", getattr(values, field.name))
-    _check_data(options)
+    data, search, confirm, training = options.data, options.search, options.confirm, options.training
+    counts = (
+        ("--image-size", data.image_size, 4, MAX_IMAGE_SIZE, " pixels, for example 32 or 64"),
+        ("--limit", data.limit, 1, MAX_NUMBER, ""),
+        ("--data-seed", data.data_seed, 0, MAX_SEED, ""),
+        ("--seed", training.seed, 0, MAX_SEED, ""),
+        *(("--patch-sizes", size, 1, MAX_NUMBER, " pixels") for size in search.patch_sizes or ()),
+        *(("--patch-strides", stride, 1, MAX_NUMBER, " pixels") for stride in search.patch_strides or ()),
+        *(("--mask-units", unit, 1, MAX_NUMBER, " pixels") for unit in search.mask_units or ()),
+        ("--trials", search.trials, 1, MAX_TRIALS, ""),
+        ("--confirm-seeds", confirm.confirm_seeds, 2, MAX_TRIALS, ""),
+        ("--look", confirm.look, 1, MAX_LOOKS, ": each halves the level"),
+    )
+    for option, number, least, most, more in counts:
+        if number is not None and not least <= number <= most:
+            raise ConfigError(f"{option} is {number}; it must be a whole number from {least} to {most:,}{more}")
+    _check_paths(options)
     _check_search(options)
-    _check_confirm(options)
-    _check_training(options)
+    _check_confirm(confirm)
+    if training.steps is not None and training.epochs is not None:
+        raise ConfigError("--steps and --epochs are both given; leave one of them out")
+    rate = training.learning_rate
+    if rate is not None and not 0 < rate <= MAX_LEARNING_RATE:
+        raise ConfigError(
+            f"--learning-rate is {rate:g}; it must be above 0 and at most {MAX_LEARNING_RATE:g}, for example 0.016"
+        )
     check_machine(options.machine)
     if options.output.quiet and options.output.verbose:
         raise ConfigError("--quiet and --verbose contradict each other; leave one of them out")
@@ -79,18 +96,10 @@ def _short(value: int) -> str:
     return str(value) if digits < 40 else f"a number of about {digits:.0f} digits"
 
 
-def _check_data(options: StudyOptions) -> None:
+def _check_paths(options: StudyOptions) -> None:
     data = options.data
     if data.dataset is None:  # tyro reads 'None' on the command line as None
         raise ConfigError("--dataset is missing; give the name of a dataset or folder:PATH")
-    if data.image_size is not None and not 4 <= data.image_size <= MAX_IMAGE_SIZE:
-        raise ConfigError(
-            f"--image-size is {data.image_size}; it must be from 4 to {MAX_IMAGE_SIZE:,} pixels, for example 32 or 64"
-        )
-    if data.limit is not None and data.limit < 1:
-        raise ConfigError(f"--limit is {data.limit}; it must be a whole number of at least 1")
-    if data.data_seed is not None and data.data_seed < 0:
-        raise ConfigError(f"--data-seed is {data.data_seed}; it must be 0 or above")
     if data.data_root is not None:
         user_path(data.data_root, "--data-root")
     kind, colon, path = data.dataset.partition(":")
@@ -101,46 +110,30 @@ def _check_data(options: StudyOptions) -> None:
 
 
 def _check_search(options: StudyOptions) -> None:
-    search = options.search
+    search, confirm = options.search, options.confirm
     if not search.methods:
         raise ConfigError(f"--methods is empty; allowed are {', '.join(METHODS)}")
     for method in search.methods:
         check_choice("--methods", method, METHODS)
-    for option, values in (("--strategies", search.strategies), ("--basis", search.basis)):
-        if values is not None and not values:
-            raise ConfigError(f"{option} is empty; give at least one value or leave it out")
-    for option, sizes in (
-        ("--patch-sizes", search.patch_sizes),
-        ("--patch-strides", search.patch_strides),
-        ("--mask-units", search.mask_units),
-    ):
-        if sizes is not None and not sizes:
-            raise ConfigError(f"{option} is empty; give at least one number of pixels")
-        for size in sizes or ():
-            if size < 1:
-                raise ConfigError(f"{option} is {size}; it must be a number of pixels of at least 1")
-    if search.trials is not None:
-        _check_count("--trials", search.trials, 1)
-        if search.search == "none":
-            raise ConfigError("--trials has no effect with --search none, which explores nothing; leave it out")
-        if search.search == "grid":
-            raise ConfigError(
-                "--trials has no effect with --search grid, which runs every combination once; leave it out"
-            )
+    for name in ("strategies", "basis", "patch_sizes", "patch_strides", "mask_units"):
+        values = getattr(search, name)
+        if values is not None and not len(values):
+            raise ConfigError(f"--{name.replace('_', '-')} is empty; give at least one value or leave it out")
+    no_effect = {"none": "which explores nothing", "grid": "which runs every combination once"}
+    if search.trials is not None and search.search in no_effect:
+        raise ConfigError(
+            f"--trials has no effect with --search {search.search}, {no_effect[search.search]}; leave it out"
+        )
     if "mae" not in search.methods and (search.mae_ratios is not None or search.mask_units is not None):
         raise ConfigError("--mae-ratios and --mask-units have no effect without mae among --methods; leave them out")
-    if "pmae" not in search.methods and (tuple(search.basis) != ("pca",) or options.confirm.ladder):
+    if "pmae" not in search.methods and (tuple(search.basis) != ("pca",) or confirm.ladder):
         raise ConfigError("--basis and --ladder have no effect without pmae among --methods; leave them out")
-    if "mae" not in search.methods and options.confirm.mae_ladder:
+    if "mae" not in search.methods and confirm.mae_ladder:
         raise ConfigError("--mae-ladder has no effect without mae among --methods; leave it out")
     for name in given(options.training):
         if not any(has_effect(name, method) for method in search.methods):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option} has no effect with --methods {' '.join(search.methods)}; leave it out")
-    _check_combinations(search)
-
-
-def _check_combinations(search: SearchOptions) -> None:
     combinations = len(search.methods)
     for values in (
         search.ratios, search.patch_sizes, search.patch_strides, search.mask_units, search.strategies, search.basis,
@@ -153,16 +146,12 @@ def _check_combinations(search: SearchOptions) -> None:
         )
 
 
-def _check_confirm(options: StudyOptions) -> None:
-    confirm = options.confirm
-    check_margin(confirm.margin)
+def _check_confirm(confirm: ConfirmOptions) -> None:
+    try:
+        Margin.parse(confirm.margin)
+    except StudyError as problem:
+        raise ConfigError(f"--{problem}") from None
     check_ratio(confirm.default_ratio, "--default-ratio")
-    if not 1 <= confirm.look <= MAX_LOOKS:
-        raise ConfigError(
-            f"--look is {confirm.look}; it must be a whole number from 1 to {MAX_LOOKS}: each halves the level"
-        )
-    if confirm.confirm_seeds is not None:
-        _check_count("--confirm-seeds", confirm.confirm_seeds, 2)
     if confirm.time_budget is not None:
         if parse_duration(confirm.time_budget) > MAX_SECONDS:
             raise ConfigError(f"--time-budget is {confirm.time_budget!r}; give at most ten years, for example 2h")
@@ -170,32 +159,6 @@ def _check_confirm(options: StudyOptions) -> None:
             raise ConfigError("--confirm-seeds and --time-budget both set the number of seeds; leave one of them out")
     _check_ladder("--ladder", confirm.ladder, confirm.default_ratio)
     _check_ladder("--mae-ladder", confirm.mae_ladder, DEFAULT_RATIO["mae"])
-
-
-def parse_duration(text: str) -> float:
-    """Parse ``90s``, ``20m``, ``2h`` or ``1.5h`` to seconds; a number without a unit is minutes.
-
-    Raises:
-        ConfigError: ``text`` has another form, or is not above 0.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(text).strip())
-    seconds = float(found[1][:300]) * {"s": 1, "m": 60, "": 60, "h": 3600}[found[2]] if found else 0.0
-    if seconds <= 0:
-        raise ConfigError(f"--time-budget is {text!r}; give a time such as 90s, 20m or 2h")
-    return seconds
-
-
-def _check_count(option: str, value: int, least: int) -> None:
-    if not least <= value <= MAX_TRIALS:
-        raise ConfigError(f"{option} is {value}; it must be a whole number from {least} to {MAX_TRIALS:,}")
-
-
-def check_margin(margin: float | str) -> None:
-    """Refuse an invalid margin."""
-    try:
-        Margin.parse(margin)
-    except StudyError as problem:
-        raise ConfigError(f"--{problem}") from None
 
 
 def _check_ladder(option: str, ladder: Sequence[float] | None, default: float) -> None:
@@ -212,19 +175,10 @@ def _check_ladder(option: str, ladder: Sequence[float] | None, default: float) -
         )
 
 
-def _check_training(options: StudyOptions) -> None:
-    training = options.training
-    if training.steps is not None and training.epochs is not None:
-        raise ConfigError("--steps and --epochs are both given; leave one of them out")
-    if training.seed < 0:
-        raise ConfigError(f"--seed is {training.seed}; it must be 0 or above")
-    rate = training.learning_rate
-    if rate is not None and not 0 < rate <= MAX_LEARNING_RATE:
-        raise ConfigError(
-            f"--learning-rate is {rate:g}; it must be above 0 and at most {MAX_LEARNING_RATE:g}, for example 0.016"
-        )
-
-
-def known_image_size(options: StudyOptions) -> int | None:
-    """Return the side of the images in pixels, if it is known before they are decoded."""
-    return options.data.image_size or IMAGE_SIZES.get(options.data.dataset)
+def parse_duration(text: str) -> float:
+    """Parse ``90s``, ``20m``, ``2h`` or ``1.5h`` to seconds; a number without a unit is minutes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(text).strip())
+    seconds = float(found[1][:300]) * {"s": 1, "m": 60, "": 60, "h": 3600}[found[2]] if found else 0.0
+    if seconds <= 0:
+        raise ConfigError(f"--time-budget is {text!r}; give a time such as 90s, 20m or 2h")
+    return seconds

@@ -1,66 +1,116 @@
-"""The plan in words: in one line, and with its data, search space, trials, seeds, placement and expected duration."""
+"""The plan in words, with what it costs and what it can decide: expected duration, and power by simulation."""
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import replace
 
-from pmae.config import PretrainConfig, strategies_of_method
+from pmae.config import strategies_of_method
 from pmae.errors import ConfigError
 from studies.formatting import count, duration
 from studies.statistics.decision import Margin
 from tune.planning.check import parse_duration
 from tune.planning.placement import Machine, Placement, trial_seconds
 from tune.planning.plan import StudyPlan
-from tune.planning.power import power_sentence
 from tune.search.confirm import max_candidates
-from tune.search.space import Candidate, Ratios, confirm_seeds
+from tune.search.space import confirm_seeds
+from tune.trial.spec import FOLDS_BELOW
 
 START_SECONDS = 15.0
 CONTROL_SECONDS = 1.5
 MIN_SEEDS, MOST_SEEDS = 2, 100  # of --time-budget
 QUESTION = "which share should be masked, with which patches?"
+SEARCHES = {"tpe": "TPE", "gp": "Gaussian process", "qmc": "quasi-random", "random": "random"}
+
+# Of the simulated power:
+STUDIES = 200
+REGRET = 3.0  # points
+MAX_SEEDS = 500  # more find every regret, and take seconds to simulate
+EXCESS = 1.4  # noise of a paired run over binomial noise: 0.6 to 2 in docs/evidence, 1.4 as root mean square
+ERROR_RATE = 0.25  # for which the binomial noise of an accuracy is computed
 
 
 def describe_plan(
     plan: StudyPlan, placement: Placement, machine: Machine, place: str | None
 ) -> tuple[str, list[tuple[str, str]]]:
-    """One line, such as ``Digits, 8 x 8 grey, 1,295 images: up to 83 trials, about 4 min on 2 CPUs``, and rows."""
-    confirmed = confirmations(plan)
-    images, expected = plan.images, duration(expected_seconds(plan, placement))
+    """One line, such as ``Digits, 8 x 8 gray, 1,295 images: up to 83 trials, about 4 min on 2 CPUs``, and rows."""
+    confirmed, images = confirmations(plan), plan.images
+    colors = "gray" if images.channels == 1 else "color"
+    sizes = {split: len(images.indices(split)) for split in ("train", "val", "test")}
     summary = (
-        f"{images.name[:1].upper()}{images.name[1:]}, {images.image_size} x {images.image_size} {_colour(plan)}, "
-        f"{count(len(images.indices('train')), 'image')}: up to {count(plan.trials + confirmed, 'trial')}"
-        f"{' in the first round' if plan.rounds > 1 else ''}, about {expected} on "
+        f"{images.name[:1].upper()}{images.name[1:]}, {images.image_size} x {images.image_size} {colors}, "
+        f"{count(sizes['train'], 'image')}: up to {count(plan.trials + confirmed, 'trial')}"
+        f"{' in the first round' if plan.rounds > 1 else ''}, about {duration(expected_seconds(plan, placement))} on "
         f"{count(machine.gpus, 'GPU') if placement.gpus else count(machine.cpus, 'CPU')}"
     )
+    config = plan.config(plan.space.grid()[0])
+    model, optim = config.model, config.optim
+    encoder = model.encoder or f"{model.width} wide, {model.depth} blocks"
+    decoder = f"{model.decoder_width} wide, {count(model.decoder_depth, 'block')}"
     rows = [
         ("study", f"{plan.name}: {plan.options.question or QUESTION}"),
-        ("data", _data(plan)),
+        (
+            "data",
+            f"{images.name}: {', '.join(f'{n} {split}' for split, n in sizes.items())} images of "
+            f"{images.image_size} px, {colors}, {len(images.class_names)} classes",
+        ),
         *((method, _method(plan, method)) for method in plan.space.methods),
         ("explore", f"{plan.trials} trials, {_search(plan)}; scored on validation"),
         ("confirm", f"up to {confirmed} trials: {_confirm(plan)}; test scored here only"),
-        ("training", _training(plan)),
+        ("training", f"{optim.epochs} epochs, batch {optim.batch_size}, encoder {encoder}, decoder {decoder}"),
         ("at once", placement.describe(machine)),
         (
             "verdict",
             f"the default holds if against every rung it loses less than "
-            f"{Margin.parse(plan.options.confirm.margin).text}; {power_sentence(plan)}",
+            f"{Margin.parse(plan.options.confirm.margin).text}; {_power_sentence(plan)}",
         ),
     ]
-    if place is not None:
-        rows.append(("written to", place))
-    return summary, rows
+    return summary, rows if place is None else [*rows, ("written to", place)]
+
+
+def _method(plan: StudyPlan, method: str) -> str:
+    space, ratios = plan.space, plan.space.ratios[method]
+    ratio = " ".join(f"{r:g}" for r in ratios.listed) or f"{ratios.low:g} to {ratios.high:g}"
+    share = "of the variance" if method == "pmae" else "of the patches"
+    text = f"ratio {ratio} {share}, patch {', '.join(p.label for p in space.patches[method])} px"
+    if space.strategies[method] != strategies_of_method(method)[:1]:
+        text += f", strategy {', '.join(space.strategies[method])}"
+    if method == "pmae" and space.bases != ("pca",):
+        text += f", basis {', '.join(space.bases)}"
+    return f"{text}; default {space.default_of(method):g}"
+
+
+def _search(plan: StudyPlan) -> str:
+    if plan.search == "grid":
+        return "a full grid"
+    if plan.search == "none":
+        return "nothing to decide"
+    fixed = min(len(plan.space.fixed()), plan.trials)
+    return f"{fixed} with the default ratios for every patch setting, then {SEARCHES[plan.search]}"
+
+
+def _confirm(plan: StudyPlan) -> str:
+    rule = plan.options.rule
+    parts = [f"{m} {' '.join(f'{r:g}' for r in plan.space.ladder[m])}" for m in plan.space.methods]
+    if plan.trials and rule.refinements:
+        parts.append("the best explored ratio between them")
+    where = "every setting of patches, strategy and basis" if rule.every_patch_setting else "the best patch setting"
+    seeds = f"{len(plan.seeds)} paired seeds ({plan.seeds[0]} to {plan.seeds[-1]})"
+    text = f"{'; '.join(parts)}, for {where}, an untrained encoder and raw pixels, with {seeds}"
+    return f"{text}, in at most {plan.rounds} rounds" if plan.rounds > 1 else text
 
 
 def confirmations(plan: StudyPlan) -> int:
     """Confirm trials at most (one round), before the exploration has shown the leaders."""
-    return (max_candidates(plan.space, plan.rule) + len(_shapes(plan)) + 1) * len(plan.seeds)
+    return (max_candidates(plan.space, plan.options.rule) + _controls(plan)) * len(plan.seeds)
 
 
-def _shapes(plan: StudyPlan) -> set[tuple[int, int]]:
-    """Patch settings that an untrained encoder is scored for: of each method one, or all of them."""
+def _controls(plan: StudyPlan) -> int:
+    """Controls with one seed: raw pixels, and an untrained encoder at one patch setting of each method or at all."""
     shapes = [[(p.patch_size, p.patch_stride) for p in plan.space.patches[m]] for m in plan.space.methods]
-    return {s for each in shapes for s in (each if plan.rule.every_patch_setting else each[:1])}
+    every = plan.options.rule.every_patch_setting
+    return 1 + len({s for each in shapes for s in (each if every else each[:1])})
 
 
 def expected_seconds(plan: StudyPlan, placement: Placement) -> float:
@@ -70,17 +120,12 @@ def expected_seconds(plan: StudyPlan, placement: Placement) -> float:
 
 
 def fit_to_budget(plan: StudyPlan, placement: Placement) -> StudyPlan:
-    """The plan with as many seeds as ``--time-budget`` has time for; unchanged without one.
-
-    Raises:
-        ConfigError: There is no time for two seeds a ratio.
-    """
+    """The plan with as many seeds as ``--time-budget`` has time for; ConfigError if that is fewer than two a ratio."""
     budget = plan.options.confirm.time_budget
     if budget is None:
         return plan
     explored, per_seed = phase_seconds(plan, placement)
-    seconds = parse_duration(budget)
-    seeds = int((seconds - START_SECONDS - explored) / per_seed) // plan.rounds
+    seeds = int((parse_duration(budget) - START_SECONDS - explored) / per_seed) // plan.rounds
     if seeds < MIN_SEEDS:
         least = START_SECONDS + explored + MIN_SEEDS * plan.rounds * per_seed
         raise ConfigError(
@@ -92,76 +137,64 @@ def fit_to_budget(plan: StudyPlan, placement: Placement) -> StudyPlan:
 
 def phase_seconds(plan: StudyPlan, placement: Placement) -> tuple[float, float]:
     """Rough duration of the exploration, and of one seed of the confirm phase."""
-    images = len(plan.images.indices("train"))
+    space, images = plan.space, len(plan.images.indices("train"))
     rungs, first = [], []
-    for method in plan.space.methods:
-        for patches in plan.space.patches[method]:
-            setting = Candidate(method, patches, plan.space.default_of(method), plan.space.strategies[method][0])
-            if setting.strategy == "sampled":
-                setting = replace(setting, ratio=None)
+    for method in space.methods:
+        for patches in space.patches[method]:
+            setting = next(s for s in space.settings(method) if s.patches == patches)
             each = trial_seconds(plan.config(setting), images, placement)
             first.append(each)
-            rungs.append(each * (len(plan.space.rungs(setting)) if setting.ratio is not None else 1))
+            rungs.append(each * (len(space.rungs(setting)) if setting.ratio is not None else 1))
     mean = sum(first) / len(first)
-    share = 1.0 if plan.rule.every_patch_setting else len(plan.space.methods) / len(first)
-    controls = CONTROL_SECONDS * (len(_shapes(plan)) + 1)
+    share = 1.0 if plan.options.rule.every_patch_setting else len(space.methods) / len(first)
     explored_at_once = placement.concurrent if plan.search == "grid" else placement.lag
-    return plan.trials * mean / explored_at_once, (sum(rungs) * share + controls) / placement.concurrent
+    confirmed = sum(rungs) * share + CONTROL_SECONDS * _controls(plan)
+    return plan.trials * mean / explored_at_once, confirmed / placement.concurrent
 
 
-def _data(plan: StudyPlan) -> str:
-    images = plan.images
-    sizes = ", ".join(f"{len(images.indices(s))} {s}" for s in ("train", "val", "test"))
-    classes = len(images.class_names)
-    return f"{images.name}: {sizes} images of {images.image_size} px, {_colour(plan)}, {classes} classes"
-
-
-def _colour(plan: StudyPlan) -> str:
-    return "grey" if plan.images.channels == 1 else "colour"
-
-
-def _method(plan: StudyPlan, method: str) -> str:
-    space = plan.space
-    share = "of the variance" if method == "pmae" else "of the patches"
-    text = (
-        f"ratio {_ratios(space.ratios[method])} {share}, patch {', '.join(p.label for p in space.patches[method])} px"
+def _power_sentence(plan: StudyPlan) -> str:
+    """``a true regret of 3 points would be found in 8 of 10 studies, a flat curve hold in 3 of 10 (...)``."""
+    margin = Margin.parse(plan.options.confirm.margin)
+    points = 1.0 if margin.points is None else 100 * margin.points
+    rungs = max(len(plan.space.ladder[method]) for method in plan.space.methods)
+    counts = {split: len(plan.images.indices(split)) for split in ("train", "val", "test")}
+    scored = counts["test"] if counts["test"] >= FOLDS_BELOW else sum(counts.values())
+    # Standard deviation of one accuracy in points: binomial noise of the images that are scored, times EXCESS.
+    noise = EXCESS * 100 * math.sqrt(ERROR_RATE * (1 - ERROR_RATE) / max(scored, 1))
+    fails, holds = power(rungs, len(plan.seeds), plan.rounds, round(noise, 2), round(points, 3), plan.alpha)
+    return (
+        f"a true regret of {REGRET:g} points would be found in {10 * fails:.0f} of 10 studies, a flat curve hold in "
+        f"{10 * holds:.0f} of 10 (assuming that single runs spread by {noise:.1f} points)"
     )
-    if space.strategies[method] != strategies_of_method(method)[:1]:
-        text += f", strategy {', '.join(space.strategies[method])}"
-    if method == "pmae" and space.bases != ("pca",):
-        text += f", basis {', '.join(space.bases)}"
-    return f"{text}; default {space.default_of(method):g}"
 
 
-def _ratios(ratios: Ratios) -> str:
-    return " ".join(f"{r:g}" for r in ratios.listed) if ratios.listed else f"{ratios.low:g} to {ratios.high:g}"
+@functools.lru_cache(maxsize=32)
+def power(rungs: int, seeds: int, rounds: int, noise: float, margin: float, alpha: float) -> tuple[float, float]:
+    """Return how often a rung that is better by ``REGRET`` points is found, and how often a flat curve holds."""
+    import numpy as np
 
+    from studies.statistics.regret import contrast, estimate_noise
+    from studies.statistics.sequential import level_for_look
 
-def _search(plan: StudyPlan) -> str:
-    names = {"tpe": "TPE", "gp": "Gaussian process", "qmc": "quasi-random", "random": "random"}
-    if plan.search == "grid":
-        return "a full grid"
-    if plan.search == "none":
-        return "nothing to decide"
-    fixed = min(len(plan.space.fixed()), plan.trials)
-    return f"{fixed} with the default ratios for every patch setting, then {names[plan.search]}"
-
-
-def _confirm(plan: StudyPlan) -> str:
-    seeds = f"{len(plan.seeds)} paired seeds ({plan.seeds[0]} to {plan.seeds[-1]})"
-    parts = [f"{m} {' '.join(f'{r:g}' for r in plan.space.ladder[m])}" for m in plan.space.methods]
-    if plan.trials and plan.rule.refinements:
-        parts.append("the best explored ratio between them")
-    where = (
-        "every setting of patches, strategy and basis" if plan.rule.every_patch_setting else "the best patch setting"
-    )
-    text = f"{'; '.join(parts)}, for {where}, an untrained encoder and raw pixels, with {seeds}"
-    return f"{text}, in at most {plan.rounds} rounds" if plan.rounds > 1 else text
-
-
-def _training(plan: StudyPlan) -> str:
-    config: PretrainConfig = plan.config(plan.space.grid()[0])
-    model, optim = config.model, config.optim
-    encoder = model.encoder or f"{model.width} wide, {model.depth} blocks"
-    decoder = f"{model.decoder_width} wide, {model.decoder_depth} block{'s' * (model.decoder_depth > 1)}"
-    return f"{optim.epochs} epochs, batch {optim.batch_size}, encoder {encoder}, decoder {decoder}"
+    seeds = min(seeds, MAX_SEEDS)
+    rng = np.random.default_rng(0)
+    levels = [level_for_look(r, rounds, alpha) if rounds > 1 else alpha for r in range(1, rounds + 1)]
+    found = [0, 0]
+    for regret, outcome in ((REGRET, 0), (0.0, 1)):
+        means = np.zeros(rungs)
+        means[-1] = regret
+        for _ in range(STUDIES):
+            table = means + noise * rng.standard_normal((seeds * rounds, rungs))
+            settled: set[int] = set()
+            for number, level in enumerate(levels, 1):
+                part = table[: number * seeds]
+                spread = estimate_noise(part)
+                bounds = {k: contrast(part, spread, {k: 1.0, 0: -1.0}) for k in range(1, rungs) if k not in settled}
+                if any(c.lower(level, rungs - 1) > margin for c in bounds.values()):
+                    found[outcome] += outcome == 0
+                    break
+                settled |= {k for k, c in bounds.items() if c.upper(level) < margin}
+                if len(settled) == rungs - 1:
+                    found[outcome] += outcome == 1
+                    break
+    return found[0] / STUDIES, found[1] / STUDIES

@@ -14,6 +14,7 @@ from typing import Any
 from pmae.config import ENCODER_PRESETS, PretrainConfig, components_kept, forward_flops
 from pmae.data.decode import available_cpus
 from pmae.errors import ConfigError
+from studies.formatting import count
 from tune.options import MachineOptions
 
 GIB = 2**30
@@ -42,12 +43,12 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         """Measure this machine."""
-        if not may_have_gpus():
-            return cls(available_cpus(), 0, memory_here())
-        import torch
+        gpus, gpu_memory = 0, 0.0
+        if may_have_gpus():
+            import torch
 
-        gpus = torch.cuda.device_count()
-        gpu_memory = torch.cuda.get_device_properties(0).total_memory if gpus else 0.0
+            gpus = torch.cuda.device_count()
+            gpu_memory = torch.cuda.get_device_properties(0).total_memory if gpus else 0.0
         return cls(available_cpus(), gpus, memory_here(), gpu_memory)
 
     @classmethod
@@ -61,10 +62,8 @@ class Placement:
     """Resources of each trial, and the number of trials that run at a time.
 
     Attributes:
-        concurrent: Trials that run at a time.
         threads: CPU threads (and cores) of each worker.
-        workers: Workers of each trial.
-        gpus: GPUs of each trial.
+        workers, gpus: Workers and GPUs of each trial.
         memory: Estimated bytes of the largest trial.
         limited_by: The resource that limits ``concurrent``.
         least_workers: Fewest workers that a trial may run with while nodes are missing; None: all of them.
@@ -88,14 +87,13 @@ class Placement:
     def describe(self, machine: Machine) -> str:
         """Return one line for the plan."""
         fewer = "" if self.least_workers is None else f"{self.least_workers} to "
-        each = (
-            f"{fewer}{self.workers} worker{'s' * (self.workers > 1)} with {self.threads} CPU{'s' * (self.threads > 1)}"
-        )
-        if self.gpus:
-            each += f" and {self.gpus:g} GPU"
-        each += f", about {self.memory / GIB:.1f} GiB each"
+        gpus = f" and {self.gpus:g} GPU" if self.gpus else ""
+        each = f"{fewer}{count(self.workers, 'worker')} with {count(self.threads, 'CPU')}{gpus}"
         explore = f"; {self.lag} while the search learns" if self.lag < self.concurrent else ""
-        return f"{self.concurrent} at a time ({each}), limited by {self.limited_by}{explore}"
+        return (
+            f"{self.concurrent} at a time ({each}, about {self.memory / GIB:.1f} GiB each), limited by "
+            f"{self.limited_by}{explore}"
+        )
 
 
 def may_have_gpus() -> bool:
@@ -119,8 +117,7 @@ def place(
     """Compute how many trials run at a time, and the resources of each.
 
     Args:
-        machine: Available resources.
-        options: Limits set by the user.
+        machine, options: Available resources, and the user's limits.
         trials: Trials of the larger phase; more never run at a time.
         memory: Estimated bytes of the largest trial, see :func:`trial_memory`.
         explored: Trials of the exploration.
@@ -131,14 +128,16 @@ def place(
     """
     _check(machine, options)
     least, workers = worker_range(options.workers_per_trial)
-    gpus = _gpus_per_trial(machine, options)
+    gpus = options.gpus_per_trial
+    if gpus is None:
+        gpus = float(min(machine.gpus, workers))
     kept = min(threads or 1, max(1, machine.cpus // workers))
     fits = {
-        f"{machine.cpus} CPU{'s' * (machine.cpus > 1)}": max(1, machine.cpus // (workers * kept)),
+        count(machine.cpus, "CPU"): max(1, machine.cpus // (workers * kept)),
         f"memory ({machine.memory / GIB:.0f} GiB)": int(machine.memory * MEMORY_SHARE // memory),
     }
     if gpus:
-        fits[f"{machine.gpus} GPU{'s' * (machine.gpus > 1)}"] = int(machine.gpus / gpus + 1e-9)
+        fits[count(machine.gpus, "GPU")] = int(machine.gpus / gpus + 1e-9)
         if machine.gpu_memory:
             fits["GPU memory"] = int(machine.gpus * (machine.gpu_memory * MEMORY_SHARE // memory)) or 1
     fits["the number of trials"] = max(1, trials)
@@ -156,11 +155,7 @@ def place(
 
 
 def check_memory(configs: Sequence[PretrainConfig]) -> None:
-    """Refuse configurations that do not fit into the memory of this machine, before images are decoded.
-
-    Raises:
-        ConfigError: The largest trial needs more than ``MEMORY_SHARE`` of it.
-    """
+    """Refuse configurations that do not fit into the memory of this machine, before images are decoded."""
     memory, allowed = max(trial_memory(config, 0) for config in configs), MEMORY_SHARE * memory_here()
     if memory > allowed:
         raise ConfigError(
@@ -170,11 +165,7 @@ def check_memory(configs: Sequence[PretrainConfig]) -> None:
 
 
 def worker_range(text: str) -> tuple[int, int]:
-    """Parse ``--workers-per-trial`` to the least and the most workers: ``2`` is (2, 2), ``1-2`` is (1, 2).
-
-    Raises:
-        ConfigError: ``text`` has another form, or a number below 1.
-    """
+    """Parse ``--workers-per-trial`` to the least and the most workers: ``2`` is (2, 2), ``1-2`` is (1, 2)."""
     found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", text.strip())
     least, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not 1 <= least <= most:
@@ -224,12 +215,6 @@ def _check(machine: Machine, options: MachineOptions) -> None:
             f"--gpus-per-trial {gpus:g} with --workers-per-trial {options.workers_per_trial}: each worker takes one "
             f"GPU; use --gpus-per-trial {workers} or 0"
         )
-
-
-def _gpus_per_trial(machine: Machine, options: MachineOptions) -> float:
-    if options.gpus_per_trial is not None:
-        return options.gpus_per_trial
-    return float(min(machine.gpus, worker_range(options.workers_per_trial)[1]))
 
 
 def trial_memory(config: PretrainConfig, image_bytes: int) -> float:

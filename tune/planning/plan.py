@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import platform
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -16,16 +19,16 @@ from pmae.data import ImageSet, load_images
 from pmae.errors import ConfigError
 from studies.statistics.decision import Margin
 from studies.storage.rows import StudyRecord
-from tune.options import SearchOptions, StudyOptions
-from tune.planning.check import MAX_NUMBER, check_options, known_image_size
+from tune.options import StudyOptions
+from tune.planning.check import MAX_NUMBER, check_options
 from tune.planning.placement import check_memory
-from tune.search.confirm import ConfirmRule
 from tune.search.space import (
     DEFAULT_GRID,
     DEFAULT_LADDER,
     DEFAULT_RANGE,
     LEAST_TOKENS,
     Candidate,
+    Patches,
     Ratios,
     Space,
     confirm_seeds,
@@ -34,13 +37,12 @@ from tune.search.space import (
     strategies_of,
     tokens_of,
 )
-from tune.storage.folder import as_study_name
+from tune.storage.location import as_study_name
 from tune.trial.spec import TrialSpec
 
 MAX_ROUNDS = 5  # with --until-settled
 ALPHA = 0.05
-
-
+IMAGE_SIZES = {"digits": 8, "cifar10": 32, "tinyimagenet": 64}  # pixels, known before images are decoded
 # Where the user says nothing: trials of the exploration by preset, and seeds (of each round with --until-settled).
 TRIALS = {"quick": 8, "paper": 24, "released-code": 24}
 CONFIRM_SEEDS, ROUND_SEEDS = 5, 4
@@ -51,17 +53,11 @@ class StudyPlan:
     """Everything that determines the results of a study.
 
     Attributes:
-        options: The options.
-        name: Name of the study.
-        space: The search space.
         base: Configuration that a candidate changes.
-        images: Images with train, val and test splits.
         search: ``tpe``, ``gp``, ``qmc``, ``random``, ``grid`` or ``none``.
         trials: Trials of the exploration.
         seeds: Paired seeds of the first round of the confirm phase.
-        rule: Rule for the candidates to confirm.
-        metrics: ``module:function`` of further measures, see ``tune.trial.spec.TrialJob``.
-        warnings: Warnings to print before the study starts.
+        warnings: To print before the study starts.
         configs: Cache of resolved configurations; resolving one takes a millisecond.
     """
 
@@ -73,8 +69,6 @@ class StudyPlan:
     search: str
     trials: int
     seeds: tuple[int, ...]
-    rule: ConfirmRule
-    metrics: str | None = None
     warnings: tuple[str, ...] = field(default=())
     configs: dict[Candidate, PretrainConfig] = field(default_factory=dict, repr=False, compare=False)
 
@@ -98,11 +92,6 @@ class StudyPlan:
     def explore_id(self, number: int) -> str:
         """Return the id of trial ``number`` of the exploration."""
         return f"explore-{number:04d}"
-
-    @property
-    def sampler(self) -> str:
-        """Optuna's sampler; for a grid, whose points are all known, any."""
-        return self.search if self.search in ("tpe", "gp", "qmc") else "random"
 
     @property
     def rounds(self) -> int:
@@ -132,30 +121,27 @@ class StudyPlan:
         }
 
 
-def plan_study(
-    options: StudyOptions,
-    *,
-    metrics: str | None = None,
-    rule: ConfirmRule | None = None,
-    progress: bool = False,
-    images: ImageSet | None = None,
-) -> StudyPlan:
+def plan_study(options: StudyOptions, *, progress: bool = False, images: ImageSet | None = None) -> StudyPlan:
     """Load the images and plan the study; no model is trained.
 
     Args:
         options: Normalized options.
-        metrics, rule: Further measures, and the rule for the confirm phase, of a study of another question.
         progress: Show the progress of downloads and decoding.
         images: Loaded images; None loads those that the options name.
 
     Raises:
-        ConfigError: Invalid options, alone or for these images.
-        DataError: Images that cannot be used.
+        ConfigError, DataError: Invalid options, alone or for these images; images that cannot be used.
     """
     check_options(options)
     data = options.data
     if images is None:
-        _check_for_size(options, known_image_size(options))
+        size = data.image_size or IMAGE_SIZES.get(data.dataset)
+        if size is not None:  # build every configuration, so that invalid ones fail before images are decoded
+            space = _space(options, size)
+            base = _base(options, space)
+            configs = [candidate.config(base).resolve(size, 1) for candidate in space.grid()]
+            if options.machine.address is None:
+                check_memory(configs)
         images = load_images(
             data.dataset, data.data_root, data.image_size, data.limit, options.data_seed,
             skip_unreadable=data.skip_unreadable, progress=progress,
@@ -173,87 +159,62 @@ def plan_study(
         search=options.search.search,
         trials=_trials(options, space),
         seeds=tuple(confirm_seeds(seeds, options.training.seed)),
-        rule=rule or ConfirmRule(),
-        metrics=metrics,
     )
     for candidate in space.grid():  # an invalid combination fails now, not hours later
         plan.config(candidate)
     return replace(plan, warnings=tuple(_warnings(plan)))
 
 
-def _ladder(options: StudyOptions, methods: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    confirm, search = options.confirm, options.search
-    asked = {"pmae": confirm.ladder, "mae": confirm.mae_ladder}
-    default = {"pmae": confirm.default_ratio, "mae": DEFAULT_RATIO["mae"]}
-    found = {}
-    for method in methods:
-        listed = search.mae_ratios if method == "mae" and search.mae_ratios is not None else search.ratios
-        usual = listed if listed is not None and len(listed) != 2 else DEFAULT_LADDER[method]
-        found[method] = tuple(sorted({*(asked[method] or usual), default[method]}))
-    return found
-
-
-def _check_distinct_rungs(space: Space, asked: Sequence[float] | None) -> None:
-    """Refuse a ``--mae-ladder`` with ratios that mask the same number of patches."""
-    if asked is None or "mae" not in space.methods:
-        return
-    for patches in space.patches["mae"]:
-        candidate = Candidate("mae", patches, DEFAULT_RATIO["mae"], space.strategies["mae"][0])
-        kept = [s.ratio for s in space.rungs(candidate)]
-        lost = [f"{ratio:g}" for ratio in space.ladder["mae"] if ratio not in kept]
-        if lost:
-            raise ConfigError(
-                f"--mae-ladder {' '.join(f'{r:g}' for r in asked)}: with patch {patches.label} the ratios "
-                f"{', '.join(lost)} mask as many patches as another one; leave them out or use smaller --patch-sizes"
-            )
-
-
-def _check_for_size(options: StudyOptions, size: int | None) -> None:
-    """Build every configuration for images of ``size`` px, so that invalid ones fail before images are decoded."""
-    if size is None:
-        return
-    space = _space(options, size)
-    base = _base(options, space)
-    configs = [candidate.config(base).resolve(size, 1) for candidate in space.grid()]
-    if options.machine.address is None:
-        check_memory(configs)
-
-
 def _space(options: StudyOptions, size: int) -> Space:
-    search = options.search
+    search, confirm = options.search, options.confirm
     methods: tuple[str, ...] = tuple(dict.fromkeys(search.methods))
-    sizes = search.patch_sizes or _preset_patch_sizes(options.training.preset, size)
-    patches = {
-        m: patch_settings(size, sizes, search.patch_strides, search.mask_units if m == "mae" else None) for m in methods
-    }
+    usual = preset(options.training.preset).model.patch_size
+    if search.patch_sizes:
+        sizes = search.patch_sizes
+    elif options.training.preset != "quick" and size % usual == 0 and size > usual:
+        sizes = (usual,)
+    else:
+        sizes = default_patch_sizes(size)
+    ratios, ladder, patches = {}, {}, {}
+    for m in methods:
+        listed, option = search.ratios, "--ratios"
+        if m == "mae" and search.mae_ratios is not None:
+            listed, option = search.mae_ratios, "--mae-ratios"
+        ratios[m] = Ratios(*DEFAULT_RANGE[m], DEFAULT_GRID[m] if search.search == "grid" else ())
+        rungs: Sequence[float] = DEFAULT_LADDER[m]
+        if listed is not None:
+            ratios[m] = Ratios.of(listed, option)
+            rungs = ratios[m].listed or rungs
+        default = confirm.default_ratio if m == "pmae" else DEFAULT_RATIO["mae"]
+        rungs = (confirm.ladder if m == "pmae" else confirm.mae_ladder) or rungs
+        ladder[m] = tuple(sorted({*rungs, default}))
+        patches[m] = patch_settings(size, sizes, search.patch_strides, search.mask_units if m == "mae" else None)
     # With the other presets a study draws masks whose mean share is the ratio, whatever their recipe says.
     recipe = ("released",) if options.training.preset == "released-code" and "pmae" in methods else None
     space = Space(
-        ladder=_ladder(options, methods),
-        ratios={m: _ratios(search, m) for m in methods},
+        ladder=ladder,
+        ratios=ratios,
         patches=patches,
         strategies=strategies_of(methods, search.strategies or recipe),
         bases=tuple(dict.fromkeys(search.basis)),
-        default_ratio=options.confirm.default_ratio,
+        default_ratio=confirm.default_ratio,
         image_size=size,
     )
-    _check_distinct_rungs(space, options.confirm.mae_ladder)
+    asked = confirm.mae_ladder
+    for p in patches.get("mae", ()) if asked else ():
+        kept = _rungs(space, "mae", p)
+        lost = [f"{ratio:g}" for ratio in space.ladder["mae"] if ratio not in kept]
+        if lost:
+            raise ConfigError(
+                f"--mae-ladder {' '.join(f'{r:g}' for r in asked or ())}: with patch {p.label} the ratios "
+                f"{', '.join(lost)} mask as many patches as another one; leave them out or use smaller --patch-sizes"
+            )
     return space
 
 
-def _preset_patch_sizes(name: str, image_size: int) -> tuple[int, ...]:
-    usual = preset(name).model.patch_size
-    fits = name != "quick" and image_size % usual == 0 and image_size > usual
-    return (usual,) if fits else default_patch_sizes(image_size)
-
-
-def _ratios(search: SearchOptions, method: str) -> Ratios:
-    if method == "mae" and search.mae_ratios is not None:
-        return Ratios.of(search.mae_ratios, "--mae-ratios")
-    if search.ratios is not None:
-        return Ratios.of(search.ratios)
-    low, high = DEFAULT_RANGE[method]
-    return Ratios(low, high, DEFAULT_GRID[method] if search.search == "grid" else ())
+def _rungs(space: Space, method: str, patches: Patches) -> set[float | None]:
+    """Nominal ratios of the ladder at a patch setting: of MAE's that mask as many patches only one."""
+    return {s.ratio for s in space.rungs(Candidate(method, patches, None, space.strategies[method][0]))}
 
 
 def _base(options: StudyOptions, space: Space, train_images: int = MAX_NUMBER) -> PretrainConfig:
@@ -315,7 +276,12 @@ def _warnings(plan: StudyPlan) -> list[str]:
 
 def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict[str, Any]) -> StudyRecord:
     """Return the content of ``study.json``: the plan in JSON types."""
-    images = plan.images
+    images, space = plan.images, plan.space
+    config = plan.config(space.grid()[0])
+    ladder = {}  # ratios that every patch setting has; a complete verdict has all of them
+    for method in space.methods:
+        kept = [_rungs(space, method, patches) for patches in space.patches[method]]
+        ladder[method] = sorted(r for r in set.intersection(*kept) if r is not None)
     return {
         "schema_version": 1,
         "name": plan.name,
@@ -332,8 +298,8 @@ def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict
             "channels": images.channels,
             "classes": len(images.class_names),
         },
-        "methods": list(plan.space.methods),
-        "space": plan.space.to_dict(),
+        "methods": list(space.methods),
+        "space": json.loads(json.dumps(dataclasses.asdict(space))),
         "search": plan.search,
         "phases": {
             "explore": {"planned": plan.trials, "seeds": []},
@@ -342,11 +308,11 @@ def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict
         "margin": Margin.parse(plan.options.confirm.margin).value,
         "alpha": plan.alpha,
         "looks": {"seeds_per_round": len(plan.seeds), "rounds": plan.rounds} if plan.rounds > 1 else None,
-        "ladder": distinct_ladder(plan),
+        "ladder": ladder,
         "default_ratio": plan.options.confirm.default_ratio,
         "mae_default_ratio": DEFAULT_RATIO["mae"],
-        "epochs": plan.config(plan.space.grid()[0]).optim.epochs,
-        "config": plan.config(plan.space.grid()[0]).to_dict(),
+        "epochs": config.optim.epochs,
+        "config": config.to_dict(),
         "options": plan.options.to_dict(),
         "command": command,
         "versions": versions(),
@@ -356,41 +322,23 @@ def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict
     }
 
 
-def distinct_ladder(plan: StudyPlan) -> dict[str, list[float]]:
-    """Return the nominal ratios by method that every patch setting has; a complete verdict has all of them."""
-    found = {}
-    for method in plan.space.methods:
-        kept = [
-            {s.ratio for s in plan.space.rungs(Candidate(method, p, 0.5, plan.space.strategies[method][0]))}
-            for p in plan.space.patches[method]
-        ]
-        found[method] = sorted(r for r in set.intersection(*kept) if r is not None)
-    return found
-
-
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that compute results."""
-    packages = ("pmae", "torch", "timm", "numpy", "ray", "optuna", "pyarrow")
-    return {"python": platform.python_version(), **{p: v for p in packages if (v := _version(p)) is not None}}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    found = {"python": platform.python_version()}
+    for package in ("pmae", "torch", "timm", "numpy", "ray", "optuna", "pyarrow"):
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def code_version() -> str:
     """Return the commit of this checkout (with ``+`` if files differ from it), or the version of the package."""
     root = Path(__file__).resolve().parents[2]
-    try:
+    with suppress(OSError, subprocess.TimeoutExpired):
         run = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--match="],
             cwd=root, capture_output=True, text=True, timeout=10, check=False,
         )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        run = None
-    if run is not None and run.returncode == 0 and (root / ".git").exists():
-        return run.stdout.strip()
-    return _version("pmae") or "unknown"
+        if run.returncode == 0 and (root / ".git").exists():
+            return run.stdout.strip()
+    return versions().get("pmae", "unknown")

@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pmae.cli.pipes import quiet_when_cut_off
 from pmae.errors import ConfigError, DataError
@@ -18,53 +17,30 @@ from tune.options import StudyOptions, parse_options
 from tune.run import interrupts
 
 FINISHED, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
-PROGRAM = "tune/masking_ratio_study.py"
-EXAMPLES = (
-    "pmae-study --dataset digits",
-    "pmae-study --dataset folder:PATH --image-size 32 --time-budget 2h",
-    "pmae-study rerun runs/digits/study.json --seed 1",
-)
 
 
-def run_command(
-    argv: Sequence[str],
-    program: str,
-    *,
-    default: StudyOptions | None = None,
-    examples: Sequence[str] = EXAMPLES,
-    **study: Any,
-) -> int:
-    """Run the study that ``argv`` describes; returns the exit code.
-
-    Args:
-        argv: Command line without the program's name.
-        program: Path of the script, for help and for commands that are shown.
-        default: Default options of the study.
-        examples: Commands that the help begins with.
-        study: ``metrics`` and ``rule``, see ``tune.planning.plan.plan_study``.
-    """
+def run_command(argv: Sequence[str], default: StudyOptions) -> int:
+    """Run the study that ``argv`` describes, as changes of ``default``; returns the exit code."""
     with interrupts.noticed():
-        return quiet_when_cut_off(lambda: _guarded(list(argv), program, default, examples, study))
+        return quiet_when_cut_off(lambda: _guarded(list(argv), default))
 
 
-def _guarded(
-    words: list[str], program: str, default: StudyOptions | None, examples: Sequence[str], study: dict[str, Any]
-) -> int:
+def _guarded(words: list[str], default: StudyOptions) -> int:
     try:
         from studies.errors import StudyError
         from tune.run.ray_session import SessionError
 
-        options = parse_options(words, f"python {program}", default, examples=examples)
+        options = parse_options(words, default)
         if any(word.partition("=")[0] == "--config" for word in words):  # the record does not depend on the file
             words = options.to_argv()
         from tune.run.runner import StudyInterrupted, StudyStoppedError, run  # not for --help: it takes a second
 
         try:
-            run(options, argv=words, program=program, **study)
+            run(options, words)
         except StudyInterrupted:  # the command that resumes it is printed
             return INTERRUPTED
         except (StudyStoppedError, SessionError) as problem:
-            return _fail(problem, FAILED)
+            return _fail(f"error: {problem}", FAILED)
     except SystemExit as leaving:  # --help, or options that cannot be read: tyro has printed why
         if isinstance(leaving.__context__, BrokenPipeError):
             raise
@@ -72,21 +48,23 @@ def _guarded(
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except (ConfigError, DataError, StudyError) as mistake:
-        return _fail(mistake, BAD_USAGE)
+        return _fail(f"error: {mistake}", BAD_USAGE)
     return FINISHED
+
+
+def _fail(text: str, code: int) -> int:
+    print(text, file=sys.stderr)
+    return code
 
 
 def rerun_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """The question of the study in ``words[0]``, its ``study.json``, and the command line that starts it again.
 
     The new study has the same settings, and another name in the same storage unless ``words`` give them.
-
-    Raises:
-        ConfigError: There is no such file, or it is not a study's.
     """
-    path = Path(words[0]).expanduser().absolute() if words and not words[0].startswith("-") else None
-    if path is None:
+    if not words or words[0].startswith("-"):
         raise ConfigError("rerun needs the study.json of a study, for example: pmae-study rerun runs/digits/study.json")
+    path = Path(words[0]).expanduser().absolute()
     path = path / "study.json" if path.is_dir() else path
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -104,8 +82,3 @@ def rerun_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
         numbers = itertools.count(2)
         rest += ["--name", next(n for i in numbers if not (storage / (n := f"{name}-{i}")).exists())]
     return question, ["--config", str(path), *rest]
-
-
-def _fail(problem: Exception | str, code: int) -> int:
-    print(f"error: {problem}" if isinstance(problem, Exception) else problem, file=sys.stderr)
-    return code

@@ -13,6 +13,7 @@ import numpy as np
 
 from pmae.components import cached_components
 from pmae.components.moments import PixelMoments, TrainingImages
+from pmae.errors import DataError
 from pmae.files import MappedArray
 
 if TYPE_CHECKING:
@@ -43,12 +44,11 @@ def prepare_components(plan: StudyPlan, display: Display, processes: int = 1) ->
 def collect_moments(data: TrainingImages, processes: int) -> PixelMoments:
     """The moments of ``data``, summed by up to ``processes`` Ray tasks of one CPU each.
 
-    Images that are mapped from a file are mapped by each node, which must see it; others go through the object store.
-
-    Raises:
-        DataError: A node does not see the file.
+    Images that are mapped from a file are mapped by each node (DataError if it does not see the file); others go
+    through the object store.
     """
     import ray
+    from ray.exceptions import RayTaskError
 
     images = np.asarray(data.images)
     sent = MappedArray.of(images) or ray.put(images)
@@ -58,24 +58,15 @@ def collect_moments(data: TrainingImages, processes: int) -> PixelMoments:
     total = PixelMoments(data.shape, shift=data.shift)
     while waiting:
         ready, waiting = ray.wait(waiting)
-        total.merge(_result(ready[0]))
+        try:
+            total.merge(ray.get(ready[0]))
+        except RayTaskError as error:
+            if isinstance(error.cause, DataError):
+                raise DataError(str(error.cause)) from None
+            raise
     return total
 
 
 def _sum(images: Any, indices: np.ndarray) -> PixelMoments:
     array = images.open() if isinstance(images, MappedArray) else images
     return TrainingImages(array, indices, fingerprint="").moments()
-
-
-def _result(reference: Any) -> PixelMoments:
-    import ray
-    from ray.exceptions import RayTaskError
-
-    from pmae.errors import DataError
-
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        if isinstance(error.cause, DataError):
-            raise DataError(str(error.cause)) from None
-        raise

@@ -5,12 +5,11 @@ from __future__ import annotations
 import datetime
 import io
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from studies.cli.terminal import WIDTH_WITHOUT_TERMINAL, PipedConsole
@@ -21,10 +20,8 @@ from studies.storage.rows import TrialRow
 class Display:
     """Output of one study. On a terminal the bar stays at the bottom; elsewhere a line is printed per finished trial.
 
-    Args:
-        quiet: Print only warnings and the lines of :meth:`always`.
-        verbose: Print the whole plan, and details on a terminal too.
-        on_event: Called with each line instead of printing it.
+    ``quiet`` prints only warnings and the lines of :meth:`always`, ``verbose`` the whole plan and all details;
+    ``on_event`` is called with each line instead of printing it.
     """
 
     def __init__(
@@ -38,7 +35,6 @@ class Display:
         )
         self.quiet, self.verbose = quiet, verbose and not quiet
         self._bar: Progress | None = None
-        self._task: TaskID | None = None
         self._running = 0
         self._total = self._done = 0  # trials
         self._concurrent = 1
@@ -84,7 +80,7 @@ class Display:
             SpinnerColumn(), BarColumn(bar_width=30), TextColumn("{task.description}"), console=self.console,
             transient=True,
         )  # fmt: skip
-        self._task = self._bar.add_task("starting", total=total, completed=done)
+        self._bar.add_task("starting", total=total, completed=done)
         self._bar.start()
 
     def expect(self, total: int) -> None:
@@ -121,13 +117,13 @@ class Display:
             self._bar = None
 
     def _update(self) -> None:
-        if self._bar is None or self._task is None:
+        if self._bar is None:
             return
         text = f"{self._done}/{self._total} trials, {self._running} running"
         if self._ended:
             left = (self._total - self._done) * self._seconds / self._ended / self._concurrent
             text += f", about {duration(left)} left"
-        self._bar.update(self._task, total=self._total, completed=self._done, description=text)
+        self._bar.update(self._bar.task_ids[0], total=self._total, completed=self._done, description=text)
 
 
 class _Lines(io.TextIOBase):
@@ -146,13 +142,12 @@ class _Lines(io.TextIOBase):
 def _outcome(row: TrialRow) -> str:
     if row["status"] != "done":
         return f"{row['status']}: {row['error']}"
-    if row["phase"] == "explore":
-        split, linear, knn = "val ", row["val_linear"], row["val_knn"]
-    else:
-        split, linear, knn = "test", row["test_linear"], row["test_knn"]
+    exploring = row["phase"] == "explore"
+    linear, knn = (row["val_linear"], row["val_knn"]) if exploring else (row["test_linear"], row["test_knn"])
+    split = "val " if exploring else "test"
     return f"{split} {accuracy(linear):>7}  k-NN {accuracy(knn):>7} {duration(row['seconds'] or 0.0):>6}"
 
 
 def now() -> str:
     """The time in UTC, ISO 8601."""
-    return datetime.datetime.fromtimestamp(time.time(), datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -9,12 +9,15 @@ import errno
 import json
 import queue
 import shutil
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+
+from ray.tune import Callback, FailureConfig, RunConfig, Stopper, TuneConfig, Tuner
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
 
 from studies.errors import StudyError
 from studies.records import StudyWriter
@@ -22,16 +25,17 @@ from studies.storage.rows import TrialRow
 from tune.planning.describe import confirmations
 from tune.planning.placement import Placement
 from tune.planning.plan import StudyPlan
+from tune.run import interrupts
 from tune.run.display import Display
 from tune.run.ray_session import OUTER_RESOURCES, RayLostError, keep_credentials_out_of_logs
 from tune.search.sampler import FINAL
+from tune.search.searcher import StudySearch
 from tune.search.state import StudyState
 from tune.storage.clock import CLOCK, Clock
-from tune.trial.result import TrialResult, blank_result, split_result
-from tune.trial.spec import TrialJob, TrialSpec
+from tune.trial.spec import TrialJob, TrialResult, TrialSpec, blank_result, split_result
+from tune.trial.worker import trial_actor
 
 if TYPE_CHECKING:
-    from tune.search.searcher import StudySearch
     from tune.storage.mirror import Mirror
     from tune.trial.metrics import StudyGauges
 
@@ -47,11 +51,9 @@ class StudyDriver:
     """One study while it runs. The table on disk is what a study resumes from, however it ended.
 
     Args:
-        plan: What is to be run.
+        plan, placement: What is to be run, and how many trials at a time.
         job: What its trials share.
-        placement: How many run at a time.
-        writer: Where records go.
-        display: What the user sees.
+        writer, display: Where records go, and what the user sees.
         problems: Errors of other threads that end the study; the only way by which they reach it.
         mirror: Copies the study's folder to an object store.
         clock: For the time that running trials have to end.
@@ -82,7 +84,13 @@ class StudyDriver:
             from tune.trial.metrics import StudyGauges
 
             self._gauges = StudyGauges(self.plan.name)
-        self._remove_leftovers()
+        # What a killed driver left: the stop signal, partial files, checkpoints of trials on record.
+        for left in (self.job.stop_file, *self.folder.glob(".*.part")):
+            left.unlink(missing_ok=True)
+        for checkpoints in self.job.checkpoints("any").parent.glob("*"):
+            row = self.state.records.get(checkpoints.name)
+            if row is not None and row["status"] in FINAL:
+                shutil.rmtree(checkpoints, ignore_errors=True)
         search = self._search()
         total = self.plan.trials + confirmations(self.plan)
         self.display.start(total, self.state.ended, self.placement.concurrent)
@@ -102,28 +110,18 @@ class StudyDriver:
             raise self.state.problem
         return not self.state.interrupted
 
-    def _remove_leftovers(self) -> None:
-        """Remove what a killed driver left: the stop signal, partial files, checkpoints of trials on record."""
-        for left in (self.job.stop_file, *self.folder.glob(".*.part")):
-            left.unlink(missing_ok=True)
-        for checkpoints in self.job.checkpoints("any").parent.glob("*"):
-            row = self.state.records.get(checkpoints.name)
-            if row is not None and row["status"] in FINAL:
-                shutil.rmtree(checkpoints, ignore_errors=True)
-
     def _search(self) -> StudySearch:
-        from tune.search.searcher import StudySearch
-
         return StudySearch(self.state, self._end, self.plan.space, self.folder / "optuna.db", self.plan.name)
 
     def _tuner(self, search: StudySearch) -> Any:
-        from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
-
-        from tune.run.callbacks import KeepProcesses, StopWhen, Watch
-        from tune.trial.worker import trial_actor
-
         keep_credentials_out_of_logs()
-        scheduler = KeepProcesses(self.placement.concurrent)
+        placement = self.placement
+        resources: dict[str, float] = {"CPU": placement.threads}
+        if placement.workers > 1:
+            resources = OUTER_RESOURCES
+        elif placement.gpus:
+            resources["GPU"] = placement.gpus
+        scheduler = KeepProcesses(placement.concurrent)
 
         def on_lost(ray_id: str) -> None:
             scheduler.drop_idle()
@@ -131,14 +129,15 @@ class StudyDriver:
             if spec is not None:
                 self.display.warn(f"{spec.name}: its process was lost; it resumes from its last checkpoint in another")
 
+        hooks = Hooks(self._step, on_lost, lambda: self.state.overdue(self.clock.monotonic()))
         return Tuner(
-            trial_actor(self.plan.name, _resources(self.placement)),
-            param_space={"job": self.job.to_dict()},
+            trial_actor(self.plan.name, resources),
+            param_space={"job": asdict(self.job)},
             tune_config=TuneConfig(
                 search_alg=search,
                 scheduler=scheduler,
                 num_samples=-1,
-                max_concurrent_trials=self.placement.concurrent,
+                max_concurrent_trials=placement.concurrent,
                 reuse_actors=True,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
@@ -147,8 +146,8 @@ class StudyDriver:
                 name="tune",
                 storage_path=str(self.folder / "ray"),
                 failure_config=FailureConfig(max_failures=RETRIES),
-                stop=StopWhen(lambda: self.state.overdue(self.clock.monotonic())),
-                callbacks=[Watch(self._step, on_lost)],
+                stop=hooks,
+                callbacks=[hooks],
                 verbose=0,
             ),
         )
@@ -222,21 +221,11 @@ class StudyDriver:
         with suppress(OSError):  # on a full disk trials are stopped when their time is over
             self.job.stop_file.touch()
 
-    @contextmanager
-    def _on_interrupt(self) -> Iterator[None]:
-        """First Ctrl-C (or SIGTERM): stop in good order. Second: at once."""
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {n: signal.signal(n, self._interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _on_interrupt(self) -> AbstractContextManager[None]:
+        return interrupts.handled_by(self._interrupt)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """First Ctrl-C (or SIGTERM): stop in good order. Second: at once."""
         if self.state.interrupted:
             raise KeyboardInterrupt
         self.state.interrupt(self.clock.monotonic() + GRACE)
@@ -244,11 +233,89 @@ class StudyDriver:
         self._signal_stop()
 
 
-def _resources(placement: Placement) -> Any:
-    if placement.workers > 1:
-        return OUTER_RESOURCES
-    return {"CPU": placement.threads, **({"GPU": placement.gpus} if placement.gpus else {})}
-
-
-def _trial_name(trial: Any) -> str:
+def _trial_name(trial: Trial) -> str:
     return str(trial.config["trial"]["trial_id"])
+
+
+class Hooks(Callback, Stopper):
+    """What the driver does in Tune's loop. Ray pickles it and never restores it, so it keeps no state.
+
+    ``on_step`` is called after every step, a few times a second; ``on_lost`` with Ray's id of a trial whose process was
+    lost, before it runs again; ``stop`` tells whether all trials are stopped at once.
+    """
+
+    def __init__(self, on_step: Callable[[], None], on_lost: Callable[[str], None], stop: Callable[[], bool]) -> None:
+        self._on_step, self._on_lost, self._stop = on_step, on_lost, stop
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._on_step()
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Trial, **info: Any) -> None:
+        self._on_lost(trial.trial_id)
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never stop a single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        return self._stop()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class KeepProcesses(FIFOScheduler):
+    """First in, first out, and no process is stopped before the study ends.
+
+    Starting a process takes longer than many a trial. Tune has a cache of idle processes (``reuse_actors``), but
+
+    * it holds one at most while no trial is pending, that is whenever the next trial depends on a running one:
+      its size is raised to ``processes``;
+    * it gives a trial whose process is starting the next idle process and kills the one that is starting, so short
+      trials would run one after another: ``choose_trial_to_run`` names no trial, and Tune starts those that have no
+      process yet.
+
+    An idle process holds its CPUs, and a pending trial takes it at once, also one that lost its own.
+    """
+
+    def __init__(self, processes: int) -> None:
+        super().__init__()
+        self._processes = processes
+        self._drop_idle = False
+
+    def drop_idle(self) -> None:
+        """Stop idle processes in the next step: the node that a trial was lost with may have had more of them."""
+        self._drop_idle = True
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """Called in every step of Tune before it starts trials."""
+        # Private API; Tune passes a wrapper that warns of it. Without the cache processes are started again.
+        controller = getattr(tune_controller, "_tune_controller", tune_controller)
+        trials, cache = controller.get_trials(), getattr(controller, "_actor_cache", None)
+        if cache is not None and trials and self._processes:
+            cache.increase_max(trials[0].placement_group_factory, by=self._processes)
+            name_tasks(controller)
+            self._processes = 0
+        if cache is not None and self._drop_idle:
+            controller._cleanup_cached_actors(force_all=True)
+            self._drop_idle = False
+        return None
+
+
+def name_tasks(controller: Any) -> None:
+    """Let Ray's dashboard and ``ps`` show the name of the trial for each of its tasks, one per report.
+
+    Tune's private method submits them, all as ``Trial.train``; without it they keep that name.
+    """
+    schedule: Any = getattr(controller, "_schedule_trial_train", None)
+
+    def schedule_named(trial: Trial) -> None:
+        actor, _ = controller._actor_manager._live_actors_to_ray_actors_resources[controller._trial_to_actor[trial]]
+        actor.train = actor.train.options(name=TrialSpec.from_dict(trial.config["trial"]).name)
+        try:
+            schedule(trial)
+        finally:
+            del actor.train  # it hid the method
+
+    if schedule is not None:
+        controller._schedule_trial_train = schedule_named

@@ -9,30 +9,29 @@ from pmae.components import cached_components
 from studies.cli.terminal import make_table, print_verdict
 from studies.records import read_study
 from studies.storage.atomic import write_json
+from studies.verdict import judge
 from tune.planning.plan import ALPHA, StudyPlan
 from tune.run.display import Display
 from tune.trial.image_strips import merge_samples
 
 
 def finish(folder: Path, plan: StudyPlan, display: Display, *, complete: bool, resume: str, more: str) -> None:
-    """Write and print verdict and report of a study that has ended or was interrupted.
+    """Write and print verdict and report of a study that has ended, or was interrupted and is not ``complete``.
 
-    Args:
-        folder, plan, display: The study.
-        complete: Whether all trials have run.
-        resume: The command that resumes the study.
-        more: The study's command without its name and seeds.
+    ``resume`` is the command that resumes the study, ``more`` the study's command without its name and seeds.
     """
     components = cached_components(plan.images, plan.space.bases[0])[0] if "pmae" in plan.space.methods else None
     merge_samples(folder, components)
-    verdict = write_verdict(folder)
-    print_comparisons(read_study(folder).trials, display)
+    study = read_study(folder)
+    verdict = judge(study).to_dict()
+    write_json(folder / "verdict.json", verdict)
+    _print_comparisons(study.trials, display)
     print_verdict(display.console, verdict, all_checks=display.detailed)
     if complete:
         sentence, command = _next(plan, folder, verdict, more)
         display.always(f"next:    {sentence}")
         display.always(f"         {command}", unbroken=True)
-    report = write_pages(folder, display)  # takes seconds, so the verdict is printed first
+    report = _write_pages(folder, display)  # takes seconds, so the verdict is printed first
     if display.detailed or not report:
         display.always(f"tables:  {folder / 'trials.arrow'}, {folder / 'history.arrow'}", unbroken=True)
     if report:
@@ -41,16 +40,7 @@ def finish(folder: Path, plan: StudyPlan, display: Display, *, complete: bool, r
         display.always(f"resume with: {resume}", unbroken=True)
 
 
-def write_verdict(folder: Path) -> dict[str, Any]:
-    """Judge the study's table by its plan and write ``verdict.json``."""
-    from studies.verdict import judge
-
-    verdict = judge(read_study(folder)).to_dict()
-    write_json(folder / "verdict.json", verdict)
-    return verdict
-
-
-def write_pages(folder: Path, display: Display) -> bool:
+def _write_pages(folder: Path, display: Display) -> bool:
     """Write figures and report; their failure is a warning, since a study is complete without them."""
     try:
         from studies.figures import draw_figures
@@ -64,7 +54,7 @@ def write_pages(folder: Path, display: Display) -> bool:
     return True
 
 
-def print_comparisons(trials: Any, display: Display) -> None:
+def _print_comparisons(trials: Any, display: Display) -> None:
     """Print how bases, strategies or mask units compare, and the study's own measures; nothing if there are none."""
     from studies.report.sections import contrast_rows, measure_table, measures
     from studies.statistics.contrasts import comparison_sentences, contrasts

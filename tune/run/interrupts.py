@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
@@ -24,20 +24,32 @@ def _remember(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def noticed() -> Iterator[None]:
-    """Remember Ctrl-C and SIGTERM while the block runs; nothing outside the main thread or under another handler."""
-    global _received
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) not in (signal.default_int_handler, _remember):
+def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Pass Ctrl-C and SIGTERM to ``handler`` while the block runs; changes nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _remember) for number in SIGNALS}
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if before[signal.SIGINT] is not _remember:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+@contextmanager
+def noticed() -> Iterator[None]:
+    """Remember Ctrl-C and SIGTERM while the block runs; nothing outside the main thread or under another handler."""
+    global _received
+    before = signal.getsignal(signal.SIGINT)
+    if before not in (signal.default_int_handler, _remember):
+        yield
+        return
+    try:
+        with handled_by(_remember):
+            yield
+    finally:
+        if before is not _remember:
             _received = False
 
 

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from pmae.errors import ConfigError
 from studies.storage.object_store import without_secrets
 from tune.run import interrupts
-from tune.run.ray_folder import private_folder
+from tune.run.ray_folder import environment, private_folder
 from tune.trial.spec import CREDENTIALS
 
 SWITCHES = {
@@ -85,16 +85,15 @@ def ray_session(
     address: str | None,
     cpus: int,
     dashboard: bool,
-    on_lost: Callable[[RayLostError], None] | None = None,
-    last_words: Callable[[RayLostError], None] | None = None,
+    on_lost: Callable[[RayLostError], None] = lambda problem: None,
+    last_words: Callable[[RayLostError], None] = lambda problem: None,
     job_name: str = "",
 ) -> Iterator[Session]:
     """Start Ray on this machine, or join the cluster at ``address``; stop what was started.
 
     Args:
         address: Address of a cluster; None starts a private Ray.
-        cpus: CPUs of a private Ray.
-        dashboard: Whether to start the dashboard.
+        cpus, dashboard: CPUs of a private Ray, and whether it has a dashboard.
         on_lost: Called from a thread when the private Ray was lost; the block should then end.
         last_words: Called before this process is ended because the block did not: after the loss of Ray, calls into
             it may block in C++ for good, and Ray itself ends the process after a minute.
@@ -108,8 +107,8 @@ def ray_session(
         os.environ.setdefault(name, value)
     if address is not None:
         address = cluster_address(address)
-    elif dashboard:
-        _check_dashboard()
+    elif dashboard and importlib.util.find_spec("aiohttp_cors") is None:
+        raise ConfigError("--dashboard needs Ray's dashboard: pip install 'pmae[dashboard]'")
     with ExitStack() as stack:
         if address is None:
             options = _private_options(stack, cpus, dashboard)
@@ -139,7 +138,12 @@ def _private_options(stack: ExitStack, cpus: int, dashboard: bool) -> dict[str, 
             f"Ray could not be started on this machine (no folder for its files: {error}); free some space, set "
             "RAY_TMPDIR to a writable folder, or join a running cluster with --address"
         ) from error
-    stack.enter_context(_on_loopback())
+    # ray.init(_node_ip_address="127.0.0.1") would not do: Ray replaces it by the address of a network interface.
+    stack.enter_context(environment(LOOPBACK, "0"))
+    from ray._private import ray_constants  # may have been imported earlier, with another value
+
+    stack.callback(setattr, ray_constants, "ENABLE_RAY_CLUSTER", ray_constants.ENABLE_RAY_CLUSTER)
+    ray_constants.ENABLE_RAY_CLUSTER = False
     return {
         "address": "local",
         "num_cpus": cpus,
@@ -147,28 +151,6 @@ def _private_options(stack: ExitStack, cpus: int, dashboard: bool) -> dict[str, 
         "dashboard_host": "127.0.0.1",
         "_temp_dir": str(folder),
     }
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Let every process that Ray starts listen on 127.0.0.1 only.
-
-    ``ray.init(_node_ip_address="127.0.0.1")`` would not do: Ray replaces it by the address of a network interface.
-    """
-    before = os.environ.get(LOOPBACK)
-    os.environ[LOOPBACK] = "0"
-    from ray._private import ray_constants  # may have been imported earlier, with another value
-
-    usual = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = usual
-        if before is None:
-            os.environ.pop(LOOPBACK, None)
-        else:
-            os.environ[LOOPBACK] = before
 
 
 def keep_credentials_out_of_logs() -> None:
@@ -183,13 +165,14 @@ def cluster_address(address: str) -> str:
 
     ``auto`` is ``$RAY_ADDRESS``, else the cluster that ``ray start`` started on this machine. Ray itself would take any
     Ray that it finds among the processes, another study's private one included.
-
-    Raises:
-        ConfigError: Nothing answers there within ``CONNECT_SECONDS``.
     """
     shown = without_secrets(address)
     if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", "").strip() or _started_cluster()
+        from ray._private.utils import read_ray_address
+
+        address = os.environ.get("RAY_ADDRESS", "").strip()
+        with suppress(OSError, UnicodeError):
+            address = address or read_ray_address() or ""
         shown = f"auto ({without_secrets(address)})"
     if not address or address in ("auto", "local"):
         raise ConfigError(f"--address {shown}: {_way_out('no cluster was started for sharing on this machine')}")
@@ -209,12 +192,9 @@ def cluster_address(address: str) -> str:
 
 
 def _check_speaks_grpc(connection: socket.socket) -> None:
-    """Refuse a server that is not Ray's, for whose answer ``ray.init`` would wait for minutes.
+    """Raise OSError for a server that is not Ray's, for whose answer ``ray.init`` would wait for minutes.
 
     Ray speaks gRPC, that is HTTP/2, in which both sides begin with a SETTINGS frame.
-
-    Raises:
-        OSError: The other side answers something else, or nothing in time.
     """
     if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
         return  # it would answer a TLS handshake only
@@ -229,50 +209,47 @@ def _check_speaks_grpc(connection: socket.socket) -> None:
         raise ConnectionError("the server there is not Ray's")
 
 
-def _started_cluster() -> str:
-    """The address that ``ray start`` left; empty without one."""
-    from ray._private.utils import read_ray_address
-
-    with suppress(OSError, UnicodeError):
-        return read_ray_address() or ""
-    return ""
-
-
 def _way_out(problem: str) -> str:
     return f"{problem}; start one with 'ray start --head', or leave --address out for a private Ray"
 
 
 @contextmanager
-def _watched(
-    on_lost: Callable[[RayLostError], None] | None, last_words: Callable[[RayLostError], None] | None
-) -> Iterator[None]:
+def _watched(on_lost: Callable[[RayLostError], None], last_words: Callable[[RayLostError], None]) -> Iterator[None]:
     """Watch the private Ray from a thread, and shut it down; ``tune.run.ray_folder`` deletes its folder."""
+    import psutil
     import ray
 
     node: Any = ray._private.worker._global_node
     closing, ended = threading.Event(), threading.Event()
 
+    def processes() -> list[psutil.Process]:
+        """Ray's processes and their children; psutil never signals another process of the same id."""
+        found: list[psutil.Process] = []
+        for info in [info for infos in list(node.all_processes.values()) for info in infos]:
+            with suppress(psutil.Error):
+                process = psutil.Process(info.process.pid)
+                found += [*process.children(recursive=True), process]
+        return found
+
     def watch() -> None:
-        started, looks = _processes(node), 0
+        started, looks = processes(), 0
         while not closing.wait(WATCH_EVERY):
             dead = [name for name, _ in node.dead_processes() if name in CORE_PROCESSES]
             if not dead:
                 looks += 1
                 if looks % LIST_EVERY == 0:
-                    started = _processes(node)
+                    started = processes()
                 continue
             if closing.is_set():  # Ray is being shut down
                 return
             problem = RayLostError(f"Ray's process {dead[0]} was lost (killed, or out of memory)")
-            if on_lost is not None:
-                on_lost(problem)
+            on_lost(problem)
             in_time = ended.wait(UNWIND)
             for process in started:  # without the raylet nobody else ends its workers and agents
                 with suppress(Exception):
                     process.kill()
             if not in_time:
-                if last_words is not None:
-                    last_words(problem)
+                last_words(problem)
                 os._exit(1)  # the watchdog of tune.run.ray_folder cleans up
             return
 
@@ -287,24 +264,16 @@ def _watched(
         thread.join()
 
 
-def _processes(node: Any) -> list[Any]:
-    """Ray's processes and their children, as ``psutil.Process``, which never signals another process of the same id."""
-    import psutil
-
-    found: list[Any] = []
-    for infos in list(node.all_processes.values()):
-        for info in infos:
-            with suppress(psutil.Error):
-                process = psutil.Process(info.process.pid)
-                found += [*process.children(recursive=True), process]
-    return found
-
-
 def _init(options: dict[str, Any]) -> Any:
     """Start Ray; a busy machine may need more than Ray's own timeout of 30 s."""
     import ray
 
-    threading.Thread(target=_import_meanwhile, name="imports").start()
+    def import_meanwhile() -> None:
+        for name in IMPORTED_MEANWHILE:
+            with suppress(Exception):  # raised again by the code that needs it
+                importlib.import_module(name)
+
+    threading.Thread(target=import_meanwhile, name="imports").start()
     for attempt in range(STARTS):
         try:
             return ray.init(**options)
@@ -319,12 +288,6 @@ def _init(options: dict[str, Any]) -> Any:
     raise AssertionError("unreachable")
 
 
-def _import_meanwhile() -> None:
-    for name in IMPORTED_MEANWHILE:
-        with suppress(Exception):  # raised again by the code that needs it
-            importlib.import_module(name)
-
-
 def _join(options: dict[str, Any]) -> Any:
     import ray
 
@@ -333,11 +296,6 @@ def _join(options: dict[str, Any]) -> Any:
     except (ConnectionError, ValueError, RuntimeError) as error:
         problem = _way_out(f"no Ray cluster answers there ({error})")
         raise ConfigError(without_secrets(f"--address {options['address']}: {problem}")) from error
-
-
-def _check_dashboard() -> None:
-    if importlib.util.find_spec("aiohttp_cors") is None:
-        raise ConfigError("--dashboard needs Ray's dashboard: pip install 'pmae[dashboard]'")
 
 
 def _runtime_env() -> dict[str, Any]:

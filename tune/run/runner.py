@@ -1,6 +1,6 @@
 """Run a study: plan it, compute its placement, start Ray, run its trials, judge it.
 
-It raises what goes wrong; ``tune.run.cli`` maps that to messages and exit codes.
+``run_study`` is the same for Python. What goes wrong is raised; ``tune.run.cli`` maps it to messages and exit codes.
 """
 
 from __future__ import annotations
@@ -9,18 +9,17 @@ import dataclasses
 import queue
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pmae.data.decode import available_cpus
 from pmae.errors import ConfigError
 from studies.errors import StudyError, StudyLockedError, StudyWriteError
-from studies.records import StudyWriter
+from studies.records import Study, StudyWriter, read_study
 from studies.storage.atomic import write_json
-from studies.storage.object_store import is_uri
+from studies.storage.object_store import Store, is_uri, without_secrets
 from studies.storage.rows import StudyRecord
 from tune.options import StudyOptions, parse_options
 from tune.planning.check import check_options
@@ -29,16 +28,10 @@ from tune.planning.placement import Machine, Placement, place, trial_memory, wor
 from tune.planning.plan import StudyPlan, code_version, plan_study, study_record, versions
 from tune.run import interrupts
 from tune.run.display import Display, now
-from tune.run.ray_session import RayLostError, Session, cluster_address, ray_session, token_path
-from tune.search.confirm import ConfirmRule
-from tune.storage.folder import command_line, without_options
+from tune.run.ray_session import RayLostError, cluster_address, ray_session, token_path
 from tune.storage.location import Storage
 from tune.trial.spec import TrialJob
 
-if TYPE_CHECKING:
-    from tune.storage.mirror import Mirror
-
-PROGRAM = "tune/masking_ratio_study.py"
 NOT_REPEATED = ("--name", "--confirm-seeds", "--look", "--time-budget", "--seed")  # set again by the suggested command
 
 
@@ -55,7 +48,7 @@ class Invocation:
     """How a study was started, and the commands that follow from it."""
 
     argv: list[str]
-    program: str
+    program: str  # path of the script, in commands that are shown
     record: StudyRecord | None  # study.json of a study that resumes
 
     @property
@@ -67,37 +60,56 @@ class Invocation:
 
     @property
     def more(self) -> str:
-        """:attr:`command` without name and seeds."""
+        """:attr:`command` without name and seeds, for another study."""
         return shlex.join(without_options(shlex.split(self.command), NOT_REPEATED))
 
     def resume(self, name: str) -> str:
         """The command that resumes the study."""
-        return command_line(self.argv, self.program, {"--name": name, "--resume": None})
+        more = [word for option in (["--name", name], ["--resume"]) if option[0] not in self.argv for word in option]
+        return command_line([*self.argv, *more], self.program)
 
 
-def run(
-    options: StudyOptions,
-    *,
-    argv: list[str] | None = None,
-    program: str = PROGRAM,
-    metrics: str | None = None,
-    rule: ConfirmRule | None = None,
-    on_event: Callable[[str], None] | None = None,
-) -> Path | None:
-    """Run the study that ``options`` describe; returns its folder, None after a dry run.
+def command_line(argv: Sequence[str], program: str) -> str:
+    """The shell command that runs ``program`` with ``argv``, without the passwords and tokens in its URLs."""
+    return shlex.join(["python", program, *map(without_secrets, argv)])
+
+
+def without_options(argv: Sequence[str], options: Collection[str]) -> list[str]:
+    """``argv`` without ``options``, each with one value, given as ``--name X`` or ``--name=X``."""
+    kept, words = [], iter(argv)
+    for word in words:
+        if word in options:
+            next(words, None)
+        elif word.partition("=")[0] not in options:
+            kept.append(word)
+    return kept
+
+
+def run_study(options: StudyOptions, *, on_event: Callable[[str], None] | None = None) -> Study:
+    """Run a study and return it with its verdict.
 
     Args:
-        options: What to run.
-        argv: The command line that they were read from; None derives it from the options.
-        program: Path of the script in commands that are shown.
-        metrics, rule: See ``tune.planning.plan.plan_study``.
+        options: The options of the command line; ``options.output.quiet`` silences the display.
         on_event: Called with each line of the display instead of printing it.
 
     Raises:
-        ConfigError, DataError, StudyError: The options, the images or the storage cannot be used.
-        SessionError: Ray cannot be started.
-        StudyStoppedError: The study stopped before its end.
-        StudyInterrupted: The user interrupted it.
+        ConfigError, DataError, StudyError: The options, the images or the storage cannot be used, or
+            (``StudyStoppedError``, with the command that resumes it) the study stopped before its end.
+        SessionError: Ray cannot be started, or there is no cluster at the address.
+        KeyboardInterrupt: The study was interrupted; everything that finished is on record.
+    """
+    folder = run(options, on_event=on_event)
+    if folder is None:
+        raise StudyError("output.dry_run prints the plan and runs no study; leave it out")
+    return read_study(folder)
+
+
+def run(
+    options: StudyOptions, argv: list[str] | None = None, on_event: Callable[[str], None] | None = None
+) -> Path | None:
+    """Run a study as :func:`run_study` does; returns its folder, None after a dry run.
+
+    ``argv`` is the command line that the options were read from; None derives it from them.
     """
     options = options.with_file()
     check_options(options)
@@ -112,7 +124,7 @@ def run(
     folder, record = None, None
     if options.storage.resume and storage is not None:
         folder, record = storage.existing(options.storage.name)
-        options = _stored_options(argv, program, options, record)
+        options = _stored_options(argv, options, record)
     else:
         options = options.normalized()
     if not dry and address is not None:
@@ -120,25 +132,28 @@ def run(
         storage.share_cache()
     display = Display(options.output.quiet, options.output.verbose or dry, on_event)
     interrupts.check()
-    plan = plan_study(options, metrics=metrics, rule=rule, progress=not options.output.quiet and sys.stderr.isatty())
+    plan = plan_study(options, progress=not options.output.quiet and sys.stderr.isatty())
     interrupts.check()
     if record is not None:
         plan = dataclasses.replace(plan, name=record["name"], seeds=tuple(record["phases"]["confirm"]["seeds"]))
         _check_same_images(plan, record)
     storage = storage or Storage.open(options.storage.storage)
     folder = folder or storage.new(plan.name)
-    if dry:
-        _dry_run(plan, display)
-        return None
-    _run_study(plan, display, Invocation(argv, program, record), storage, folder)
-    return folder
+    if not dry:
+        _run_study(plan, display, Invocation(argv, options.program, record), storage, folder)
+        return folder
+    if address is None:
+        _place(plan, display, Machine.here(), None, None)
+    else:
+        with ray_session(address, 0, False) as session:
+            _place(plan, display, Machine.cluster(session.resources), None, None)
+    return None
 
 
-def _stored_options(argv: list[str], program: str, options: StudyOptions, record: StudyRecord) -> StudyOptions:
+def _stored_options(argv: list[str], options: StudyOptions, record: StudyRecord) -> StudyOptions:
     """The study's own options; those given on the command line must be equal."""
-    stored = record["options"]
-    given = parse_options(argv, f"python {program}", options.with_study(stored), pairs=True).normalized()
-    differences = given.differences(stored)
+    given = parse_options(argv, options.with_study(record["options"]), pairs=True).normalized()
+    differences = given.differences(record["options"])
     if differences:
         raise ConfigError(
             f"--resume: the study {record['name']!r} had other settings: {'; '.join(differences)}; "
@@ -154,15 +169,6 @@ def _check_same_images(plan: StudyPlan, record: StudyRecord) -> None:
             f"--resume: the images of {record['dataset']['source']} have changed since the study began "
             f"(fingerprint {current[:12]}, was {stored[:12]}); restore them, or start a new study under another --name"
         )
-
-
-def _dry_run(plan: StudyPlan, display: Display) -> None:
-    address = plan.options.machine.address
-    if address is None:
-        _place(plan, display, Machine.here(), None, None)
-    else:
-        with ray_session(address, 0, False) as session:
-            _place(plan, display, Machine.cluster(session.resources), None, None)
 
 
 def _place(
@@ -202,12 +208,14 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
     ):
         if placement is None:
             plan, placement = _place(plan, display, Machine.cluster(session.resources), record, where)
-        _write_record(plan, placement, invocation, folder)
+        created = now() if record is None else record["created_at"]
+        write_json(folder / "study.json", study_record(plan, invocation.command, created, placement.to_dict()))
         if mirror is not None:
             mirror.start()
         # Imports torch: by now it is known that Ray is there.
         from tune.run.cluster_fit import prepare_components
         from tune.run.driver import StudyDriver
+        from tune.trial.remote_folder import exchange
 
         # Images are sent to a cluster only if its nodes see no common folder.
         spread = session.joined and mirror is None
@@ -215,8 +223,11 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
         interrupts.check()
         if session.dashboard_url:
             display.always(f"dashboard: {session.dashboard_url} (its access token is in {token_path()})", unbroken=True)
+        apart = mirror.store if mirror is not None and session.joined else None
+        job = _trial_job(plan, placement, folder, machine.dashboard or session.joined, apart)
+        access = nullcontext(job) if apart is None else exchange(job)
         try:
-            with _shared_job(plan, placement, folder, session, mirror) as job, StudyWriter(folder, plan.name) as writer:
+            with access as job, StudyWriter(folder, plan.name) as writer:
                 complete = StudyDriver(plan, job, placement, writer, display, problems, mirror).run()
         except BrokenPipeError:
             print(f"stopped: nobody reads the output\nresume with: {resume}", file=sys.stderr)
@@ -240,18 +251,9 @@ def _stopped(problem: Exception | str, resume: str) -> StudyStoppedError:
     return StudyStoppedError(f"{problem}\nresume with: {resume}")
 
 
-def _write_record(plan: StudyPlan, placement: Placement, invocation: Invocation, folder: Path) -> None:
-    created = now() if invocation.record is None else invocation.record["created_at"]
-    write_json(folder / "study.json", study_record(plan, invocation.command, created, placement.to_dict()))
-
-
-@contextmanager
-def _shared_job(
-    plan: StudyPlan, placement: Placement, folder: Path, session: Session, mirror: Mirror | None
-) -> Iterator[TrialJob]:
-    """What trials share; if nodes see no common folder, with an actor that gives them access to it."""
-    apart = mirror.store if mirror is not None and session.joined else None
-    job = TrialJob(
+def _trial_job(plan: StudyPlan, placement: Placement, folder: Path, gauges: bool, apart: Store | None) -> TrialJob:
+    """What trials share; ``apart`` is the study's object store if nodes see no common folder."""
+    return TrialJob(
         folder=str(folder),
         dataset=plan.images.name,
         skip_unreadable=plan.options.data.skip_unreadable,
@@ -260,16 +262,9 @@ def _shared_job(
         least_workers=placement.least_workers,
         gpus=placement.gpus,
         timeout=plan.options.machine.trial_timeout,
-        metrics=plan.metrics,
+        metrics=plan.options.metrics,
         code_version=code_version(),
         versions=versions(),
-        gauges=plan.options.machine.dashboard or session.joined,
+        gauges=gauges,
         checkpoint_uri=None if apart is None else apart.below("checkpoints").uri,
     )
-    if apart is None:
-        yield job
-        return
-    from tune.trial.remote_folder import exchange
-
-    with exchange(job) as job:
-        yield job

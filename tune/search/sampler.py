@@ -22,13 +22,9 @@ STARTUP_TRIALS = 2  # results of a method, fixed points included, before a model
 FINAL = {"done": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.FAIL}
 
 
-def optuna_state(status: str) -> TrialState:
-    """Optuna's state for a record's ``status``."""
-    return FINAL.get(status, TrialState.FAIL)
-
-
-def optuna_result(state: TrialState, value: float | None) -> tuple[TrialState, float | None]:
-    """State and value as Optuna takes them: a complete trial without a finite value failed; others have no value."""
+def optuna_result(status: str, value: float | None) -> tuple[TrialState, float | None]:
+    """A record's status and value as Optuna takes them: a complete trial without a finite value failed."""
+    state = FINAL.get(status, TrialState.FAIL)
     if state == TrialState.COMPLETE and (value is None or not math.isfinite(value)):
         state = TrialState.FAIL
     return state, value if state == TrialState.COMPLETE else None
@@ -38,10 +34,8 @@ class Proposals:
     """Candidates to try, in the order of their numbers.
 
     Args:
-        space: The search space.
         known: Candidates fixed in advance, by number, such as default ratios.
-        search: ``tpe``, ``gp``, ``qmc`` or ``random``.
-        seed: The study's seed.
+        search: ``tpe``, ``gp``, ``qmc`` or ``random`` (for a grid, whose points are all known, any).
         lag: Number n waits for the results up to n - lag, so at most ``lag`` proposed trials run at a time.
         recorded: Candidates that ran before a restart, by number. They are proposed again, since a sampler learns from
             what it drew, and records hold that rounded; one that comes out otherwise is taken from the record.
@@ -50,7 +44,7 @@ class Proposals:
     def __init__(
         self,
         space: Space,
-        known: dict[int, Candidate],
+        known: Mapping[int, Candidate],
         search: str,
         seed: int,
         lag: int,
@@ -72,15 +66,18 @@ class Proposals:
             if any(i not in self._results for i in range(number - self.lag + 1)):
                 return None
             method = self.space.methods[number % len(self.space.methods)]
-            self._tell_until(number - self.lag)
+            while self._told <= number - self.lag:
+                asked, (state, value) = self._asked[self._told], self._results[self._told]
+                if asked is not None:
+                    asked.study.tell(asked, value, state=state)
+                self._told += 1
             self._studies[method].sampler = self._sampler(method, number)
             trial, proposed = self._ask(method)
-            if recorded in (None, proposed):
+            if recorded is None or recorded == proposed:
                 self._asked[number] = trial
                 return proposed
             self._studies[method].tell(trial, state=TrialState.FAIL)
             candidate = recorded
-        assert candidate is not None
         self._asked[number] = None  # outside the search range: not reported to the sampler
         if self.space.contains(candidate):
             self._studies[candidate.method].enqueue_trial(self.space.parameters(candidate))
@@ -93,17 +90,9 @@ class Proposals:
             trial = self._studies[method].ask()
             return trial, self.space.suggest(trial, method)
 
-    def tell(self, number: int, state: TrialState, value: float | None) -> None:
+    def tell(self, number: int, status: str, value: float | None) -> None:
         """Report how a trial ended; a value that is not finite counts as a failure."""
-        self._results[number] = optuna_result(state, value)
-
-    def _tell_until(self, last: int) -> None:
-        while self._told <= last:
-            trial, (state, value) = self._asked[self._told], self._results[self._told]
-            if trial is not None:
-                method = next(m for m in self.space.methods if self._studies[m] is trial.study)
-                self._studies[method].tell(trial, value, state=state)
-            self._told += 1
+        self._results[number] = optuna_result(status, value)
 
     def _sampler(self, method: str, number: int) -> BaseSampler:
         seed = _seed(self.seed, method, number)

@@ -1,8 +1,7 @@
 """Adapter between the study's state and Ray Tune, and the log of the exploration in ``optuna.db``.
 
-The state decides which trial comes next. ``optuna.db`` is a log for optuna-dashboard, not the study that proposals come
-from (``tune.search.sampler``): it is rebuilt from the records when a study resumes, so that a killed driver leaves no
-Optuna trial without a final state.
+``optuna.db`` is a log for optuna-dashboard, not the study that proposals come from (``tune.search.sampler``): it is
+rebuilt from the records when a study resumes, so that a killed driver leaves no Optuna trial without a final state.
 """
 
 from __future__ import annotations
@@ -16,43 +15,32 @@ from typing import Any
 import optuna
 from optuna.trial import FixedTrial, TrialState, create_trial
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from studies.storage.rows import TrialRow
-from tune.search.sampler import optuna_result, optuna_state
+from tune.search.sampler import optuna_result
 from tune.search.space import Candidate, Space
 from tune.search.state import Idle, Start, StudyState
 from tune.trial.spec import TrialSpec
 
 OBJECTIVE = "val_linear"
 SHOWN_OBJECTIVE = "validation accuracy (linear probe)"  # in optuna-dashboard
+OnEnd = Callable[[TrialSpec, str | None], TrialRow | None]
 
 
-class StudySearch(OptunaSearch):
-    """Passes the trials of a ``StudyState`` to Ray Tune.
+class StudySearch(Searcher):
+    """Passes the trials of a ``StudyState`` to Ray Tune, and logs them in ``database``, which is replaced, as ``name``.
 
-    Args:
-        state: Decides what comes next.
-        on_end: Called when a trial has ended with its result as JSON (None: its process was lost too often); ends it
-            in the state and returns its row, None where it could not be recorded. Ray ignores what it raises.
-        space: The search space.
-        database: Path of ``optuna.db``; an existing file is replaced.
-        name: Name of the study in it.
+    ``on_end`` is called when a trial has ended with its result as JSON (None: its process was lost too often). It ends
+    the trial in the state and returns its row, None where it could not be recorded; Ray ignores what it raises.
     """
 
-    def __init__(
-        self,
-        state: StudyState,
-        on_end: Callable[[TrialSpec, str | None], TrialRow | None],
-        space: Space,
-        database: Path,
-        name: str,
-    ) -> None:
+    def __init__(self, state: StudyState, on_end: OnEnd, space: Space, database: Path, name: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         database.unlink(missing_ok=True)
         storage = optuna.storages.RDBStorage(f"sqlite:///{database}", {"creator": lambda: _connect(database)})
-        super().__init__(space=space.draw, metric=OBJECTIVE, mode="max", study_name=name, storage=storage)
-        self._state, self._on_end, self._parameters, self._draw = state, on_end, space.parameters, space.draw
+        super().__init__(metric=OBJECTIVE, mode="max")
+        self._optuna = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+        self._state, self._on_end, self._space = state, on_end, space
         self._specs: dict[str, TrialSpec] = {}  # by Ray's trial id
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental in Optuna
@@ -60,7 +48,7 @@ class StudySearch(OptunaSearch):
         self._numbers: dict[str, int] = {}  # of running trials in Optuna
         self._logged = 0
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+    def suggest(self, trial_id: str) -> Any:
         """The next trial as ``{"trial": spec}``, None while running trials decide it, FINISHED at the end."""
         while isinstance(step := self._state.next(), Start):
             if step.candidate is not None:
@@ -89,8 +77,9 @@ class StudySearch(OptunaSearch):
 
     def _log(self, ray_id: str, spec: TrialSpec, candidate: Candidate, row: TrialRow | None) -> None:
         """Log an explored trial: as it ended where it is on record, otherwise as running."""
-        drawn = FixedTrial({"method": candidate.method, **self._parameters(candidate)})
-        self._draw(drawn)
+        drawn = FixedTrial({"method": candidate.method, **self._space.parameters(candidate)})
+        drawn.suggest_categorical("method", self._space.methods)
+        self._space.suggest(drawn, candidate.method, with_default=True)
         state, value = (TrialState.RUNNING, None) if row is None else _outcome(row)
         names = {"candidate": spec.label, "seed": spec.seed, "trial_id": spec.trial_id, "ray_trial_id": ray_id}
         # In one transaction; to ask Optuna for the trial takes ten, which adds up when a long study resumes.
@@ -103,11 +92,6 @@ class StudySearch(OptunaSearch):
             self._numbers[ray_id] = self._logged
         self._logged += 1
 
-    @property
-    def _optuna(self) -> optuna.Study:
-        study: Any = self._ot_study  # created by the base class
-        return study
-
     def save(self, checkpoint_path: str) -> None:
         """Do nothing: a study resumes from its table."""
 
@@ -117,12 +101,10 @@ class StudySearch(OptunaSearch):
 
 
 def _outcome(row: TrialRow) -> tuple[TrialState, float | None]:
-    """Optuna's state and value of a trial that ended."""
-    return optuna_result(optuna_state(row["status"]), row.get("val_linear"))
+    return optuna_result(row["status"], row.get("val_linear"))
 
 
 def _connect(database: Path) -> sqlite3.Connection:
-    """A connection that never waits for the disk, which takes longer than a short trial, ten times in each."""
     connection = sqlite3.connect(database, check_same_thread=False)
-    connection.execute("PRAGMA synchronous=OFF")
+    connection.execute("PRAGMA synchronous=OFF")  # to wait for the disk, ten times a trial, takes longer than a trial
     return connection

@@ -11,9 +11,9 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pmae.config import (
     DEFAULT_RATIO,
@@ -28,6 +28,9 @@ from pmae.config import (
 )
 from pmae.errors import ConfigError
 
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
+
 # Default range of ratios to explore: PMAE's paper shows 0.1 to 0.5 and 0.9, MAE's best is at 0.6 to 0.9.
 DEFAULT_RANGE = {"pmae": (0.05, 0.9), "mae": (0.3, 0.9)}
 DEFAULT_GRID = {"pmae": (0.1, 0.2, 0.3, 0.4, 0.5), "mae": (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)}
@@ -37,13 +40,6 @@ LEAST_TOKENS = 16  # patches of an image below which a candidate is tried only o
 GRID_STEP = 0.1
 RATIO_DIGITS = 3  # of a ratio: 0.001 is far below what seeds can distinguish
 FIRST_EXPLORE_SEED = 1_000_000  # confirm seeds are smaller, so no confirmed seed was explored
-
-
-class Suggests(Protocol):
-    """The part of ``optuna.Trial`` that the space needs."""
-
-    def suggest_float(self, name: str, low: float, high: float) -> float: ...
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
 
 
 @dataclass(frozen=True, order=True)
@@ -73,8 +69,8 @@ class Candidate:
     strategy: str
     basis: str = "pca"
 
-    def values(self) -> dict[str, Any]:
-        """Its settings by dotted name, for ``PretrainConfig.with_values``."""
+    def config(self, base: PretrainConfig) -> PretrainConfig:
+        """``base`` with the settings of this candidate."""
         values: dict[str, Any] = {
             "masking.method": self.method,
             "masking.strategy": self.strategy,
@@ -87,11 +83,7 @@ class Candidate:
             values["masking.basis"] = self.basis
         elif self.patches.mask_unit is not None:
             values["masking.mask_unit"] = self.patches.mask_unit
-        return values
-
-    def config(self, base: PretrainConfig) -> PretrainConfig:
-        """``base`` with the settings of this candidate."""
-        return base.with_values(self.values())
+        return base.with_values(values)
 
     @property
     def label(self) -> str:
@@ -164,6 +156,14 @@ class Space:
         """The ratio whose claim is tested: ``default_ratio`` for PMAE, 0.75 for MAE."""
         return self.default_ratio if method == "pmae" else DEFAULT_RATIO["mae"]
 
+    def settings(self, method: str) -> list[Candidate]:
+        """Every patch setting, strategy and basis of a method, at its default ratio."""
+        default, bases = self.default_of(method), self.bases_of(method)
+        return [
+            Candidate(method, patches, None if strategy == "sampled" else default, strategy, basis)
+            for patches, strategy, basis in itertools.product(self.patches[method], self.strategies[method], bases)
+        ]
+
     def fixed(self) -> list[Candidate]:
         """Points always tried: each method's default ratio for each patch setting, methods in turn."""
         per_method = [
@@ -177,11 +177,9 @@ class Space:
         """Every combination once, the fixed points first; MAE's ratios that mask the same number of units are one."""
         points = self.fixed()
         for method in self.methods:
-            for patches, strategy, basis in itertools.product(
-                self.patches[method], self.strategies[method], self.bases_of(method)
-            ):
-                ratios: Iterable[float | None] = self.ratios[method].grid() if strategy != "sampled" else [None]
-                points += [Candidate(method, patches, ratio, strategy, basis) for ratio in ratios]
+            for each in self.settings(method):
+                ratios = self.ratios[method].grid() if each.ratio is not None else [None]
+                points += [replace(each, ratio=ratio) for ratio in ratios]
         return deduplicate(points, self.image_size, self.fixed())
 
     def rungs(self, candidate: Candidate) -> list[Candidate]:
@@ -194,32 +192,31 @@ class Space:
         """The bases of a method; a single one for MAE, which does not use it."""
         return self.bases if method == "pmae" else ("pca",)
 
-    def draw(self, trial: Suggests) -> None:
-        """Every parameter of a trial, the method among them: the define-by-run space of the study's record in Optuna.
+    def suggest(self, trial: BaseTrial, method: str, with_default: bool = False) -> Candidate:
+        """Draw a candidate of ``method``, whose name parameters begin with, so that a sampler never mixes the two.
 
-        It also contains defaults outside the requested ratios, which :meth:`suggest` never draws.
+        ``with_default`` allows the default too where it is outside the requested ratios, for the log in Optuna.
         """
-        method = trial.suggest_categorical("method", self.methods)
-        self.suggest(trial, method, with_default=True)
 
-    def suggest(self, trial: Suggests, method: str, with_default: bool = False) -> Candidate:
-        """Draw a candidate of ``method``. Names carry the method, so that a sampler never mixes the two."""
+        def choose(name: str, choices: Sequence[Any]) -> Any:
+            # A parameter with a single value is left out: it would only add noise to the sampler's model.
+            return choices[0] if len(choices) == 1 else trial.suggest_categorical(f"{method}_{name}", choices)
+
         patches = {p.label: p for p in self.patches[method]}
-        chosen = patches[_choose(trial, f"{method}_patches", tuple(patches))]
-        strategy = _choose(trial, f"{method}_strategy", self.strategies[method])
-        basis = _choose(trial, f"{method}_basis", self.bases_of(method))
-        ratio = None if strategy == "sampled" else self._suggest_ratio(trial, method, with_default)
-        return Candidate(method, chosen, ratio, strategy, basis)
-
-    def _suggest_ratio(self, trial: Suggests, method: str, with_default: bool) -> float:
-        choice, name = self.ratios[method], f"{method}_ratio"
+        chosen = patches[choose("patches", tuple(patches))]
+        strategy, basis = choose("strategy", self.strategies[method]), choose("basis", self.bases_of(method))
+        limits = self.ratios[method]
         default = [self.default_of(method)] if with_default else []
-        if choice.listed:
-            return _choose(trial, name, sorted({*choice.listed, *default}))
-        ends = [choice.low, choice.high, *default]
-        if with_default:  # ratios on record are rounded, perhaps to just outside
-            ends += [round(end, RATIO_DIGITS) for end in ends]
-        return round(trial.suggest_float(name, min(ends), max(ends)), RATIO_DIGITS)
+        if strategy == "sampled":
+            ratio = None
+        elif limits.listed:
+            ratio = choose("ratio", sorted({*limits.listed, *default}))
+        else:
+            ends = [limits.low, limits.high, *default]
+            if with_default:  # ratios on record are rounded, perhaps to just outside
+                ends += [round(end, RATIO_DIGITS) for end in ends]
+            ratio = round(trial.suggest_float(f"{method}_ratio", min(ends), max(ends)), RATIO_DIGITS)
+        return Candidate(method, chosen, ratio, strategy, basis)
 
     def contains(self, candidate: Candidate) -> bool:
         """Whether :meth:`suggest` could draw the candidate (a default may be outside the requested ratios)."""
@@ -231,25 +228,13 @@ class Space:
     def parameters(self, candidate: Candidate) -> dict[str, Any]:
         """The draws with which :meth:`suggest` gives ``candidate``."""
         m = candidate.method
-        values: dict[str, Any] = {}
-        if len(self.patches[m]) > 1:
-            values[f"{m}_patches"] = candidate.patches.label
-        if len(self.strategies[m]) > 1:
-            values[f"{m}_strategy"] = candidate.strategy
-        if len(self.bases_of(m)) > 1:
-            values[f"{m}_basis"] = candidate.basis
-        if candidate.ratio is not None:
-            values[f"{m}_ratio"] = candidate.ratio
-        return values
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON types, for ``study.json``."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
-
-
-def _choose(trial: Suggests, name: str, choices: Sequence[Any]) -> Any:
-    # A parameter with a single value is left out: it would only add noise to the sampler's model.
-    return choices[0] if len(choices) == 1 else trial.suggest_categorical(name, choices)
+        draws = {
+            "patches": candidate.patches.label if len(self.patches[m]) > 1 else None,
+            "strategy": candidate.strategy if len(self.strategies[m]) > 1 else None,
+            "basis": candidate.basis if len(self.bases_of(m)) > 1 else None,
+            "ratio": candidate.ratio,
+        }
+        return {f"{m}_{name}": value for name, value in draws.items() if value is not None}
 
 
 def explore_seed(candidate: Candidate, study_seed: int) -> int:
@@ -295,44 +280,32 @@ def patch_settings(
             if stride > patch or (image_size - patch) % stride:
                 continue
             for unit in mask_units or (None,):
-                if unit is None or _unit_fits(image_size, patch, stride, unit):
-                    found.append(Patches(patch, stride, None if unit == patch else unit))
-    _refuse_unused(image_size, found, patch_sizes, strides, mask_units)
-    return tuple(dict.fromkeys(found))
-
-
-def _unit_fits(image_size: int, patch: int, stride: int, unit: int) -> bool:
-    if unit == patch:
-        return True
-    whole = stride == patch and unit % patch == 0 and image_size % unit == 0
-    return whole and (image_size // unit) ** 2 >= MIN_TOKENS
-
-
-def _refuse_unused(
-    image_size: int,
-    found: Sequence[Patches],
-    patch_sizes: Sequence[int],
-    strides: Sequence[int] | None,
-    mask_units: Sequence[int] | None,
-) -> None:
-    used = {
-        "--patch-strides": (strides or (), {p.patch_stride for p in found}),
-        "--mask-units": (mask_units or (), {p.mask_unit or p.patch_size for p in found}),
-        "--patch-sizes": (patch_sizes, {p.patch_size for p in found}),
-    }
+                if unit is None or unit == patch:
+                    found.append(Patches(patch, stride))
+                    continue
+                whole = stride == patch and unit % patch == 0 and image_size % unit == 0
+                if whole and (image_size // unit) ** 2 >= MIN_TOKENS:
+                    found.append(Patches(patch, stride, unit))
     rules = {
-        "--patch-sizes": "no stride or mask unit given goes with it",
         "--patch-strides": "a stride is at most the patch size and divides image size minus patch size",
         "--mask-units": "a mask unit is a multiple of the patch size, divides the image into at least 4 and needs "
         "patches that do not overlap",
+        "--patch-sizes": "no stride or mask unit given goes with it",
     }
-    for option, (asked, kept) in used.items():
-        for value in asked:
-            if value not in kept:
-                raise ConfigError(
-                    f"{option} {value} fits none of the other patch settings on a {image_size}-px image: "
-                    f"{rules[option]}; leave it out or change the others"
-                )
+    asked = {"--patch-strides": strides, "--mask-units": mask_units, "--patch-sizes": patch_sizes}
+    used = {
+        "--patch-strides": {p.patch_stride for p in found},
+        "--mask-units": {p.mask_unit or p.patch_size for p in found},
+        "--patch-sizes": {p.patch_size for p in found},
+    }
+    for option, rule in rules.items():
+        unused = [value for value in asked[option] or () if value not in used[option]]
+        if unused:
+            raise ConfigError(
+                f"{option} {unused[0]} fits none of the other patch settings on a {image_size}-px image: {rule}; leave "
+                "it out or change the others"
+            )
+    return tuple(dict.fromkeys(found))
 
 
 def tokens_of(image_size: int, patches: Patches) -> int:
@@ -372,9 +345,6 @@ def _masked(candidate: Candidate, image_size: int) -> tuple[int | None, int]:
     """Units masked, and units there are; None where a ratio can be met exactly enough (PMAE) or is drawn."""
     if candidate.method != "mae" or candidate.ratio is None:
         return None, 0
-    patches = candidate.patches
-    if patches.mask_unit is None:
-        units = patches_per_side(image_size, patches.patch_size, patches.patch_stride) ** 2
-    else:
-        units = (image_size // patches.mask_unit) ** 2
+    unit = candidate.patches.mask_unit
+    units = tokens_of(image_size, candidate.patches) if unit is None else (image_size // unit) ** 2
     return masked_count(units, candidate.ratio), units

@@ -1,7 +1,6 @@
-"""The state of a running study: records, rounds, running trials, and what ended it. This is its only owner.
+"""The state of a running study, which only its own methods change: records, rounds, running trials, what ended it.
 
-The driver, the searcher and ``tune.simulate`` call its methods and change nothing else. It is pure: no Ray, no files,
-and the time is an argument, so that a test can replay the decisions of a study, including faults::
+It is pure: no Ray, no files, and the time is an argument, so that a test can replay the decisions of a study::
 
     state = StudyState(plan, records, lag)
     while isinstance(step := state.next(), Start):
@@ -15,16 +14,14 @@ Everything that it decides follows from the plan and the records, so that a kill
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from studies.storage.rows import TrialRow
-from tune.search.confirm import config_of
-from tune.search.sampler import FINAL, Proposals, optuna_state
-from tune.search.schedule import next_round
+from tune.search.confirm import config_of, next_round
+from tune.search.sampler import FINAL, Proposals
 from tune.search.space import Candidate, explore_seed
 from tune.trial.spec import TrialSpec
 
@@ -57,32 +54,28 @@ class Idle(Enum):
 class StudyState:
     """Records and decisions of one study.
 
-    Args:
-        plan: What to run.
-        records: Rows of an earlier run; trials with a final status are not run again.
-        lag: How many trials of the exploration may run before results are seen, see ``Proposals``.
+    Attributes:
+        records: Rows by trial id; trials that an earlier run ended with a final status are not run again.
+        rounds: The rounds of the confirm phase that have begun, controls included.
+        interrupted: Whether the user asked to stop.
+        problem: What stopped the study before its end; the first one, if there are several.
     """
 
     def __init__(self, plan: StudyPlan, records: Iterable[TrialRow], lag: int) -> None:
+        self.records = {row["trial_id"]: row for row in records}
+        self.rounds: list[list[TrialSpec]] = []
+        self.interrupted = False
+        self.problem: Exception | None = None
         self._plan = plan
         self._seed = plan.options.training.seed
-        self._records = {row["trial_id"]: row for row in records}
         self._running: dict[str, TrialSpec] = {}
         self._proposals = Proposals(
-            plan.space, plan.known_candidates(), plan.sampler, self._seed, lag, self._recorded_candidates()
+            plan.space, plan.known_candidates(), plan.search, self._seed, lag, self._recorded_candidates()
         )
         self._numbers: dict[str, int] = {}  # of explored trials, by trial id
         self._draws: Counter[Candidate] = Counter()
-        self._rounds: list[list[TrialSpec]] = []
         self._queue: deque[TrialSpec] = deque()
-        self._deadline: float | None = None
-        self._interrupted = False
-        self._problem: Exception | None = None
-
-    @property
-    def records(self) -> Mapping[str, TrialRow]:
-        """Rows by trial id."""
-        return MappingProxyType(self._records)
+        self._deadline: float | None = None  # while no further trials are started
 
     @property
     def running(self) -> list[TrialSpec]:
@@ -90,34 +83,14 @@ class StudyState:
         return list(self._running.values())
 
     @property
-    def rounds(self) -> list[list[TrialSpec]]:
-        """The rounds of the confirm phase that have begun, controls included."""
-        return list(self._rounds)
-
-    @property
     def planned(self) -> int:
         """Trials that are known to be needed so far."""
-        return self._plan.trials + sum(len(each) for each in self._rounds)
+        return self._plan.trials + sum(len(each) for each in self.rounds)
 
     @property
     def ended(self) -> int:
         """Trials with a final status."""
-        return sum(row["status"] in FINAL for row in self._records.values())
-
-    @property
-    def problem(self) -> Exception | None:
-        """What stopped the study before its end."""
-        return self._problem
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether the user asked to stop."""
-        return self._interrupted
-
-    @property
-    def stopping(self) -> bool:
-        """Whether no further trials are started."""
-        return self._deadline is not None
+        return sum(row["status"] in FINAL for row in self.records.values())
 
     def overdue(self, now: float) -> bool:
         """Whether running trials were asked to stop and did not in time."""
@@ -125,24 +98,24 @@ class StudyState:
 
     def next(self) -> Start | Idle:
         """The next trial; it counts as running from now on unless it is on record."""
-        if self.stopping:
+        if self._deadline is not None:
             return Idle.WAIT if self._running else Idle.FINISHED
         if len(self._numbers) < self._plan.trials:
             return self._explore()
         while not self._queue:
             if self._running:
                 return Idle.WAIT
-            specs = next_round(self._plan, self._records.values(), len(self._rounds))
+            specs = next_round(self._plan, self.records.values(), len(self.rounds))
             if not specs:
                 return Idle.FINISHED
-            self._rounds.append(specs)
+            self.rounds.append(specs)
             self._queue.extend(spec for spec in specs if self._final(spec) is None)
         return self._start(self._queue.popleft())
 
     def end(self, trial_id: str, row: TrialRow) -> None:
         """A trial has ended with the record ``row``, which is already written."""
         self._running.pop(trial_id, None)
-        self._records[trial_id] = row
+        self.records[trial_id] = row
         self._tell(trial_id, row)
 
     def drop(self, trial_id: str) -> None:
@@ -151,12 +124,12 @@ class StudyState:
 
     def interrupt(self, deadline: float) -> None:
         """The user interrupts the study; running trials have until ``deadline`` to end their epoch."""
-        self._interrupted = True
+        self.interrupted = True
         self._stop(deadline)
 
     def fail(self, problem: Exception, deadline: float) -> None:
-        """A problem stops the study; the first one is kept."""
-        self._problem = self._problem or problem
+        """A problem stops the study."""
+        self.problem = self.problem or problem
         self._stop(deadline)
 
     def _stop(self, deadline: float) -> None:
@@ -164,7 +137,7 @@ class StudyState:
 
     def _recorded_candidates(self) -> dict[int, Candidate]:
         """Candidates of the exploration on record, by number."""
-        rows = {number: self._records.get(self._plan.explore_id(number)) for number in range(self._plan.trials)}
+        rows = {number: self.records.get(self._plan.explore_id(number)) for number in range(self._plan.trials)}
         return {number: Candidate.of(config_of(row)) for number, row in rows.items() if row is not None}
 
     def _explore(self) -> Start | Idle:
@@ -188,10 +161,10 @@ class StudyState:
         return Start(spec, candidate, record)
 
     def _final(self, spec: TrialSpec) -> TrialRow | None:
-        row = self._records.get(spec.trial_id)
+        row = self.records.get(spec.trial_id)
         return row if row is not None and row["status"] in FINAL else None
 
     def _tell(self, trial_id: str, row: TrialRow) -> None:
         number = self._numbers.get(trial_id)
         if number is not None and row["status"] != "interrupted":
-            self._proposals.tell(number, optuna_state(row["status"]), row.get("val_linear"))
+            self._proposals.tell(number, row["status"], row.get("val_linear"))

@@ -5,18 +5,28 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 
-class Repeated(Protocol):
-    """Background work that is repeated."""
+class Repeated:
+    """A thread that calls ``step`` after ``wait`` seconds, and then after as many as it returns; None ends it."""
+
+    def __init__(self, name: str, wait: float, step: Callable[[], float | None]) -> None:
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(wait, step), name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self, wait: float | None, step: Callable[[], float | None]) -> None:
+        while wait is not None and not self._ended.wait(wait):
+            wait = step()
 
     def stop(self) -> None:
         """Return once the work has ended; a step that runs is finished first."""
+        self._ended.set()
+        self._thread.join()
 
 
 class Clock:
-    """The machine's clock. Steps of :meth:`repeat` run in a thread."""
+    """The machine's clock."""
 
     def time(self) -> float:
         """Seconds since 1970; may jump."""
@@ -31,23 +41,8 @@ class Clock:
         time.sleep(seconds)
 
     def repeat(self, name: str, wait: float, step: Callable[[], float | None]) -> Repeated:
-        """Call ``step`` after ``wait`` seconds, and then after as many as it returns; None ends it."""
-        return _Thread(name, wait, step)
-
-
-class _Thread:
-    def __init__(self, name: str, wait: float, step: Callable[[], float | None]) -> None:
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(wait, step), name=name, daemon=True)
-        self._thread.start()
-
-    def _run(self, wait: float | None, step: Callable[[], float | None]) -> None:
-        while wait is not None and not self._ended.wait(wait):
-            wait = step()
-
-    def stop(self) -> None:
-        self._ended.set()
-        self._thread.join()
+        """Call ``step`` in the background."""
+        return Repeated(name, wait, step)
 
 
 CLOCK = Clock()

@@ -33,18 +33,14 @@ STALE = 90.0  # seconds
 UNSURE = 45.0  # seconds after a heartbeat in which the store is written to without asking it again
 
 
-class StudyClaimedError(StudyLockedError):
-    """Another driver is about to become the owner."""
+class StudyLostError(StudyLockedError):
+    """Another driver has become the owner."""
 
 
 class StudyLease:
-    """Ownership of the study in ``store`` whose working copy is ``folder``.
+    """Ownership of the study in ``store``, its own part, whose working copy is ``folder``.
 
-    Args:
-        store: The study's own part of the store.
-        folder: Its folder on this machine.
-        on_lost: Called from a thread when another driver has taken it over.
-        clock: When it is renewed.
+    ``on_lost`` is called from a thread when another driver has taken it over.
     """
 
     def __init__(
@@ -57,7 +53,8 @@ class StudyLease:
         self.store, self.folder, self._on_lost = store, folder, on_lost
         self.id = secrets.token_hex(8)
         self._clock = clock
-        self._confirmed = self._claimed = (0.0, 0.0)  # see _now(); before the last heartbeat, and before the claim
+        self._confirmed = (0.0, 0.0)  # before the last heartbeat, see _now()
+        self._lost: StudyLostError | None = None
         self._renewals: Repeated | None = None  # while it is held
 
     def check(self) -> None:
@@ -81,30 +78,24 @@ class StudyLease:
         return owner is not None and owner["id"] not in self._known()
 
     def acquire(self, download: Callable[[], None] = lambda: None) -> None:
-        """Become the owner until :meth:`release`.
-
-        Args:
-            download: Replaces the working folder by the store's content; called if that is newer.
+        """Become the owner until :meth:`release`; ``download`` is called if the store is newer than the folder.
 
         Raises:
             StudyLockedError: Another driver is the owner, or is about to be.
         """
         downloaded = None
         while True:
-            with self._claim():
+            with self._claim() as claimed:
                 self.check()
-                owner = self._owner()
-                if owner is None or owner == downloaded or owner["id"] in self._known():
-                    self._become_owner()
+                owner, known = self._owner(), self._known()
+                if owner is None or owner == downloaded or owner["id"] in known:
+                    # If it were lost or torn, the next driver here would replace newer rows by the store's.
+                    write_file(self.folder / OWNER_LOG, "".join(f"{owner}\n" for owner in (*known, self.id)))
+                    self._write(claimed)
                     break
             download()  # may take longer than a claim lasts, so that the owner may be another one by then
             downloaded = owner
         self._renewals = self._clock.repeat("lease", RENEW, self._renew)
-
-    def _become_owner(self) -> None:
-        # If it were lost or torn, the next driver here would replace newer rows by the store's.
-        write_file(self.folder / OWNER_LOG, "".join(f"{owner}\n" for owner in (*self._known(), self.id)))
-        self._write_in_time()
 
     def release(self) -> None:
         """Release the lease; the id stays, so that the next owner knows whether its working copy is current."""
@@ -115,18 +106,20 @@ class StudyLease:
                 self._heartbeat(released=True)
 
     def confirm(self) -> None:
-        """Ask the store who the owner is if the last heartbeat is old: this process or machine may have been suspended.
+        """Check that it is still held; if the last heartbeat is old (a process or machine that was suspended), ask.
 
         Raises:
-            StudyLockedError: Another driver is.
+            StudyLostError: Another driver is the owner.
             StudyWriteError: The store does not answer.
         """
+        if self._lost is not None:
+            raise self._lost
         if self._since(self._confirmed) > UNSURE:
             try:
                 self._heartbeat()
+            except StudyLostError:
+                raise
             except StudyError as problem:
-                if isinstance(problem, StudyLockedError) and not isinstance(problem, StudyClaimedError):
-                    raise
                 raise StudyWriteError(str(problem)) from None
 
     def _now(self) -> tuple[float, float]:
@@ -138,31 +131,25 @@ class StudyLease:
 
     def _heartbeat(self, released: bool = False) -> None:
         if self._since(self._confirmed) > UNSURE:  # another driver may take over at the same time
-            with self._claim():
+            with self._claim() as claimed:
                 self._check_mine()
-                self._write_in_time(released)
+                self._write(claimed, released)
         else:
             now = self._now()
             self._check_mine()
-            self._write(released)
-            self._confirmed = now
+            self._write(now, released)
 
     @contextlib.contextmanager
-    def _claim(self) -> Iterator[None]:
-        """Let no other driver become the owner meanwhile.
-
-        Raises:
-            StudyClaimedError: Another driver has a claim.
-        """
-        name = CLAIM + self.id
-        self._claimed = self._now()
+    def _claim(self) -> Iterator[tuple[float, float]]:
+        """Let no other driver become the owner meanwhile; yields when that began."""
+        name, claimed = CLAIM + self.id, self._now()
         self.store.write(name, self._identity(released=False))
         try:
             now = self.store.modified(name) or 0.0
             for other in self.store.files():
                 if other.startswith(CLAIM) and other != name:
                     self._check_claim(other, now)
-            yield
+            yield claimed
         finally:
             with contextlib.suppress(StudyError):
                 self.store.delete(name)
@@ -174,42 +161,39 @@ class StudyLease:
         if now - written > STALE or _is_gone(owner):
             self.store.delete(name)
             return
-        raise StudyClaimedError(
+        raise StudyLockedError(
             f"{self.store.uri} is being opened by {owner['holder']}; try again in a moment (the claim of a killed "
             f"process expires after {STALE:.0f} s), or use another --storage or --name"
         )
 
-    def _write_in_time(self, released: bool = False) -> None:
-        """Become or stay the owner while the claim is valid."""
-        if self._since(self._claimed) > UNSURE:
+    def _check_mine(self) -> None:
+        owner = self._owner()
+        if owner is not None and owner["id"] != self.id:
+            raise StudyLostError(f"{self.store.uri} was taken over by {owner['holder']}; this driver stops")
+
+    def _write(self, since: tuple[float, float], released: bool = False) -> None:
+        """Become or stay the owner, unless what the store said since ``since`` may be out of date."""
+        if self._since(since) > UNSURE:
             raise StudyWriteError(f"{self.store.uri} answers too slowly for a lease of {STALE:.0f} s; try again")
-        self._write(released)
-        self._confirmed = self._claimed
+        self.store.write(OWNER, self._identity(released))
+        self._confirmed = since
 
     def _renew(self) -> float | None:
         try:
             self._heartbeat()
-        except StudyError as problem:
-            if isinstance(problem, StudyLockedError) and not isinstance(problem, StudyClaimedError):
-                self._on_lost(problem)
-                return None
-            # No answer, or a claim that will be withdrawn; the mirror warns the user.
+        except StudyLostError as problem:
+            self._lost = problem
+            self._on_lost(problem)
+            return None
+        except StudyError:  # no answer, or a claim that will be withdrawn; the mirror warns the user
+            pass
         return RENEW
-
-    def _check_mine(self) -> None:
-        owner = self._owner()
-        if owner is not None and owner["id"] != self.id:
-            raise StudyLockedError(f"{self.store.uri} was taken over by {owner['holder']}; this driver stops")
-
-    def _write(self, released: bool) -> None:
-        self.store.write(OWNER, self._identity(released))
 
     def _identity(self, released: bool) -> bytes:
         now = datetime.datetime.fromtimestamp(self._clock.time(), datetime.timezone.utc)
-        holder = f"process {os.getpid()} on {socket.gethostname()}"
         owner = {
             "id": self.id,
-            "holder": holder,
+            "holder": f"process {os.getpid()} on {socket.gethostname()}",
             "renewed": now.isoformat(timespec="seconds"),
             "released": released,
             **_process(os.getpid()),

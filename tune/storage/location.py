@@ -8,33 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from typing import cast
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from pmae.data.cache import cache_dir
 from pmae.errors import ConfigError
-from studies.errors import StudyError
+from pmae.files import user_path
+from studies.storage.atomic import read_json
 from studies.storage.lock import StudyLock
 from studies.storage.object_store import Store, is_uri
 from studies.storage.rows import StudyRecord
 from tune.storage.clock import CLOCK, Clock
-from tune.storage.folder import existing_folder, is_study, new_folder, storage_path, study_name
 from tune.storage.lease import StudyLease
 from tune.storage.mirror import Mirror, download_study
+
+STUDY_FILES = ("study.json", "trials.arrow", "trials.journal")
+RESUME_NEEDS = ("name", "created_at", "dataset", "phases", "options", "command", "resources")  # of study.json
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A parsed ``--storage``.
-
-    Attributes:
-        root: Folder of the studies on this machine.
-        store: The object store; None for a folder.
-        clock: What the lease and the mirror go by.
-    """
+    """A parsed ``--storage``: the folder of the studies on this machine, and the object store if it is one."""
 
     root: Path
     store: Store | None = None
@@ -42,49 +42,40 @@ class Storage:
 
     @classmethod
     def open(cls, text: str, create: bool = True) -> Storage:
-        """Parse ``--storage``; without ``create`` nothing is written, for a dry run.
-
-        Raises:
-            ConfigError, StudyError: It cannot be used; the message contains no secrets.
-        """
+        """Parse ``--storage``; without ``create`` nothing is written, for a dry run. No error contains secrets."""
         if not is_uri(text):
-            return cls(storage_path(text, create))
+            return cls(_folder(text, create))
         store = Store.open(text)
         if create:
             store.check_writable()
-        address = urlsplit(store.uri)
         # Not every option: naming a region or another login does not change the place.
-        place = (
-            address.scheme,
-            address.netloc,
-            address.path.rstrip("/"),
-            parse_qs(address.query).get("endpoint_override"),
-        )
-        return cls(
-            storage_path(str(cache_dir() / "studies" / hashlib.sha256(repr(place).encode()).hexdigest()[:16]), create),
-            store,
-        )
+        address = urlsplit(store.uri)
+        server = parse_qs(address.query).get("endpoint_override")
+        place = address.scheme, address.netloc, address.path.rstrip("/"), server
+        copies = cache_dir() / "studies" / hashlib.sha256(repr(place).encode()).hexdigest()[:16]
+        return cls(_folder(str(copies), create), store)
 
     def new(self, name: str) -> Path:
-        """The folder of a new study.
-
-        Raises:
-            ConfigError: The study exists, here or in the store.
-        """
-        if self.store is None:
-            return new_folder(self.root, name)
-        if study_name(name) in self.store.studies():
-            raise ConfigError(
-                f"{self.store.below(name).uri} holds a study already; resume it (--resume), or use another "
-                "--name or --storage"
-            )
-        folder = self.root / name
+        """The folder of a new study; ConfigError if the name is not valid, or in use here or in the store."""
+        folder = self.root / study_name(name)
+        if self.store is not None:
+            if name in self.store.studies():
+                raise ConfigError(
+                    f"{self.store.below(name).uri} holds a study already; resume it (--resume), or use another "
+                    "--name or --storage"
+                )
+            if is_study(folder):
+                raise ConfigError(
+                    f"{folder} is the working copy of a study that is no longer in {self.store.uri}; upload it "
+                    "again with --resume, or delete the folder"
+                )
         if is_study(folder):
             raise ConfigError(
-                f"{folder} is the working copy of a study that is no longer in {self.store.uri}; upload it "
-                "again with --resume, or delete the folder"
+                f"{folder} holds a study already; resume it (--resume), or use another --name or --storage"
             )
-        return new_folder(self.root, name)
+        if folder.exists() and (not folder.is_dir() or any(not p.name.startswith(".") for p in folder.iterdir())):
+            raise ConfigError(f"{folder} exists and is not a study; use another --name or --storage")
+        return folder
 
     def existing(self, name: str | None) -> tuple[Path, StudyRecord]:
         """Folder and ``study.json`` of the study to resume, downloaded from the store if that is newer.
@@ -93,39 +84,44 @@ class Storage:
             ConfigError: It does not exist, or there are several and ``name`` is None.
             StudyLockedError: It is running.
         """
-        if self.store is None:
-            return existing_folder(self.root, name, str(self.root))
-        there = self.store.studies()
-        if name is None and there:
-            if len(there) > 1:
-                raise ConfigError(f"--resume: the studies in {self.store.uri} are {', '.join(there)}; give --name")
-            name = there[0]
-        if name is not None and study_name(name) in there:
-            folder = self.root / name
+        stored = [] if self.store is None else self.store.studies()
+        here = sorted(p.name for p in self.root.iterdir() if is_study(p)) if self.root.is_dir() else []
+        names = stored or here
+        place = str(self.root) if self.store is None else self.store.uri
+        listed = f"the studies in {place} are {', '.join(names)}" if names else f"there is no study in {place}"
+        if name is None:
+            if len(names) != 1:
+                advice = "give --name" if names else "leave --resume out to start one"
+                raise ConfigError(f"--resume: {listed}; {advice}")
+            name = names[0]
+        folder = self.root / study_name(name)
+        if self.store is not None and name in stored:
             with StudyLock(folder):
                 lease = StudyLease(self.store.below(name), folder, clock=self.clock)
                 lease.check()
-                self._download(lease)
-        return existing_folder(self.root, name, self.store.uri)
-
-    def _download(self, lease: StudyLease) -> None:
-        if not is_study(lease.folder) or lease.fetch_is_due():
-            download_study(lease.store, lease.folder)
+                if not is_study(folder) or lease.fetch_is_due():
+                    download_study(lease.store, folder)
+        record = read_json(folder / "study.json")
+        if record is None:
+            raise ConfigError(f"--resume: no study {name!r} in {place}; {listed}; leave --resume out to start one")
+        missing = [key for key in RESUME_NEEDS if key not in record]
+        if missing:
+            raise ConfigError(
+                f"--resume: {folder / 'study.json'} lacks {', '.join(missing)}: it is corrupted "
+                "or of another program; delete the folder, or use another --name"
+            )
+        return folder, cast(StudyRecord, record)
 
     def share_cache(self) -> None:
-        """Use a cache below the folder, which every node of a cluster sees, for images and components.
-
-        They are then decoded and fitted once instead of on each node. ``PMAE_CACHE`` overrides it. With an object
-        store each node has its own cache.
+        """Decode images and fit components once, in a cache that every node of a cluster sees (unless ``PMAE_CACHE``
+        names another); with an object store each node has its own.
         """
         if self.store is None:
             os.environ.setdefault("PMAE_CACHE", str(self.root / ".cache"))
 
     def place(self, folder: Path) -> str:
         """Where the study in ``folder`` is stored, for people."""
-        if self.store is None:
-            return str(folder)
-        return f"{self.store.below(folder.name).uri} (working copy: {folder})"
+        return str(folder) if self.store is None else f"{self.store.below(folder.name).uri} (working copy: {folder})"
 
     @contextmanager
     def hold(
@@ -133,32 +129,70 @@ class Storage:
     ) -> Iterator[Mirror | None]:
         """Own the study in ``folder`` while the block runs; yields what copies it to the store.
 
-        Args:
-            folder: The study's folder.
-            say: Shows a line to the user.
-            report: Called from another thread when the study was taken over by another driver.
-            shared: See :class:`tune.storage.mirror.Mirror`.
-
-        Raises:
-            StudyLockedError: Another driver runs it.
+        Raises StudyLockedError if another driver runs it. ``say`` shows a line to the user; ``report`` is called from
+        another thread when another driver took the study over; for ``shared`` see ``Mirror``.
         """
         with StudyLock(folder):
             if self.store is None:
                 yield None
                 return
             store = self.store.below(folder.name)
-
-            def on_lost(problem: StudyError) -> None:
-                mirror.lose(problem)
-                report(problem)
-
-            lease = StudyLease(store, folder, on_lost, self.clock)
+            lease = StudyLease(store, folder, report, self.clock)
             mirror = Mirror(folder, store, say, shared, self.clock, lease.confirm)
-            lease.acquire(
-                lambda: download_study(store, folder)
-            )  # if another driver has run it since it was planned here
+            lease.acquire(lambda: download_study(store, folder))  # if another driver has run it since it was planned
             try:
                 yield mirror
             finally:
                 mirror.abandon()
                 lease.release()
+
+
+def _folder(storage: str, create: bool) -> Path:
+    """The absolute path of ``--storage``; without ``create`` nothing is written, and the same is refused."""
+    if not storage:
+        raise ConfigError("--storage is empty; give a folder, for example runs")
+    try:
+        text = unquote(urlsplit(storage).path) if "://" in storage else storage
+    except ValueError as error:  # brackets that do not match
+        raise ConfigError(f"--storage {storage!r} is not a valid path or URI ({error})") from None
+    path = user_path(text, "--storage").absolute()
+    try:
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"--storage {path} is a file; give a folder")
+        if is_study(path):
+            raise ConfigError(
+                f"--storage {path} is itself a study; give its parent folder: --storage {path.parent} --name NAME"
+            )
+        above = next(p for p in (path, *path.parents) if p.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"--storage {path} is not writable ({above}); choose another folder or fix its permissions"
+            )
+        if create:
+            path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path if create else above):  # never has a name where the system can do without
+            return path
+    except OSError as error:
+        raise ConfigError(
+            f"--storage {path} is not writable ({error.strerror or error}); choose another folder or free some space"
+        ) from error
+
+
+def study_name(name: str) -> str:
+    """``name`` if it is valid; raises :class:`ConfigError` for anything that could be a path outside the storage."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ConfigError(
+            f"--name is {name!r}; a name has letters, digits, '.', '_' and '-' only, begins with a letter or a digit "
+            "and has at most 100 characters"
+        )
+    return name
+
+
+def as_study_name(text: str) -> str:
+    """A valid study name made from a dataset's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100] or "study"
+
+
+def is_study(folder: Path) -> bool:
+    """Whether ``folder`` is a study's."""
+    return any((folder / name).is_file() for name in STUDY_FILES)

@@ -34,8 +34,7 @@ class Mirror:
         say: Shows a line to the user.
         shared: Whether the workers of a cluster write checkpoints to the store themselves; those are not mirrored.
         clock: When copies are made.
-        confirm: Called before each change of the store; raises StudyLockedError if the study is another driver's, and
-            StudyWriteError if that cannot be known.
+        confirm: Called before each change of the store: ``StudyLease.confirm``.
     """
 
     def __init__(
@@ -49,32 +48,20 @@ class Mirror:
     ) -> None:
         self.folder, self.store, self.say, self.shared = folder, store, say, shared
         self._clock, self._confirm = clock, confirm
-        self._lost: StudyError | None = None  # why nothing may be written any more
         self._copied: dict[str, tuple[int, int, int]] = {}
         self._there: set[str] = set()
         self._copies: Repeated | None = None  # while it runs
         self._wait, self._warned = COPY_EVERY, False
 
     def start(self) -> None:
-        """Copy the plan, which must succeed, then the rest in a thread.
-
-        Raises:
-            StudyWriteError: The store cannot be written to.
-        """
-        self._there = {n for n in self.store.files() if not _is_hidden(n) and not self._is_foreign(n)}
+        """Copy the plan, or raise StudyWriteError, then the rest in a thread."""
+        foreign = CHECKPOINTS if self.shared else ()
+        self._there = {n for n in self.store.files() if not _is_hidden(n) and not n.startswith(foreign)}
         self.store.send(self.folder / FIRST[0], FIRST[0])
         self._copies = self._clock.repeat("mirror", COPY_EVERY, self._try)
 
-    def lose(self, problem: StudyError) -> None:
-        """Write nothing any more: the study belongs to another driver."""
-        self._lost = problem
-
     def finish(self) -> None:
-        """Copy what is left and end.
-
-        Raises:
-            StudyError: Not everything could be copied.
-        """
+        """Copy what is left and end; raises StudyError if not everything could be copied."""
         self._stop()
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -100,7 +87,6 @@ class Mirror:
             copies.stop()
 
     def _try(self) -> float | None:
-        """Copy; returns the seconds until the next attempt, None when there is none."""
         try:
             self.copy()
         except StudyWriteError as problem:
@@ -117,37 +103,30 @@ class Mirror:
         return self._wait
 
     def copy(self) -> None:
-        """Copy what has changed, delete what is gone.
-
-        Raises:
-            StudyWriteError: The store could not be written to; earlier files were copied.
-            StudyError: The study belongs to another driver.
-        """
+        """Copy what has changed, delete what is gone; raises what ``confirm`` and the store raise."""
         files = self._files()
         changed = {name for name in files if self._copied.get(name) != files[name]}
-        tables = self._read_tables() if changed & set(TABLES) else {}
+        tables: dict[str, bytes] = {}
+        for name in TABLES if changed & set(TABLES) else ():  # a snapshot of all, since one may have changed meanwhile
+            with suppress(FileNotFoundError):
+                tables[name] = (self.folder / name).read_bytes()
         for name in sorted(changed | tables.keys(), key=_order):
-            self._check_owned()
+            self._confirm()
             try:
                 self.store.send(tables.get(name, self.folder / name), name)
             except FileNotFoundError:  # deleted in the meantime
                 continue
             self._copied[name] = files.get(name, (0, 0, 0))
             self._there.add(name)
-        self._remove(self._there - files.keys())
-
-    def _check_owned(self) -> None:
-        if self._lost is not None:
-            raise self._lost
-        self._confirm()
-
-    def _read_tables(self) -> dict[str, bytes]:
-        """A snapshot of all tables, since one may have changed after ``_files``."""
-        found = {}
-        for name in TABLES:
-            with suppress(FileNotFoundError):
-                found[name] = (self.folder / name).read_bytes()
-        return found
+        for name in sorted(self._there - files.keys()):
+            self._confirm()
+            parent = Path(name).parent.as_posix()
+            if parent != "." and not (self.folder / parent).is_dir():
+                self.store.delete_folder(parent)
+            else:
+                self.store.delete(name)
+            self._there.discard(name)
+            self._copied.pop(name, None)
 
     def forget(self, folder: str) -> None:
         """Delete checkpoints that workers of a cluster wrote to ``folder`` of the store."""
@@ -156,17 +135,6 @@ class Mirror:
                 self.store.delete_folder(folder)
             except StudyWriteError as problem:
                 self.say(f"{problem}; {folder} was not deleted")
-
-    def _remove(self, gone: set[str]) -> None:
-        for name in sorted(gone):
-            self._check_owned()
-            parent = Path(name).parent.as_posix()
-            if parent != "." and not (self.folder / parent).is_dir():
-                self.store.delete_folder(parent)
-            else:
-                self.store.delete(name)
-            self._there.discard(name)
-            self._copied.pop(name, None)
 
     def _files(self) -> dict[str, tuple[int, int, int]]:
         found = {}
@@ -182,16 +150,9 @@ class Mirror:
                 found[name] = (state.st_mtime_ns, state.st_size, state.st_ino)
         return found
 
-    def _is_foreign(self, name: str) -> bool:
-        return self.shared and name.startswith(CHECKPOINTS)
-
 
 def download_study(store: Store, folder: Path) -> None:
-    """Replace the contents of ``folder`` by those of ``store``; files whose name begins with a dot stay.
-
-    Raises:
-        StudyError: The store cannot be read.
-    """
+    """Replace the contents of ``folder`` by those of ``store``; files whose name begins with a dot stay."""
     names = [n for n in store.files() if not _is_hidden(n)]
     folder.mkdir(parents=True, exist_ok=True)
     for path in list(folder.iterdir()):

@@ -19,21 +19,13 @@ EIGENIMAGES = 16
 FOLDER = "samples"
 
 
-def write_strip(folder: str | Path, spec: TrialSpec, result: PretrainResult, images: ImageSet) -> None:
+def write_strip(folder: Path, spec: TrialSpec, result: PretrainResult, images: ImageSet) -> None:
     """Write reconstructions of a few validation images, and their candidate, to ``samples/<trial id>.npz``."""
-    path = Path(folder) / FOLDER / f"{spec.trial_id}.npz"
+    path = folder / FOLDER / f"{spec.trial_id}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    masking, model = spec.config.masking, spec.config.model
-    candidate = {
-        "label": spec.label,
-        "method": masking.method,
-        "ratio": masking.ratio if masking.strategy != "sampled" else None,
-        "patch_size": model.patch_size,
-        "patch_stride": model.patch_stride,
-        "mask_unit": masking.mask_unit,
-        "strategy": masking.strategy,
-        "basis": masking.basis if masking.method == "pmae" else None,
-    }
+    candidate = {"label": spec.label, **spec.candidate()}
+    if spec.config.masking.strategy == "sampled":
+        candidate["ratio"] = None
     arrays = {f"{spec.trial_id}/{name}": array for name, array in strip(result, images).items()}
     arrays[f"{spec.trial_id}/candidate"] = np.array(json.dumps(candidate))
     with open(path, "wb") as file:
@@ -50,13 +42,11 @@ def strip(result: PretrainResult, images: ImageSet, count: int = IMAGES) -> dict
     chosen = _one_per_class(images, count)
     pixels = torch.from_numpy(np.array(images.images[chosen]))
     rebuilt = reconstruct(result.model, pixels, result.statistics, result.config, result.seed)
-    visible, completed = (_levels(part) for part in (rebuilt.visible, rebuilt.completed))
-    error = (rebuilt.completed - rebuilt.original) / LEVELS
+    levels = {"visible": rebuilt.visible, "completed": rebuilt.completed}
     return {
         "original": pixels.numpy(),
-        "visible": visible,
-        "completed": completed,
-        "error": _channels_last(error).float().numpy(),
+        **{name: _channels_last(part.round().clamp(0, LEVELS)).astype(np.uint8) for name, part in levels.items()},
+        "error": _channels_last((rebuilt.completed - rebuilt.original) / LEVELS),
     }
 
 
@@ -68,8 +58,7 @@ def _one_per_class(images: ImageSet, count: int) -> np.ndarray:
     for label in np.unique(labels):
         own = np.flatnonzero(labels == label)
         rank[own] = np.arange(len(own))
-    chosen: np.ndarray = rows[np.lexsort((labels, rank))[:count]]
-    return chosen
+    return np.asarray(rows[np.lexsort((labels, rank))[:count]])
 
 
 def merge_samples(folder: Path, components: PrincipalComponents | None) -> None:
@@ -88,10 +77,6 @@ def merge_samples(folder: Path, components: PrincipalComponents | None) -> None:
         write_file(folder / "samples.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
 
 
-def _levels(x: torch.Tensor) -> np.ndarray:
-    picture: np.ndarray = _channels_last(x.round().clamp(0, LEVELS)).to(torch.uint8).numpy()
-    return picture
-
-
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.permute(0, 2, 3, 1).cpu()
+def _channels_last(x: torch.Tensor) -> np.ndarray:
+    pixels: np.ndarray = x.permute(0, 2, 3, 1).float().cpu().numpy()
+    return pixels

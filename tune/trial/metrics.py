@@ -26,26 +26,29 @@ STUDY_GAUGES = {
 }
 
 
-class TrialGauges:
+class Gauges:
+    """Gauges with the same tags."""
+
+    def __init__(self, texts: Mapping[str, str], tags: dict[str, str]) -> None:
+        self._gauges = {name: Gauge(name, description=text, tag_keys=tuple(tags)) for name, text in texts.items()}
+        self._tags = tags
+
+    def set(self, values: Mapping[str, float | None]) -> None:
+        """Set the gauges that have a finite value."""
+        for name, value in values.items():
+            if value is not None and math.isfinite(value):
+                self._gauges[name].set(value, tags=self._tags)
+
+
+class TrialGauges(Gauges):
     """The gauges of one trial; the tag is its readable name."""
 
     def __init__(self, spec: TrialSpec) -> None:
-        self._tags = {"trial": spec.name, "phase": spec.phase}
-        self._gauges = {n: Gauge(n, description=d, tag_keys=("trial", "phase")) for n, d in TRIAL_GAUGES.items()}
+        super().__init__(TRIAL_GAUGES, {"trial": spec.name, "phase": spec.phase})
 
-    def epoch(self, record: Mapping[str, Any]) -> None:
-        """Set the gauges from an epoch."""
-        for name in ("train_loss", "images_per_second", "achieved_ratio"):
-            self._set(f"pmae_{name}", record.get(name))
-
-    def end(self, row: Mapping[str, Any]) -> None:
-        """Set the gauges from the trial's row."""
-        for name in ("train_loss", "images_per_second", "achieved_ratio", "val_linear"):
-            self._set(f"pmae_{name}", row.get(name))
-
-    def _set(self, name: str, value: float | None) -> None:
-        if value is not None and math.isfinite(value):
-            self._gauges[name].set(value, tags=self._tags)
+    def show(self, values: Mapping[str, Any]) -> None:
+        """Set the gauges from an epoch or from the trial's row."""
+        self.set({name: values.get(name.removeprefix("pmae_")) for name in TRIAL_GAUGES})
 
 
 class SharedTrialGauges(UserCallback):
@@ -58,30 +61,26 @@ class SharedTrialGauges(UserCallback):
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         """Called after every epoch with each worker's report."""
         self._gauges = self._gauges or TrialGauges(self.spec)
-        self._gauges.epoch(metrics[0])
+        self._gauges.show(metrics[0])
 
 
-class StudyGauges:
+class StudyGauges(Gauges):
     """The study's own gauges; the tag is its name."""
 
     def __init__(self, study: str) -> None:
-        self._tags = {"study": study}
-        self._gauges = {n: Gauge(n, description=d, tag_keys=("study",)) for n, d in STUDY_GAUGES.items()}
+        super().__init__(STUDY_GAUGES, {"study": study})
 
     def show(self, rows: Mapping[str, Mapping[str, Any]], running: int, default_ratio: float) -> None:
         """Set all gauges from the records so far."""
         done = [r for r in rows.values() if r["status"] == "done" and r.get("val_linear") is not None]
-        failed = sum(r["status"] in ("failed", "diverged") for r in rows.values())
-        values: dict[str, float] = {
-            "pmae_study_trials_done": len(done),
-            "pmae_study_trials_failed": failed,
-            "pmae_study_trials_running": running,
-        }
-        pmae = [r for r in done if r["method"] == "pmae" and r["phase"] == "explore"]
-        default = [r["val_linear"] for r in pmae if math.isclose(r["ratio"], default_ratio)]
-        if done:
-            values["pmae_study_best_val_linear"] = max(r["val_linear"] for r in done)
-        if default:
-            values["pmae_study_default_regret"] = max(r["val_linear"] for r in pmae) - max(default)
-        for name, value in values.items():
-            self._gauges[name].set(value, tags=self._tags)
+        explored = [r for r in done if r["method"] == "pmae" and r["phase"] == "explore"]
+        default = [r["val_linear"] for r in explored if math.isclose(r["ratio"], default_ratio)]
+        self.set(
+            {
+                "pmae_study_trials_done": len(done),
+                "pmae_study_trials_failed": sum(r["status"] in ("failed", "diverged") for r in rows.values()),
+                "pmae_study_trials_running": running,
+                "pmae_study_best_val_linear": max((r["val_linear"] for r in done), default=None),
+                "pmae_study_default_regret": max(r["val_linear"] for r in explored) - max(default) if default else None,
+            }
+        )

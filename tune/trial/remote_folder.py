@@ -12,7 +12,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,60 +87,53 @@ def fetch_credentials(job: TrialJob) -> dict[str, str]:
     return {} if job.exchange is None else _answer(ray.get_actor(job.exchange).credentials.remote())
 
 
-class NodeFolder:
-    """A trial's folder on its node; :meth:`sync` exchanges files and the stop signal with the study's folder."""
+@contextmanager
+def node_folder(job: TrialJob, trial_id: str) -> Iterator[tuple[TrialJob, Callable[[bool], None]]]:
+    """The job with a folder on this node, and what exchanges files and the stop signal with the study's folder.
 
-    def __init__(self, job: TrialJob, trial_id: str) -> None:
-        assert job.exchange is not None
-        self.actor: Any = ray.get_actor(job.exchange)
-        self.trial_id = trial_id
-        self.folder = Path(tempfile.gettempdir()) / f"{job.exchange}-{trial_id}"
-        self.job = dataclasses.replace(job, folder=str(self.folder))
-        self._sent: dict[str, int] = {}
-        self._at = 0.0
+    It does so at most every ``SYNC_EVERY`` seconds unless it is called with True. The folder is kept when the trial
+    raises, since it may be retried here.
+    """
+    assert job.exchange is not None
+    study: Any = ray.get_actor(job.exchange)
+    folder = Path(tempfile.gettempdir()) / f"{job.exchange}-{trial_id}"
+    here = dataclasses.replace(job, folder=str(folder))
+    checkpoints = here.checkpoints(trial_id)
+    checkpoints.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for old in checkpoints.iterdir():
+        if old.name != LOCAL:
+            old.unlink()
+    for name, content in _answer(study.checkpoints.remote(trial_id)).items():
+        (checkpoints / name).write_bytes(content)
 
-    def fetch(self) -> None:
-        """Fetch the trial's checkpoints from its earlier run."""
-        folder = self.job.checkpoints(self.trial_id)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for old in folder.iterdir():
-            if old.name != LOCAL:
-                old.unlink()
-        for name, content in _answer(self.actor.checkpoints.remote(self.trial_id)).items():
-            (folder / name).write_bytes(content)
-        self._sent = {name: p.stat().st_mtime_ns for name, p in self._files().items()}
-        self.sync(now=True)
+    def written() -> dict[str, int]:
+        found = [*checkpoints.glob("epoch-*.ckpt"), *(folder / SAMPLES).glob("*.npz")]
+        return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in found}
 
-    def sync(self, now: bool = False) -> None:
-        """Send new files and receive the stop signal, at most every ``SYNC_EVERY`` seconds unless ``now``.
+    sent, synced_at = written(), 0.0
 
-        Raises:
-            OSError: The driver's disk is full.
-        """
-        if not now and time.monotonic() - self._at < SYNC_EVERY:
+    def sync(now: bool) -> None:
+        nonlocal sent, synced_at
+        if not now and time.monotonic() - synced_at < SYNC_EVERY:
             return
-        files = self._files()
-        times = {name: path.stat().st_mtime_ns for name, path in files.items()}
-        changed = {name: files[name].read_bytes() for name in files if self._sent.get(name) != times[name]}
+        files = written()
+        changed = {name: (folder / name).read_bytes() for name in files if sent.get(name) != files[name]}
         if changed:
-            _answer(self.actor.put.remote(self.trial_id, changed, list(files)))
-            self._sent = times
-        if _answer(self.actor.stopping.remote()):
-            self.job.stop_file.touch()
+            _answer(study.put.remote(trial_id, changed, list(files)))
+            sent = files
+        if _answer(study.stopping.remote()):
+            here.stop_file.touch()
         else:
-            self.job.stop_file.unlink(missing_ok=True)
-        self._at = time.monotonic()
+            here.stop_file.unlink(missing_ok=True)
+        synced_at = time.monotonic()
 
-    def remove(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _files(self) -> dict[str, Path]:
-        found = [*self.job.checkpoints(self.trial_id).glob("epoch-*.ckpt"), *(self.folder / SAMPLES).glob("*.npz")]
-        return {path.relative_to(self.folder).as_posix(): path for path in found}
+    sync(True)
+    yield here, sync
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _answer(reference: Any) -> Any:
+    """The actor's answer; raises OSError if the driver's disk is full."""
     try:
         return ray.get(reference)
     except RayTaskError as error:

@@ -15,24 +15,23 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pmae.components import PrincipalComponents, cached_components
-from pmae.config import PretrainConfig
+from pmae.config import DataConfig, PretrainConfig
 from pmae.data import ImageSet, load_images
 from pmae.errors import DataError, DivergedError
 from pmae.trainer import PretrainResult, pretrain
-from tune.trial.result import ErrorKind, TrialResult, trial_columns
-from tune.trial.spec import FOLD_REPEATS, FOLDS_BELOW, TrialJob, TrialSpec
+from tune.trial.spec import FOLD_REPEATS, FOLDS_BELOW, ErrorKind, TrialJob, TrialResult, TrialSpec, trial_columns
 
 if TYPE_CHECKING:
     import numpy as np
 
 OnEpoch = Callable[[dict[str, Any]], None]
+HISTORY = ("epoch", "train_loss", "objective", "learning_rate", "images_per_second")
 
 
 class StopRequested(Exception):
@@ -74,13 +73,15 @@ def run_trial(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch | None = None) -
             raise StopRequested(f"stopped after epoch {record['epoch'] + 1} of {spec.config.optim.epochs}")
 
     measured: dict[str, Any] = {}
-    notices: list[str] = []
-    try:
-        with _collect_warnings(notices):
+    ending: dict[str, Any] = {"status": "done", "error": None, "error_kind": None}
+    # Warnings for the user (corrupted checkpoints and caches) are collected instead of printed in a worker.
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
             measured = _train_and_score(spec, job, each_epoch)
-        ending: dict[str, Any] = {"status": "done", "error": None, "error_kind": None}
-    except Exception as problem:
-        ending = _ending(problem)
+        except Exception as problem:
+            ending = _ending(problem)
+    ours = f"{os.sep}pmae{os.sep}", f"{os.sep}tune{os.sep}"
     history = measured.pop("history", history)
     result = {
         **trial_columns(spec, job),
@@ -92,26 +93,42 @@ def run_trial(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch | None = None) -
         "seconds": time.perf_counter() - clock,
         "started_at": started.isoformat(),
         "peak_memory_bytes": _peak_memory(),
-        "history": [{"trial_id": spec.trial_id, "seed": spec.seed, **_history_columns(h)} for h in history],
-        "notices": notices,
+        "history": [{"trial_id": spec.trial_id, "seed": spec.seed, **{k: h[k] for k in HISTORY}} for h in history],
+        "notices": [str(w.message) for w in caught if w.category is UserWarning and any(o in w.filename for o in ours)],
     }
     return cast(TrialResult, result)
 
 
 def _train_and_score(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch) -> dict[str, Any]:
-    images = shared_images(
-        spec.config.data.dataset, spec.config.data.data_root, spec.config.data.image_size, spec.config.data.limit,
-        spec.config.data.data_seed, job.skip_unreadable,
-    )  # fmt: skip
+    """Train unless it is a control, then linear probe, k-NN and the study's measures; exploring never reads test."""
+    from pmae.probes import extract_features, pixel_features, untrained_encoder
+
+    config, data = spec.config, (spec.config.data, job.skip_unreadable)
+    images, components = shared_images(*data), None
+    if config.masking.method == "pmae" and spec.control != "pixels":
+        components = shared_components(*data, config.masking.basis)
+    splits = ("train", "val") if spec.phase == "explore" else ("train", "val", "test")
+    columns: dict[str, Any] = {
+        "train_images": len(images.indices("train")),
+        "evaluation": evaluation_of(config, images),
+    }
+    if spec.control == "pixels":
+        return {**columns, **_probe(spec, pixel_features(images, splits), images)}
     if spec.control is not None:
-        return _score_control(spec, images)
-    components = shared_components(images, spec.config.masking.basis) if spec.config.masking.method == "pmae" else None
+        encoder = untrained_encoder(config, images, components, seed=spec.seed)
+        return {**columns, **_probe(spec, extract_features(encoder, images, splits), images)}
     result = _train(spec, job, images, components, on_epoch)
-    scores = _score(spec, job, result, images)
+    features = extract_features(result.encoder, images, splits)
+    columns["metrics"] = {}
+    if job.metrics is not None:
+        module, _, function = job.metrics.partition(":")
+        measure = getattr(importlib.import_module(module), function)
+        columns["metrics"] = measure(Measured(result, images, spec, features))
+    columns |= _probe(spec, features, images)
     if spec.samples:
         from tune.trial.image_strips import write_strip
 
-        write_strip(job.folder, spec, result, images)
+        write_strip(Path(job.folder), spec, result, images)
     epochs = result.history
     steady = [h["images_per_second"] for h in epochs[1:] or epochs]  # the first epoch also warms up caches
     return {
@@ -120,9 +137,8 @@ def _train_and_score(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch) -> dict[
         "training_problem": result.training_problem or "",
         "precision": result.precision,
         "images_per_second": sorted(steady)[len(steady) // 2],
-        "train_images": len(images.indices("train")),
         "history": epochs,
-        **scores,
+        **columns,
     }
 
 
@@ -171,41 +187,10 @@ def _shared_storage(job: TrialJob, folder: Path) -> dict[str, Any]:
     return {"storage_path": store.root, "storage_filesystem": store.filesystem}
 
 
-def _score(spec: TrialSpec, job: TrialJob, result: PretrainResult, images: ImageSet) -> dict[str, Any]:
-    """Linear probe, k-NN and the study's own measures; test is read in the confirm phase only."""
-    from pmae.probes import extract_features
-
-    splits = ("train", "val", "test") if spec.phase == "confirm" else ("train", "val")
-    features = extract_features(result.encoder, images, splits)
-    metrics: dict[str, Any] = {}
-    if job.metrics is not None:
-        module, _, function = job.metrics.partition(":")
-        metrics = getattr(importlib.import_module(module), function)(Measured(result, images, spec, features))
-    return {
-        **_probe(spec, features, images),
-        "metrics": metrics,
-        "evaluation": evaluation_of(spec.config, images),
-    }
-
-
-def _score_control(spec: TrialSpec, images: ImageSet) -> dict[str, Any]:
-    """Probe the encoder as initialized, or raw pixels; nothing is trained."""
-    from pmae.probes import extract_features, pixel_features, untrained_encoder
-
-    splits = ("train", "val", "test")
-    scored = {"train_images": len(images.indices("train")), "evaluation": evaluation_of(spec.config, images)}
-    if spec.control == "pixels":
-        return {**_probe(spec, pixel_features(images, splits), images), **scored}
-    components = shared_components(images, spec.config.masking.basis) if spec.config.masking.method == "pmae" else None
-    encoder = untrained_encoder(spec.config, images, components, seed=spec.seed)
-    return {**_probe(spec, extract_features(encoder, images, splits), images), **scored}
-
-
 def evaluation_of(config: PretrainConfig, images: ImageSet) -> str:
     """``folds`` where the test split is small: accuracies of a few hundred images are mostly noise; else ``split``."""
-    if config.probe.protocol != "fast":
-        return "split"
-    return "folds" if len(images.indices("test")) < FOLDS_BELOW else "split"
+    folds = config.probe.protocol == "fast" and len(images.indices("test")) < FOLDS_BELOW
+    return "folds" if folds else "split"
 
 
 def _probe(spec: TrialSpec, features: Mapping[str, np.ndarray], images: ImageSet) -> dict[str, float | None]:
@@ -227,22 +212,16 @@ def _probe(spec: TrialSpec, features: Mapping[str, np.ndarray], images: ImageSet
 
 
 @functools.lru_cache(maxsize=2)
-def shared_images(
-    source: str, root: str | None, image_size: int | None, limit: int | None, seed: int, skip_unreadable: bool
-) -> ImageSet:
+def shared_images(data: DataConfig, skip_unreadable: bool) -> ImageSet:
     """The images, mapped from the cache once per process."""
-    return load_images(source, root, image_size, limit, seed, skip_unreadable=skip_unreadable)
+    source = data.dataset, data.data_root, data.image_size, data.limit, data.data_seed
+    return load_images(*source, skip_unreadable=skip_unreadable)
 
 
-_COMPONENTS: dict[tuple[str, str], PrincipalComponents] = {}
-
-
-def shared_components(images: ImageSet, basis: str) -> PrincipalComponents:
+@functools.lru_cache
+def shared_components(data: DataConfig, skip_unreadable: bool, basis: str) -> PrincipalComponents:
     """The components, read from the cache once per process."""
-    key = (images.fingerprint, basis)
-    if key not in _COMPONENTS:
-        _COMPONENTS[key] = cached_components(images, basis)[0]
-    return _COMPONENTS[key]
+    return cached_components(shared_images(data, skip_unreadable), basis)[0]
 
 
 def _ending(problem: Exception) -> dict[str, Any]:
@@ -273,10 +252,6 @@ def _is_memory_error(problem: Exception) -> bool:
     return "out of memory" in text or "can't allocate memory" in text
 
 
-def _history_columns(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: record[k] for k in ("epoch", "train_loss", "objective", "learning_rate", "images_per_second")}
-
-
 def _peak_memory() -> int:
     """Largest memory of this process so far in bytes (of the GPU where one is used)."""
     torch = sys.modules.get("torch")
@@ -284,17 +259,3 @@ def _peak_memory() -> int:
         return int(torch.cuda.max_memory_allocated())
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-@contextmanager
-def _collect_warnings(notices: list[str]) -> Iterator[None]:
-    """Collect warnings for the user (corrupted checkpoints and caches) instead of printing them in a worker."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            yield
-        finally:
-            own = f"{os.sep}pmae{os.sep}", f"{os.sep}tune{os.sep}"
-            notices += [
-                str(w.message) for w in caught if w.category is UserWarning and any(o in w.filename for o in own)
-            ]

@@ -1,4 +1,4 @@
-"""Input of a trial: its own (:class:`TrialSpec`) and what all trials of a study share (:class:`TrialJob`)."""
+"""What goes into a trial (:class:`TrialSpec`, and :class:`TrialJob` of all trials), and what it sends back."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from pmae.config import PretrainConfig
-from studies.storage.rows import Phase
+from studies.formatting import count
+from studies.storage.rows import EpochRow, Phase, Status, TrialRow
 
 FOLDS_BELOW = 2_000  # test images below which the confirm phase reports cross-validated accuracies
 FOLD_REPEATS = 3  # cross-validations that are averaged then: they remove a third of the variance on digits
@@ -17,6 +18,8 @@ FOLD_REPEATS = 3  # cross-validations that are averaged then: they remove a thir
 # Tune would copy these into the runtime environment of every trial, which Ray's runtime_env_agent writes to its log.
 # Workers of a private Ray inherit them from the driver; on a cluster trials ask tune.trial.remote_folder for them.
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
+
+ErrorKind = Literal["stop_requested", "diverged", "disk_full", "out_of_memory", "timeout", "process_lost", "exception"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,22 @@ class TrialSpec:
         """Name for people, for example ``pmae r=0.20 p=4 seed=1``."""
         return f"{self.label} seed={self.seed}"
 
+    def candidate(self) -> dict[str, Any]:
+        """The columns of the record that say what is trained; a control lacks those that do not apply to it."""
+        masking, model = self.config.masking, self.config.model
+        pmae = masking.method == "pmae"
+        columns: dict[str, Any] = {"method": self.control or masking.method}
+        if self.control is None:
+            columns |= {
+                "strategy": masking.strategy,
+                "ratio": masking.ratio,
+                "mask_unit": None if pmae else masking.mask_unit,
+                "basis": masking.basis if pmae else None,
+            }
+        if self.control != "pixels":
+            columns |= {"patch_size": model.patch_size, "patch_stride": model.patch_stride, "pool": model.pool}
+        return columns
+
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
         return {**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "config": self.config.to_dict()}
@@ -52,19 +71,16 @@ class TrialSpec:
 
 @dataclass(frozen=True)
 class TrialJob:
-    """What all trials of a study share.
+    """What all trials of a study share; ``dataclasses.asdict`` gives JSON types.
 
     Attributes:
         folder: The study's folder (absolute, seen by every node unless there is an ``exchange``).
         dataset: Name of the images in the record.
-        skip_unreadable: As in ``load_images``.
         threads: CPU threads of a one-worker trial.
         workers: Processes that train one trial; more than one use Ray Train.
         least_workers: How few of them a trial may run with while nodes are missing; None is all.
-        gpus: GPUs of a trial.
         timeout: Seconds after which the trial's process is killed; None is never.
         metrics: ``module:function`` of further measures, called with a ``Measured``; None is none.
-        code_version, versions: Written into every record.
         gauges: Whether each epoch is reported to the dashboard.
         exchange: Name of the actor that gives trials access to the folder; None where they see it themselves.
         checkpoint_uri: Object store for the checkpoints of trials with several workers; None is the folder.
@@ -90,15 +106,59 @@ class TrialJob:
         """Exists while the study is stopping."""
         return Path(self.folder) / ".stop"
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON types."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrialJob:
-        """Inverse of :meth:`to_dict`."""
-        return cls(**values)
-
     def checkpoints(self, trial_id: str) -> Path:
         """Folder of a trial's checkpoints: the same after a retry and after ``--resume``."""
         return Path(self.folder) / "checkpoints" / trial_id
+
+
+class TrialResult(TrialRow, total=False):
+    """What a trial sends back: a row of the trials and what is not a column of it.
+
+    ``history`` are its epochs, ``notices`` warnings for the user; ``error_kind`` says why a trial that is not done
+    ended, for decisions (``error`` is the text for people).
+    """
+
+    history: list[EpochRow]
+    notices: list[str]
+    error_kind: ErrorKind | None
+
+
+def split_result(result: TrialResult, study: str) -> tuple[TrialRow, list[EpochRow]]:
+    """The row and the epochs to write."""
+    extra = ("history", "notices", "error_kind")
+    row = {"study": study, **{name: value for name, value in result.items() if name not in extra}}
+    return cast(TrialRow, row), result.get("history", [])
+
+
+def blank_result(spec: TrialSpec, job: TrialJob, status: Status, error: str, kind: ErrorKind) -> TrialResult:
+    """The result of a trial that could not report its own."""
+    return cast(TrialResult, {**trial_columns(spec, job), "status": status, "error": error, "error_kind": kind})
+
+
+def trial_columns(spec: TrialSpec, job: TrialJob) -> dict[str, Any]:
+    """The columns that are known before a trial runs."""
+    return {
+        "trial_id": spec.trial_id,
+        "phase": spec.phase,
+        "dataset": job.dataset,
+        **spec.candidate(),
+        "seed": spec.seed,
+        "config": spec.config.to_dict(),
+        "config_hash": spec.config.hash(),
+        "code_version": job.code_version,
+        "versions": job.versions,
+        "device": _device_name(job),
+    }
+
+
+def _device_name(job: TrialJob) -> str:
+    """What decides how results are rounded, such as ``cpu: AMD EPYC 7B13 (AVX2), 1 thread``."""
+    import torch
+
+    from pmae.devices import cpu_name
+
+    if job.gpus:
+        name = torch.cuda.get_device_name() if torch.cuda.is_available() else "gpu"
+    else:
+        name = f"cpu: {cpu_name()}, {count(job.threads, 'thread')}"
+    return name if job.workers == 1 else f"{name}, {job.workers} workers"

@@ -6,22 +6,15 @@ import faulthandler
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
 
 from ray import tune
 from ray.tune.trainable import wrap_function
 
-from tune.trial.result import blank_result
-from tune.trial.spec import TrialJob, TrialSpec
+from tune.trial.spec import TrialJob, TrialSpec, blank_result
 
 REPORT_EVERY = 1.0  # seconds; each report costs the driver time
-
-
-class Sync(Protocol):
-    """Synchronize the trial's folder with the study's, at once if ``now``."""
-
-    def __call__(self, now: bool = False) -> None: ...
 
 
 def trial_actor(study: str, resources: Any) -> type:
@@ -36,51 +29,38 @@ def trial_actor(study: str, resources: Any) -> type:
 
 def tune_trial(config: dict[str, Any]) -> None:
     """Run ``config["trial"]`` and report its record as JSON under ``row``."""
-    spec = TrialSpec.from_dict(config["trial"])
-    with _study_folder(TrialJob.from_dict(config["job"]), spec.trial_id) as (job, sync):
-        _run(spec, job, sync)
-
-
-def _run(spec: TrialSpec, job: TrialJob, sync: Sync) -> None:
     from tune.trial.run import run_trial
 
-    gauges = None
-    if job.gauges:
-        from tune.trial.metrics import TrialGauges
+    spec, job = TrialSpec.from_dict(config["trial"]), TrialJob(**config["job"])
+    folder: Any = nullcontext((job, lambda now: None))
+    if job.exchange is not None:
+        from tune.trial.remote_folder import node_folder
 
-        gauges = TrialGauges(spec)
-    last = time.monotonic()
+        folder = node_folder(job, spec.trial_id)
+    with folder as (job, sync):
+        gauges = None
+        if job.gauges:
+            from tune.trial.metrics import TrialGauges
 
-    def on_epoch(record: dict[str, Any]) -> None:
-        nonlocal last
+            gauges = TrialGauges(spec)
+        last = time.monotonic()
+
+        def on_epoch(record: dict[str, Any]) -> None:
+            nonlocal last
+            if gauges is not None:
+                gauges.show(record)
+            sync(False)
+            if time.monotonic() - last >= REPORT_EVERY:
+                last = time.monotonic()
+                tune.report({"epoch": record["epoch"], "train_loss": record["train_loss"]})
+
+        with _time_limit(spec, job) as overdue:
+            row = blank_result(spec, job, "failed", overdue, "timeout") if overdue else run_trial(spec, job, on_epoch)
         if gauges is not None:
-            gauges.epoch(record)
-        sync()
-        if time.monotonic() - last >= REPORT_EVERY:
-            last = time.monotonic()
-            tune.report({"epoch": record["epoch"], "train_loss": record["train_loss"]})
-
-    with _time_limit(spec, job) as overdue:
-        row = blank_result(spec, job, "failed", overdue, "timeout") if overdue else run_trial(spec, job, on_epoch)
-    if gauges is not None:
-        gauges.end(row)
-    with suppress(OSError):  # the driver's disk is full, which it notices itself
-        sync(now=True)
-    tune.report({"row": json.dumps(row, default=str), "val_linear": row.get("val_linear")})
-
-
-@contextmanager
-def _study_folder(job: TrialJob, trial_id: str) -> Iterator[tuple[TrialJob, Sync]]:
-    """The job with a folder that this node sees, and the function that synchronizes it with the study's."""
-    if job.exchange is None:
-        yield job, lambda now=False: None
-        return
-    from tune.trial.remote_folder import NodeFolder
-
-    node = NodeFolder(job, trial_id)
-    node.fetch()
-    yield node.job, node.sync
-    node.remove()  # kept when the trial raises, since it may be retried here
+            gauges.show(row)
+        with suppress(OSError):  # the driver's disk is full, which it notices itself
+            sync(True)
+        tune.report({"row": json.dumps(row, default=str), "val_linear": row.get("val_linear")})
 
 
 @contextmanager
@@ -97,7 +77,10 @@ def _time_limit(spec: TrialSpec, job: TrialJob) -> Iterator[str | None]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "overdue.txt"
     if path.exists() and path.stat().st_size:
-        yield f"ran longer than --trial-timeout {job.timeout:g} s; it was at: {_innermost(path.read_text())}"
+        lines = [line.strip() for line in path.read_text().splitlines() if line.strip().startswith("File ")]
+        ours = [line for line in lines if "/pmae/" in line or "/tune/" in line]
+        innermost = (ours or lines or ["an unknown place"])[0]
+        yield f"ran longer than --trial-timeout {job.timeout:g} s; it was at: {innermost}"
         return
     with open(path, "w") as file:
         faulthandler.dump_traceback_later(job.timeout, exit=True, file=file)
@@ -105,9 +88,3 @@ def _time_limit(spec: TrialSpec, job: TrialJob) -> Iterator[str | None]:
             yield None
         finally:
             faulthandler.cancel_dump_traceback_later()
-
-
-def _innermost(trace: str) -> str:
-    lines = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
-    ours = [line for line in lines if "/pmae/" in line or "/tune/" in line]
-    return (ours or lines or ["an unknown place"])[0]

@@ -9,10 +9,9 @@ import pytest
 from pmae.errors import ConfigError
 from tune import ConfirmOptions, SearchOptions, StudyOptions
 from tune.planning.check import parse_duration
-from tune.planning.describe import expected_seconds, fit_to_budget, phase_seconds
+from tune.planning.describe import expected_seconds, fit_to_budget, phase_seconds, power
 from tune.planning.placement import Placement
 from tune.planning.plan import plan_study
-from tune.planning.power import power
 
 TWO_AT_A_TIME = Placement(concurrent=2, threads=1, workers=1, gpus=0.0, memory=1e9, limited_by="2 CPUs", lag=2)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tune.masking_ratio_study import main
 from tune.options import USUAL
-from tune.storage.folder import without_options
+from tune.run.runner import without_options
 
 SCRIPT = Path(__file__).resolve().parents[3] / "tune" / "masking_ratio_study.py"
 
@@ -123,7 +123,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys):
     storage = tmp_path / "runs"
     assert main(["--dry-run", "--storage", str(storage), "--trials", "8"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert said.startswith("Digits, 8 x 8 grey, 1,295 images: up to 83 trials, about ")
+    assert said.startswith("Digits, 8 x 8 gray, 1,295 images: up to 83 trials, about ")
     for part in ("1295 train", "8 trials", "limited by", "5 paired seeds"):
         assert part in said
     assert not storage.exists()

@@ -13,7 +13,7 @@ from tune.run.display import Display
 NAME = "pmae r=0.20 p=2 seed=222034302"
 DONE = {"status": "done", "phase": "explore", "val_linear": 0.333, "val_knn": 0.15, "seconds": 8.1}
 FAILED = {"status": "failed", "phase": "confirm", "error": "out of memory", "seconds": 3.0}
-PLAN = ("Digits, 8 x 8 grey, 1,295 images", [("training", "11 epochs, " * 12)], ["few seeds " * 12])
+PLAN = ("Digits, 8 x 8 gray, 1,295 images", [("training", "11 epochs, " * 12)], ["few seeds " * 12])
 
 
 class Terminal(io.StringIO):

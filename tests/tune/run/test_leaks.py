@@ -20,9 +20,16 @@ import pytest
 from pmae.errors import ConfigError
 from tests.tune.conftest import LONG, StudyProcess
 from tune.masking_ratio_study import main
-from tune.run.ray_folder import LOCK, MARK, PREFIX, delete_abandoned, private_folder, temporary_folder
+from tune.run.ray_folder import (
+    LOCK,
+    MARK,
+    PREFIX,
+    delete_abandoned,
+    marked_processes,
+    private_folder,
+    temporary_folder,
+)
 from tune.run.ray_session import SETTINGS, cluster_address
-from tune.run.watchdog import marked_processes
 
 ROOT = Path(__file__).resolve().parents[3]
 CANARY = "Kq7-canary"

@@ -21,9 +21,8 @@ from studies.records import read_study
 from tests.tune.conftest import LONG, ONE, SECRET, SMALL, StudyProcess, curves, facts
 from tests.tune.object_store import SECRET_KEY, Bucket, bucket
 from tune.masking_ratio_study import main
-from tune.storage.folder import is_study
 from tune.storage.lease import StudyLease
-from tune.storage.location import Storage
+from tune.storage.location import Storage, is_study
 
 pytestmark = pytest.mark.timeout(1500)
 

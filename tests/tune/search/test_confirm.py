@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pmae.config import preset
 from tests.tune.search.test_space import space_for
-from tune.search.confirm import ConfirmRule, candidates_to_confirm, max_candidates
+from tune.options import ConfirmRule
+from tune.search.confirm import candidates_to_confirm, max_candidates
 from tune.search.space import DEFAULT_LADDER, Candidate, Patches
 
 FINE, COARSE = Patches(4, 4), Patches(8, 8)

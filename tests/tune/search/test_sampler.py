@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 import pytest
-from optuna.trial import TrialState
 
 from tests.tune.search.test_space import space_for
 from tune.search.sampler import Proposals
@@ -28,7 +27,7 @@ def run(search: str, order_seed: int, count: int = 16, lag: int = 4, recorded: d
             settings.append(candidate)
         else:
             number = running.pop(order.randrange(len(running)))
-            proposals.tell(number, TrialState.COMPLETE, accuracy(settings[number]))
+            proposals.tell(number, "done", accuracy(settings[number]))
     return settings
 
 
@@ -64,7 +63,7 @@ def test_results_change_what_is_proposed():
         settings = []
         for number in range(24):
             settings.append(proposals.next())
-            proposals.tell(number, TrialState.COMPLETE, sign * settings[-1].ratio)
+            proposals.tell(number, "done", sign * settings[-1].ratio)
         sequences.append(settings)
     high, low = (sum(s.ratio for s in settings[-10:]) for settings in sequences)
     assert high > low
@@ -74,9 +73,9 @@ def test_a_number_waits_for_the_results_it_depends_on():
     proposals = Proposals(space_for(32), {}, "random", seed=0, lag=2)
     assert proposals.next() is not None and proposals.next() is not None
     assert proposals.next() is None
-    proposals.tell(1, TrialState.COMPLETE, 0.5)
+    proposals.tell(1, "done", 0.5)
     assert proposals.next() is None
-    proposals.tell(0, TrialState.FAIL, None)
+    proposals.tell(0, "failed", None)
     assert proposals.next() is not None
 
 
@@ -84,5 +83,5 @@ def test_values_that_are_no_numbers_count_as_failures():
     proposals = Proposals(space_for(32), {}, "tpe", seed=0, lag=1)
     for number in range(8):
         assert proposals.next() is not None
-        proposals.tell(number, TrialState.COMPLETE, float("nan") if number % 2 else None)
+        proposals.tell(number, "done", float("nan") if number % 2 else None)
     assert proposals.next() is not None

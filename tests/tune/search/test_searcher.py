@@ -17,8 +17,7 @@ from tune.planning.plan import StudyPlan, plan_study
 from tune.search.searcher import StudySearch
 from tune.search.space import Candidate
 from tune.search.state import StudyState
-from tune.trial.result import TrialResult, blank_result
-from tune.trial.spec import TrialJob, TrialSpec
+from tune.trial.spec import TrialJob, TrialResult, TrialSpec, blank_result
 
 
 @pytest.fixture(scope="module")

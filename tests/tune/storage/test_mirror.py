@@ -145,10 +145,11 @@ def test_a_store_that_does_not_answer_is_reported_once_and_at_the_end(folder, st
 
 
 def test_nothing_is_copied_once_the_study_is_somebody_elses(folder, store):
-    mirror = Mirror(folder, store, print)
-    mirror.lose(StudyLockedError("taken over"))
+    def taken_over() -> None:
+        raise StudyLockedError("taken over")
+
     with pytest.raises(StudyLockedError):
-        mirror.copy()
+        Mirror(folder, store, print, confirm=taken_over).copy()
     assert not store.files()
 
 
@@ -219,6 +220,8 @@ def test_an_owner_that_was_replaced_is_notified(store, folders, monkeypatch):
     first.acquire()
     store.write(OWNER, json.dumps({"id": "y", "holder": "process 2 on far", "released": False}).encode())
     assert told.wait(30) and "taken over by process 2 on far" in str(problems[0])
+    with pytest.raises(StudyLockedError, match="taken over"):
+        first.confirm()
     first.release()
     assert json.loads(store.read(OWNER) or b"")["id"] == "y"
 

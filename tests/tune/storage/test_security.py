@@ -11,7 +11,8 @@ import pytest
 from pmae.errors import ConfigError
 from studies.storage.object_store import without_secrets
 from tune.run.ray_session import SWITCHES, close_token, ray_session
-from tune.storage.folder import command_line, new_folder, study_name
+from tune.run.runner import command_line
+from tune.storage.location import Storage, study_name
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULES = sorted(p for package in ("pmae", "studies", "tune") for p in (ROOT / package).rglob("*.py"))
@@ -24,7 +25,7 @@ def test_names_cannot_leave_the_storage_folder(name, tmp_path):
     with pytest.raises(ConfigError, match="--name is"):
         study_name(name)
     with pytest.raises(ConfigError, match="--name is"):
-        new_folder(tmp_path, name)
+        Storage(tmp_path).new(name)
 
 
 @pytest.mark.parametrize(

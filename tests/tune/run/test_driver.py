@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from ray.tune.utils.object_cache import _ObjectCache
 
 from pmae.config import preset
-from tune.run.callbacks import KeepProcesses
+from tune.run.driver import KeepProcesses
 from tune.trial.spec import TrialSpec
 
 
