@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pmae.devices import cpu_name, synchronise
+from pmae.devices import cpu_name, synchronize
 
 if TYPE_CHECKING:
     from pmae.training.loop import Training
@@ -53,7 +53,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def now(device: str | torch.device) -> float:
     """Seconds on a clock, once the device has done all that was asked of it."""
-    synchronise(torch.device(device))
+    synchronize(torch.device(device))
     return time.perf_counter()
 
 

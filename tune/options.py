@@ -113,7 +113,7 @@ class StorageOptions:
     storage: str = "runs"
     """Folder that studies are kept in: a path or file://PATH, on a cluster one that every node sees; or an object
     store such as s3://BUCKET/PATH, with your usual credentials."""
-    name: Annotated[str | None, shown_default("NAME", "the data set's")] = None
+    name: Annotated[str | None, shown_default("NAME", "the dataset's")] = None
     """Name of the study."""
     resume: bool = False
     """Resume the study of this name. Settings that are left out are the study's own."""
@@ -121,12 +121,12 @@ class StorageOptions:
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """What the study may use. Worked out and printed before it starts."""
+    """What the study may use. Computed and printed before the study starts."""
 
     address: Annotated[str | None, shown_default("ADDR", "a private Ray on this machine")] = None
     """Ray cluster to join, for example auto or HOST:6379."""
     workers_per_trial: Annotated[str, tyro.conf.arg(metavar="N|LEAST-MOST")] = "1"
-    """Processes that share one trial's training (Ray Train). 2-4 takes four and goes on with as few as two while nodes
+    """Processes that share one trial's training (Ray Train). 2-4 takes four and continues with as few as two while nodes
     are missing."""
     gpus_per_trial: Annotated[float | None, shown_default("X", "1 where there are GPUs, else 0")] = None
     """GPUs per trial, in fractions if several trials share one."""
@@ -182,7 +182,7 @@ class StudyOptions:
 
     config: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """YAML or JSON file with any of these options (names as here, flat or in sections), or the study.json of a study;
-    the command line wins."""
+    the command line takes precedence."""
     data: DataOptions = field(default_factory=DataOptions)
     search: SearchOptions = field(default_factory=SearchOptions)
     confirm: ConfirmOptions = field(default_factory=ConfirmOptions)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pmae.components import PrincipalComponents, fit_components
 from pmae.config import OptimConfig, PretrainConfig, step_flops
-from pmae.devices import BF16_CPU_WIDTH, autocast_dtype, cpu_threads, pick_device, pick_threads, synchronise
+from pmae.devices import BF16_CPU_WIDTH, autocast_dtype, cpu_threads, pick_device, pick_threads, synchronize
 from pmae.errors import ConfigError, DataError, DivergedError
 from pmae.masking import DrawMask, MaskDraw, MaskSampler, repeat_masks
 from pmae.model.autoencoder import MaskedAutoencoder, MaskedOutput
@@ -208,7 +208,7 @@ class Training:
             with cpu_threads(self.threads):
                 start = time.perf_counter()
                 totals = self._run_steps()
-                synchronise(self.device)  # the only wait of an epoch
+                synchronize(self.device)  # the only wait of an epoch
                 record = self._record(totals, time.perf_counter() - start)
             self.history.append(record)
             self.epoch += 1

@@ -1,4 +1,4 @@
-"""How every figure looks (column widths, type, axes in per cent), and figures as files and as SVG inside the page."""
+"""How every figure looks (column widths, type, axes in percent), and figures as files and as SVG inside the page."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def paper_style() -> Iterator[None]:
 
 
 def percent_ticks(axis: Any) -> None:
-    """Show fractions on ``axis`` (an x or y axis) as per cent."""
+    """Show fractions on ``axis`` (an x or y axis) as percent."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
 
 

@@ -19,7 +19,7 @@ from studies.views.summaries import LOST, distinct
 from studies.views.wording import margin_text
 
 RESOURCES = {
-    "concurrent": "trials at once", "max_concurrent": "trials at once", "threads": "threads per worker",
+    "concurrent": "trials at once", "threads": "threads per worker",
     "workers": "workers per trial", "gpus": "GPUs", "cpus": "CPUs", "limited_by": "limited by",
 }  # fmt: skip
 

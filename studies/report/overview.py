@@ -114,7 +114,7 @@ def _published(datasets: set[str | None]) -> list[str]:
     head = ["data set", "method", "default", "best", "regret, points", "noise that explains it, points"]
     return [
         "## What the papers' curves allow",
-        "They have one run per point, so that no interval and no verdict can be had from them. The best of several "
+        "They have one run per point, so no interval or verdict can be computed from them. The best of several "
         "noisy accuracies lies above the default's even where all ratios are equal; the last column is the standard "
         "deviation of a run at which equal ratios would show this regret on average.",
         _table(head, rows),

@@ -117,7 +117,7 @@ def _more_seeds(row: Mapping[str, Any], trials: pa.Table, plan: Mapping[str, Any
         return []
     own = trials.filter(pc.and_(pc.equal(trials["phase"], "confirm"), pc.equal(trials["method"], row["method"])))
     each = pc.mean(own["seconds"]).as_py()
-    at_once = max(int((plan.get("resources") or {}).get("max_concurrent") or 1), 1)
+    at_once = max(int((plan.get("resources") or {}).get("concurrent") or 1), 1)
     table: list[tuple[str, ...]] = []
     for more in MORE_SEEDS:
         shrink = (seeds / (seeds + more)) ** 0.5

@@ -1,7 +1,7 @@
 """Bounds on the regret of a default ratio from paired seeds: differences to every rung, variances shared among rungs.
 
 Model: accuracy = rung mean + seed effect + noise, each rung with a noise variance of its own. With few seeds each
-variance is moderated towards the pooled one (Smyth 2004, *Statistical Applications in Genetics and Molecular Biology*
+variance is moderated toward the pooled one (Smyth 2004, *Statistical Applications in Genetics and Molecular Biology*
 3(1), as in limma): the less the rungs differ in their variances, the more they share.
 
 The regret is ``max_k mean_k - mean_default``, at least 0.

@@ -146,7 +146,7 @@ class StudyRecord(TypedDict, total=False):
 class Resources(TypedDict, total=False):
     """What is read of a plan's ``resources``; the rest is only shown."""
 
-    max_concurrent: int
+    concurrent: int
 
 
 class Check(TypedDict):
@@ -297,7 +297,7 @@ def complete_trial(row: Mapping[str, Any], study: str) -> dict[str, Any]:
         raise StudyError(f"ratio is {full['ratio']!r}; ratios are fractions strictly between 0 and 1, for example 0.2")
     for name, value in full.items():
         if name.startswith(("val_", "test_")) and value is not None and not math.isnan(value) and not 0 <= value <= 1:
-            raise StudyError(f"{name} is {value!r}; accuracies are fractions between 0 and 1, not per cent")
+            raise StudyError(f"{name} is {value!r}; accuracies are fractions between 0 and 1, not percentages")
     return full
 
 

@@ -216,7 +216,7 @@ def _plan(
         "versions": {"python": "3.11.7", "torch": "2.13.0", "ray": "2.60.0", "optuna": "5.0.0"},
         "code_version": "0.1.0",
         "device": "cpu",
-        "resources": {"cpus": 2, "gpus": 0, "max_concurrent": 2},
+        "resources": {"concurrent": 2, "threads": 1, "workers": 1, "gpus": 0.0},
     }  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def test_the_later_row_of_a_trial_replaces_the_earlier(tmp_path: Path) -> None:
     [
         ({"ratios": 0.2}, "did you mean 'ratio'"),
         ({"ratio": 20}, "fractions strictly between 0 and 1"),
-        ({"val_linear": 59.0}, "not per cent"),
+        ({"val_linear": 59.0}, "not percentages"),
         ({"status": "finished"}, "done, pruned, diverged, failed, interrupted"),
         ({"phase": "test"}, "explore, confirm, control"),
         ({"ratio": None}, "ratio is None; ratios are fractions"),

@@ -210,7 +210,7 @@ def test_an_uninformative_study_has_no_sentence_about_the_best_ratio() -> None:
     """Rungs may differ by chance or by harm; a set of candidates would contradict the verdict."""
     row = judge(as_table(study_rows(better_at(0.55, 0.05), untrained=0.9))).to_dict()
     (shown,) = judged_rows(row)
-    assert shown["verdict"] == "uninformative" and "cannot be told" in best_set_sentence(shown)
+    assert shown["verdict"] == "uninformative" and "cannot be determined" in best_set_sentence(shown)
 
 
 def test_a_rung_that_did_not_learn_withholds_holds() -> None:

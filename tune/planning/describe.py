@@ -129,7 +129,7 @@ def fit_to_budget(plan: StudyPlan, placement: Placement) -> StudyPlan:
     if seeds < MIN_SEEDS:
         least = START_SECONDS + explored + MIN_SEEDS * plan.rounds * per_seed
         raise ConfigError(
-            f"--time-budget {budget} has no time for {MIN_SEEDS} seeds of each ratio, which take about "
+            f"--time-budget {budget} is too short for {MIN_SEEDS} seeds of each ratio, which take about "
             f"{duration(least)}; allow more time, shorten the ladder (--ladder), or study one method (--methods pmae)"
         )
     return replace(plan, seeds=tuple(confirm_seeds(min(seeds, MOST_SEEDS), plan.options.training.seed)))

@@ -74,10 +74,11 @@ def _print_comparisons(trials: Any, display: Display) -> None:
 
 def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any], more: str) -> tuple[str, str]:
     """What to try next, and the command for it."""
-    show = "the numbers again", f"python -m studies show {folder}"
+    show = "show the numbers", f"python -m studies show {folder}"
     if plan.options.question is not None:
         return show
-    needed = [r["seeds_needed"] for r in verdict["rows"] if r.get("kind") == "default" and r.get("seeds_needed")]
+    rows = [row for row in verdict["rows"] if row["kind"] == "default"] or verdict["rows"]  # mae may be studied alone
+    needed = [row["seeds_needed"] for row in rows if row["seeds_needed"]]
     if needed and not plan.options.confirm.until_settled:
         look, seeds = plan.options.confirm.look + 1, len(plan.seeds) + max(needed)
         return (

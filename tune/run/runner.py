@@ -230,7 +230,7 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
             with access as job, StudyWriter(folder, plan.name) as writer:
                 complete = StudyDriver(plan, job, placement, writer, display, problems, mirror).run()
         except BrokenPipeError:
-            print(f"stopped: nobody reads the output\nresume with: {resume}", file=sys.stderr)
+            print(f"stopped: the output was closed\nresume with: {resume}", file=sys.stderr)
             raise
         except (StudyWriteError, StudyLockedError, RayLostError, OSError) as problem:
             raise _stopped(problem, resume) from problem
@@ -241,7 +241,7 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
             try:
                 mirror.finish()
             except StudyError as problem:
-                raise _stopped(f"{problem}; all of the study is in {folder}", resume) from problem
+                raise _stopped(f"{problem}; the complete study is in {folder}", resume) from problem
             display.always(f"stored:  {mirror.store.uri}", unbroken=True)
     if not complete:
         raise StudyInterrupted

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from studies.report.sections import is_accuracy, measure_names, measure_table, measures, own_answer
+from studies.formatting import duration
+from studies.records import read_study
+from studies.report.sections import is_accuracy, make_card, measure_names, measure_table, measures, own_answer
 from studies.statistics.contrasts import contrasts
+from studies.verdict import judge
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def row(phase: str, ratio: float, seed: int, metrics: object, **more: object) -> dict:
@@ -62,3 +69,16 @@ def test_the_table_shows_accuracies_in_per_cent_and_others_as_they_are():
 
 def test_a_study_without_an_answer_reports_that():
     assert own_answer(contrasts(pa.Table.from_pylist([])), []) == "No answer yet."
+
+
+def test_the_time_of_more_seeds_counts_the_trials_at_once():
+    study = read_study(ROOT / "docs" / "evidence" / "digits")
+    rows = judge(study).rows
+    cards = {n: make_card(rows[0], rows, study.trials, {"resources": {"concurrent": n}}) for n in (1, 2)}
+    own = study.trials.filter((pc.field("phase") == "confirm") & (pc.field("method") == "pmae"))
+    seconds = pc.mean(own["seconds"]).as_py()
+    for at_once, card in cards.items():
+        seeds, _, more_trials, time = card["more_seeds"][-1]
+        assert (seeds, more_trials) == ("25", str(20 * 7))
+        assert time == duration(seconds * 140 / at_once)
+    assert "concurrent" in study.plan["resources"]

@@ -176,7 +176,7 @@ def test_a_store_that_fails_at_the_end_is_an_error_that_names_the_folder(start_s
     assert study.end() == 1
     said = study.log.read_text()
     (folder,) = (cache / "studies").glob("*/digits")
-    assert f"all of the study is in {folder}" in said and "resume with: " in said and "Traceback" not in said
+    assert f"the complete study is in {folder}" in said and "resume with: " in said and "Traceback" not in said
     assert said.count("the study continues in") <= 1
     assert {r["status"] for r in read_study(folder).trials.to_pylist()} == {"done"}
     assert (folder / "verdict.json").exists()

@@ -141,7 +141,7 @@ def test_a_store_that_does_not_answer_is_reported_once_and_at_the_end(folder, st
     (folder / "trials.arrow").write_text("even more")
     with pytest.raises(StudyWriteError, match="no answer"):
         mirror.finish()
-    assert sum("the study goes on" in text for text in said) <= 2
+    assert sum("the study continues" in text for text in said) <= 2
 
 
 def test_nothing_is_copied_once_the_study_is_somebody_elses(folder, store):
