@@ -194,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", help="a source such as parquet:FOLDER; made images without it")
     parser.add_argument("--images", type=int, help="number of images (default 50,000; 100,000 with --large)")
-    parser.add_argument("--large", action="store_true", help="64-px colour images: D = 12,288; ours alone")
+    parser.add_argument("--large", action="store_true", help="64-px color images: D = 12,288; ours alone")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="the JSON file")

@@ -4,7 +4,7 @@
     python benchmarks/gpu.py --full parquet:FOLDER                # and a whole pair: PMAE 20 %, MAE 75 %, 800 epochs
 
 Measures the rate of large bf16 matrix products, then images per second of the paper's recipe (ViT-Tiny, patch 8,
-decoder 512 x 8, batch 512) on 32-px and 64-px colour images that stay on the device as uint8: plain fp32, bf16
+decoder 512 x 8, batch 512) on 32-px and 64-px color images that stay on the device as uint8: plain fp32, bf16
 autocast, and bf16 through torch.compile without and with CUDA graphs, in alternation. Arithmetic is counted by torch's
 FLOP counter. The losses of every variant are compared with those of fp32 over the same batches and masks.
 """

@@ -25,7 +25,7 @@ Work = Callable[[int], Callable[[], Any]]
 
 
 def components_over_images(count: int) -> Callable[[], Any]:
-    """Fit the components of ``count`` grey 16-px images."""
+    """Fit the components of ``count`` gray 16-px images."""
     from pmae.components import PrincipalComponents
 
     images = made_images(count, 16)[..., :1]
@@ -43,12 +43,12 @@ def knn_over_images(count: int) -> Callable[[], Any]:
 
 
 def epoch_over_images(count: int) -> Callable[[], Any]:
-    """One epoch of the quick model on ``count`` grey 8-px images."""
+    """One epoch of the quick model on ``count`` gray 8-px images."""
     return _epoch(count, 8, 4)
 
 
 def epoch_over_pixels(side: int) -> Callable[[], Any]:
-    """One epoch on 256 grey images of ``side`` px, 16 patches each."""
+    """One epoch on 256 gray images of ``side`` px, 16 patches each."""
     return _epoch(256, side, side // 4)
 
 

@@ -28,8 +28,8 @@ def made_features(count: int, width: int, classes: int = 10) -> tuple[np.ndarray
     """float32 (count, width) and labels (count,)."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, count)
-    centres = rng.standard_normal((classes, width))
-    x = 0.25 * centres[labels] + rng.standard_normal((count, width)) * np.geomspace(3, 0.1, width)
+    centers = rng.standard_normal((classes, width))
+    x = 0.25 * centers[labels] + rng.standard_normal((count, width)) * np.geomspace(3, 0.1, width)
     return (x @ rng.standard_normal((width, width)) / width**0.5).astype(np.float32), labels
 
 

@@ -68,7 +68,7 @@ def components(result: Result) -> str:
         for name, runs in result["runs"].items()
     ]
     count, size = result["shape"][:2]
-    text = f"Components of {count:,} uint8 colour images of {size} px:\n\n" + table(
+    text = f"Components of {count:,} uint8 color images of {size} px:\n\n" + table(
         ["", "seconds", "extra memory"], rows
     )
     found = result["agreement"]

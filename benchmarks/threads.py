@@ -29,7 +29,7 @@ MODELS: dict[str, tuple[int, int, dict[str, Any]]] = {
     "8 px, patch 2": (8, 1, {"model.patch_size": 2}),
     "28 px, patch 7": (28, 1, {"model.patch_size": 7}),
     "28 px, patch 4": (28, 1, {"model.patch_size": 4}),
-    "32 px colour, patch 4": (32, 3, {"model.patch_size": 4}),
+    "32 px color, patch 4": (32, 3, {"model.patch_size": 4}),
     "width 128, depth 4": (28, 1, {"model.width": 128, "model.depth": 4, "model.decoder_width": 128}),
     "width 192, depth 6": (28, 1, {"model.width": 192, "model.depth": 6, "model.decoder_width": 192}),
 }

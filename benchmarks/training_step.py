@@ -54,7 +54,7 @@ ATTENTIONS = ("eager", "sdpa")  # of the peer
 
 
 def settings(method: str, batch: int, precision: str) -> PretrainConfig:
-    """The paper's recipe on 32-px colour images."""
+    """The paper's recipe on 32-px color images."""
     base = preset("paper", "made", method).resolve(32, 3)
     return base.with_values({
         "masking.ratio": RATIOS[method], "optim.batch_size": batch, "optim.precision": precision, "optim.epochs": 2,

@@ -26,16 +26,16 @@ import numpy as np
 import optuna
 from measuring import RESULTS, describe_machine, write_result
 from tables import verdict_cost
-from verdict_power import DEFAULT, LADDER, MARGIN, Truth, flat, judge_studies, levelling_off, peak
+from verdict_power import DEFAULT, LADDER, MARGIN, Truth, flat, judge_studies, leveling_off, peak
 
 from tune.options import ConfirmOptions
 
 TRUTHS = (
     Truth("flat", flat, 0, 0.6),
     Truth("flat", flat, 0),
-    Truth("levelling off from .05", levelling_off, 1),
+    Truth("leveling off from .05", leveling_off, 1),
     Truth("peak at .55", peak(0.55, 0.25), 1),
-    Truth("levelling off from .05", levelling_off, 3),
+    Truth("leveling off from .05", leveling_off, 3),
     Truth("peak at .55", peak(0.55, 0.25), 3),
 )
 MODES = {

@@ -44,7 +44,7 @@ def flat(ratio: float) -> float:
     return 0.0
 
 
-def levelling_off(ratio: float) -> float:
+def leveling_off(ratio: float) -> float:
     """Best at 0.05, ever flatter towards larger ratios."""
     return math.exp(-(ratio - 0.05) / 0.15)
 
@@ -95,8 +95,8 @@ TRUTHS = (
     Truth("flat", flat, 0, 0.6),
     Truth("flat", flat, 0),
     Truth("flat, accuracies of 359 images", flat, 0, images=TEST_IMAGES),
-    Truth("levelling off from .05", levelling_off, 1),
-    Truth("levelling off from .05", levelling_off, 3),
+    Truth("leveling off from .05", leveling_off, 1),
+    Truth("leveling off from .05", leveling_off, 3),
     Truth("rising", rising, 1),
     Truth("rising", rising, 3),
     Truth("peak at .35", peak(0.35, 0.15), 1),
@@ -104,7 +104,7 @@ TRUTHS = (
     Truth("peak at .55", peak(0.55, 0.25), 3),
     Truth("peak at .55, accuracies of 359 images", peak(0.55, 0.25), 1, images=TEST_IMAGES),
     Truth("peak at .55, noise grows with the ratio", peak(0.55, 0.25), 1, tilt=0.6),
-    Truth("levelling off from .05, noise falls with the ratio", levelling_off, 1, tilt=-0.6),
+    Truth("leveling off from .05, noise falls with the ratio", leveling_off, 1, tilt=-0.6),
     Truth("narrow peak at .45, between rungs", peak(0.45, 0.04), 2),
     Truth("nothing gained", flat, 0, gain=0.0),
     Truth("nothing gained, ratios differ", peak(0.55, 0.25), 0.5, gain=0.0),

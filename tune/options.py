@@ -126,8 +126,8 @@ class MachineOptions:
     address: Annotated[str | None, shown_default("ADDR", "a private Ray on this machine")] = None
     """Ray cluster to join, for example auto or HOST:6379."""
     workers_per_trial: Annotated[str, tyro.conf.arg(metavar="N|LEAST-MOST")] = "1"
-    """Processes that share one trial's training (Ray Train). 2-4 takes four and continues with as few as two while nodes
-    are missing."""
+    """Processes that share one trial's training (Ray Train). 2-4 takes four and continues with as few as two while
+    nodes are missing."""
     gpus_per_trial: Annotated[float | None, shown_default("X", "1 where there are GPUs, else 0")] = None
     """GPUs per trial, in fractions if several trials share one."""
     max_concurrent: Annotated[int | None, shown_default("N", "as many as fit")] = None

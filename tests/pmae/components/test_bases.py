@@ -13,10 +13,10 @@ from pmae.config import BASES
 from pmae.errors import ConfigError
 
 DIGITS = (load_digits().images * 15.9375).astype(np.uint8)[..., None]
-COLOUR = np.random.default_rng(0).integers(0, 256, (300, 6, 6, 3), dtype=np.uint8)
+COLOR = np.random.default_rng(0).integers(0, 256, (300, 6, 6, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("images", [DIGITS, COLOUR], ids=["gray", "color"])
+@pytest.mark.parametrize("images", [DIGITS, COLOR], ids=["gray", "color"])
 @pytest.mark.parametrize("name", BASES)
 def test_every_basis_is_orthonormal_and_measures_its_variances(name, images):
     basis = fit_basis(name, images)
@@ -60,9 +60,9 @@ def test_the_rotation_is_always_the_same_and_mixes_everything():
 
 
 def test_pixels_keep_their_order_and_the_constant_ones_come_last():
-    basis = fit_basis("pixel", COLOUR)
+    basis = fit_basis("pixel", COLOR)
     assert np.array_equal(basis.components, np.eye(108))
-    flat = COLOUR.copy()
+    flat = COLOR.copy()
     flat[:, 0, 0, 0] = 3
     basis = fit_basis("pixel", flat)
     assert basis.components[0, -1] == 1 and basis.explained_variance_ratio[-1] == 0

@@ -24,10 +24,10 @@ class Server:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    behaviour: Server
+    behavior: Server
 
     def do_GET(self) -> None:
-        server, wanted = self.behaviour, self.headers.get("Range")
+        server, wanted = self.behavior, self.headers.get("Range")
         server.requests.append((self.path, wanted))
         body = server.files.get(self.path.split("?")[0].lstrip("/"))
         if server.statuses:
@@ -54,10 +54,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(**behaviour: Any) -> Iterator[Server]:
+def serving(**behavior: Any) -> Iterator[Server]:
     """A server of :class:`Server`'s settings, at ``.url`` while the context lasts."""
-    server = Server(**behaviour)
-    handler = type("Handler", (_Handler,), {"behaviour": server})
+    server = Server(**behavior)
+    handler = type("Handler", (_Handler,), {"behavior": server})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()

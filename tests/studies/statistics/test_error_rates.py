@@ -19,8 +19,8 @@ EQUAL = np.ones(len(LADDER))
 FLAT = np.zeros(len(LADDER))
 
 
-def levelling_off() -> np.ndarray:
-    """Best at 0.05, levelling off towards larger ratios."""
+def leveling_off() -> np.ndarray:
+    """Best at 0.05, leveling off towards larger ratios."""
     return np.exp(-(RUNGS - 0.05) / 0.15)
 
 
@@ -31,10 +31,10 @@ def single_peak() -> np.ndarray:
 
 # Accuracy over the ratio (scaled so that the default's regret is 1) and the deviation of single runs at each rung.
 TRUTHS = {
-    "levelling off from .05": (levelling_off(), EQUAL),
+    "leveling off from .05": (leveling_off(), EQUAL),
     "single peak at .55": (single_peak(), EQUAL),
     "heteroscedastic, peak at .55": (single_peak(), np.linspace(0.5, 1.8, len(LADDER))),
-    "heteroscedastic, levelling off": (levelling_off(), np.linspace(1.8, 0.5, len(LADDER))),
+    "heteroscedastic, leveling off": (leveling_off(), np.linspace(1.8, 0.5, len(LADDER))),
 }
 
 
@@ -84,7 +84,7 @@ def test_a_flat_curve_holds_in_four_of_ten_studies() -> None:
     assert found["holds"] >= 120 and found["fails"] == 0, found
 
 
-@pytest.mark.parametrize("name", ["levelling off from .05", "single peak at .55"])
+@pytest.mark.parametrize("name", ["leveling off from .05", "single peak at .55"])
 def test_a_regret_of_three_margins_is_found_in_eight_of_ten_studies(name: str) -> None:
     found = verdicts(scaled(TRUTHS[name][0], 3), 0.8, 200, name=name)
     assert found["fails"] >= 160 and found["holds"] == 0, found

@@ -100,7 +100,7 @@ def test_ratios_that_mask_the_same_number_of_units_are_tried_once():
     assert found == {None: list(listed), 4: [0.25, 0.5, 0.75]}  # of 4 units
     assert space.grid()[:2] == space.fixed()
     near = replace(space, ratios={"mae": Ratios.of((0.5, 0.74, 0.9))}, patches={"mae": (Patches(2, 2, 4),)})
-    assert [s.ratio for s in near.grid()] == [0.75, 0.5]  # the default is never given up for a neighbour
+    assert [s.ratio for s in near.grid()] == [0.75, 0.5]  # the default is never given up for a neighbor
     generator = torch.Generator().manual_seed(0)
     for candidate in space.grid():
         side = 2 if candidate.patches.mask_unit else 4

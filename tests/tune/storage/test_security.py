@@ -1,4 +1,4 @@
-"""What hostile names, files and neighbours get: nothing out of the storage folder, nothing run, nothing told."""
+"""What hostile names, files and neighbors get: nothing out of the storage folder, nothing run, nothing told."""
 
 from __future__ import annotations
 
