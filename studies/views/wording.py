@@ -71,9 +71,7 @@ def margin_text(row: Mapping[str, Any]) -> str:
 def best_set_sentence(row: Mapping[str, Any]) -> str:
     """Which rungs may be the best one: ``Each of 5, 10 and 20 % may be the best ratio (95 % confidence)``."""
     if row["verdict"] == "uninformative":
-        return (
-            "The best ratio cannot be determined: training adds too little to an untrained encoder or did not learn."
-        )
+        return "The best ratio cannot be determined: training adds too little to an untrained encoder or did not learn."
     best = [rung["ratio"] for rung in row["rungs"] if rung["may_be_best"]]
     if not best:
         return "Too few paired seeds to tell which ratios may be the best."
