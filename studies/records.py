@@ -191,7 +191,7 @@ def _read(folder: Path) -> Study:
             "it was written by a newer version; update this one with 'git pull' and 'pip install -e .'"
         )
     check_document(folder / "study.json", plan, stored.StudyRecord, way_out)
-    check_document(folder / "study.json", plan.get("resources") or {}, stored.Resources, way_out)
+    check_document(folder / "study.json", plan.get("resources") or {}, stored.Resources, way_out, "resources")
     verdict = read_json(folder / "verdict.json")
     if verdict is not None:
         current = verdict.get("schema_version") == SCHEMA_VERSION

@@ -254,9 +254,14 @@ class StudyOptions:
         for group, mine in self.to_dict().items():
             for name, value in mine.items():
                 theirs = stored.get(group, {}).get(name)
-                if value != theirs:
-                    said, stood = ("by default" if v is None else " ".join(option_words(v)) for v in (value, theirs))
-                    found.append(f"--{name.replace('_', '-')} {said} (the study has {stood})")
+                if value == theirs:
+                    continue
+                option = name.replace("_", "-")
+                if isinstance(value, bool):
+                    found.append(f"--{option} (the study has not)" if value else f"--no-{option} (the study has it)")
+                    continue
+                said, stood = ("by default" if v is None else " ".join(option_words(v)) for v in (value, theirs))
+                found.append(f"--{option} {said} (the study has {stood})")
         return found
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 LAG = 2  # as in a study on two cores
 
-
 # Accuracies of a trial, fractions, from method, ratio, patch size, seed and phase.
 Objective = Callable[[str, float | None, int | None, int, str], Mapping[str, float]]
 

@@ -62,6 +62,8 @@ def allocate_in_memory(shape: tuple[int, int, int, int]) -> Pixels:
 
 
 def _allocate_in_file(path: Path, shape: tuple[int, int, int, int]) -> Pixels:
+    if path.exists():  # of a first attempt, in gray
+        os.truncate(path, 0)
     needed, free = math.prod(shape), shutil.disk_usage(path.parent).free
     if needed > free:
         raise DataError(
@@ -126,6 +128,8 @@ def _write(folder: Path, build: Build) -> ImageSet:
     try:
         built, skipped = build(partial(_allocate_in_file, temporary / "images.npy"))
         warn_of_skipped(built.name, skipped)
+        if isinstance(built.images, np.memmap):
+            built.images.flush()  # other machines may read the files as soon as they have their name
         np.save(temporary / "labels.npy", built.labels, allow_pickle=False)
         description = {
             "schema_version": SCHEMA_VERSION,

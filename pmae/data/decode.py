@@ -134,6 +134,8 @@ def decode_images(
 
     def attempt(color: bool) -> tuple[Pixels, list[tuple[int, str]]]:
         images, first = np.zeros((0, 0, 0, 1), np.uint8), ""
+        if image_size is not None:  # whether there is room is known before the first image is read
+            images = allocate((len(wanted), image_size, image_size, 3 if color else 1))
         failed: list[tuple[int, str]] = []
         items = ((int(p), *item) for p, item in zip(order, read(wanted[order]), strict=True))
         with progress_bar(title, len(wanted), unit="images", shown=progress) as advance:
@@ -141,7 +143,9 @@ def decode_images(
                 for position, name, result in batch:
                     if isinstance(result, np.ndarray):
                         if not first:
-                            first, images = name, _allocated(len(wanted), name, result, color, allocate)
+                            first = name
+                            if image_size is None:
+                                images = _allocated(len(wanted), name, result, color, allocate)
                         _check_shape(name, result, images, first)
                         images[position] = result
                     elif skip_unreadable:

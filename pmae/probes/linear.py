@@ -134,9 +134,10 @@ def _augmented_features(
 
     def encode(positions: Tensor) -> Tensor:
         pixels = read_images(images.images, indices[positions.cpu().numpy()]).to(where)
-        seen = augmented(encoder, pixels, augmentation, generator)
-        with eval_mode(encoder, where), torch.no_grad(), autocast(encoder, where, precision):
-            return encoder(seen).float()
+        with eval_mode(encoder, where):
+            seen = augmented(encoder, pixels, augmentation, generator)
+            with torch.no_grad(), autocast(encoder, where, precision):
+                return encoder(seen).float()
 
     return encode
 

@@ -257,7 +257,9 @@ class Training:
         if self.compiled:
             torch.compiler.cudagraph_mark_step_begin()  # what CUDA graphs gave in the last step is done with
         *earlier, last = self._parts(pixels, draw.mask)
-        values = self._masked_values(draw.mask, len(pixels)) if earlier else None
+        # Asked of the settings, not of this worker's parts: all workers must exchange the same things in one order.
+        in_parts = self.config.optim.accumulation_steps > 1
+        values = self._masked_values(draw.mask, len(pixels)) if in_parts else None
         found = []
         for images, mask in earlier:
             with getattr(self.forward, "no_sync", nullcontext)():  # workers exchange the sum of the gradients once
@@ -277,9 +279,8 @@ class Training:
             return [(pixels, mask)]
         if len(mask) == 1:
             return [(images, mask) for images in pixels.tensor_split(parts)]
-        masks = repeat_masks(mask, len(pixels)).tensor_split(
-            parts
-        )  # a part may begin within a group that shares a mask
+        # A part may begin within a group of images that share a mask.
+        masks = repeat_masks(mask, len(pixels)).tensor_split(parts)
         return list(zip(pixels.tensor_split(parts), masks, strict=True))
 
     def _loss(

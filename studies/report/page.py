@@ -133,25 +133,28 @@ def _downloads(
     trials: pa.Table, history: pa.Table, verdict: dict[str, Any], plans: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """The study's tables and JSON files as data URIs, without empty tables; a file that is too large has no URI."""
-    files = []
-    for name, table in (("trials", trials), ("history", history)):
-        if table.num_rows:
-            content, arrow = csv_bytes(table), io.BytesIO()
-            if len(content) > PLAIN_CSV_BYTES:
-                packed = gzip.compress(content, 6, mtime=0)
-                files.append((f"{name}.csv.gz", f"{name} as CSV, gzip", "application/gzip", packed))
-            else:
-                files.append((f"{name}.csv", f"{name} as CSV", "text/csv;charset=utf-8", content))
-            pa.feather.write_feather(table, arrow, compression="zstd")
-            files.append((f"{name}.arrow", f"{name} as Arrow", "application/vnd.apache.arrow.file", arrow.getvalue()))
-    plan = ("the plan", plans[0]) if len(plans) == 1 else ("the plans", plans)
-    for name, title, values in (("verdict.json", "the verdict", verdict), ("study.json", *plan)):
-        content = json.dumps(values, indent=2, ensure_ascii=False, default=str).encode()
-        files.append((name, title, "application/json", content))
-    shown = []
-    for name, title, kind, content in files:
-        size = len(content)
+    shown: list[dict[str, Any]] = []
+
+    def add(name: str, title: str, kind: str, content: bytes, size: int | None = None) -> None:
+        size = len(content) if size is None else size
         readable = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(size / 1e3, 0.1):.3g} kB"
         uri = f"data:{kind};base64,{base64.b64encode(content).decode()}" if size <= MAX_BYTES else None
         shown.append({"name": name, "title": title, "readable_size": readable, "uri": uri})
+
+    for name, table in (("trials", trials), ("history", history)):
+        if table.num_rows == 0:
+            continue
+        if table.nbytes > 30 * MAX_BYTES:  # too large however it is packed
+            add(f"{name}.csv", f"{name} as CSV", "text/csv;charset=utf-8", b"", table.nbytes)
+        elif len(content := csv_bytes(table)) > PLAIN_CSV_BYTES:
+            add(f"{name}.csv.gz", f"{name} as CSV, gzip", "application/gzip", gzip.compress(content, 6, mtime=0))
+        else:
+            add(f"{name}.csv", f"{name} as CSV", "text/csv;charset=utf-8", content)
+        arrow = io.BytesIO()
+        pa.feather.write_feather(table, arrow, compression="zstd")
+        add(f"{name}.arrow", f"{name} as Arrow", "application/vnd.apache.arrow.file", arrow.getvalue())
+    plan = ("the plan", plans[0]) if len(plans) == 1 else ("the plans", plans)
+    for name, title, values in (("verdict.json", "the verdict", verdict), ("study.json", *plan)):
+        content = json.dumps(values, indent=2, ensure_ascii=False, default=str).encode()
+        add(name, title, "application/json", content)
     return shown

@@ -11,6 +11,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -267,6 +268,7 @@ def _same_budget(rows: Sequence[Row], label: str, warnings: list[str]) -> list[R
     return done
 
 
+@lru_cache(maxsize=4096)
 def _fingerprint(text: str | None, pool: str | None) -> str:
     """The configuration as canonical JSON without what may differ; the text itself where it is not JSON."""
     try:

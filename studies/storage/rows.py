@@ -114,6 +114,12 @@ class LooksRecord(TypedDict):
     rounds: int
 
 
+class Resources(TypedDict, total=False):
+    """What is read of a plan's ``resources``; the rest is only shown."""
+
+    concurrent: int
+
+
 class StudyRecord(TypedDict, total=False):
     """``study.json``: the plan, and how the study was started."""
 
@@ -141,12 +147,6 @@ class StudyRecord(TypedDict, total=False):
     device: str
     resources: dict[str, Any]
     warnings: list[str]
-
-
-class Resources(TypedDict, total=False):
-    """What is read of a plan's ``resources``; the rest is only shown."""
-
-    concurrent: int
 
 
 class Check(TypedDict):
@@ -359,12 +359,13 @@ _KINDS = {type(None): "null", bool: "a flag", str: "text", list: "a list", dict:
 _hints = functools.cache(get_type_hints)
 
 
-def check_document(path: Path, document: Mapping[str, Any], kind: type, way_out: str) -> None:
+def check_document(path: Path, document: Mapping[str, Any], kind: type, way_out: str, within: str = "") -> None:
     """Refuse a JSON document that is not of the ``TypedDict`` ``kind``; keys that the type does not know are free.
 
-    Such files can be edited by hand, truncated by a disk or written by another program.
+    Such files can be edited by hand, truncated by a disk or written by another program. ``within`` is the key in the
+    file under which the document stands.
     """
-    problem = _problem(document, kind, "")
+    problem = _problem(document, kind, within)
     if problem is not None:
         raise StudyError(f"{path}: {problem}; {way_out}")
 

@@ -24,6 +24,7 @@ from tune import (
     TrainingOptions,
     run_study,
 )
+from tune.masking_ratio_study import main
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -77,6 +78,12 @@ def test_secrets_reach_neither_tables_nor_logs_nor_the_report(undisturbed):
     files = [p for p in (*undisturbed.storage.rglob("*"), undisturbed.log) if p.is_file()]
     assert len(files) > 5
     assert not [p for p in files if SECRET.encode() in p.read_bytes()]
+
+
+def test_resume_refuses_another_question_of_the_same_settings(undisturbed, capsys):
+    assert main(["theory", "--resume", "--storage", str(undisturbed.storage), "--name", undisturbed.folder.name]) == 2
+    said = capsys.readouterr().err
+    assert "asks another question (which share should be masked" in said and "masking_ratio_study.py" in said
 
 
 def test_resume_refuses_other_settings_and_a_second_driver_is_refused(undisturbed, start_study):

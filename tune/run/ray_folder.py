@@ -64,7 +64,7 @@ def environment(name: str, value: str) -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ[name]
+        os.environ.pop(name, None)
         if before is not None:
             os.environ[name] = before
 

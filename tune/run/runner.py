@@ -10,7 +10,7 @@ import queue
 import shlex
 import sys
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,6 +152,12 @@ def run(
 
 def _stored_options(argv: list[str], options: StudyOptions, record: StudyRecord) -> StudyOptions:
     """The study's own options; those given on the command line must be equal."""
+    if record["question"] != options.question:
+        asked = record["question"] or "which share should be masked, with which patches?"
+        raise ConfigError(
+            f"--resume: the study {record['name']!r} asks another question ({asked}); resume it with the command that "
+            f"began it: {record['command']}"
+        )
     given = parse_options(argv, options.with_study(record["options"]), pairs=True).normalized()
     differences = given.differences(record["options"])
     if differences:
@@ -215,7 +221,6 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
         # Imports torch: by now it is known that Ray is there.
         from tune.run.cluster_fit import prepare_components
         from tune.run.driver import StudyDriver
-        from tune.trial.remote_folder import exchange
 
         # Images are sent to a cluster only if its nodes see no common folder.
         spread = session.joined and mirror is None
@@ -225,7 +230,11 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
             display.always(f"dashboard: {session.dashboard_url} (its access token is in {token_path()})", unbroken=True)
         apart = mirror.store if mirror is not None and session.joined else None
         job = _trial_job(plan, placement, folder, machine.dashboard or session.joined, apart)
-        access = nullcontext(job) if apart is None else exchange(job)
+        access: AbstractContextManager[TrialJob] = nullcontext(job)
+        if apart is not None:
+            from tune.trial.remote_folder import exchange  # imports timm
+
+            access = exchange(job)
         try:
             with access as job, StudyWriter(folder, plan.name) as writer:
                 complete = StudyDriver(plan, job, placement, writer, display, problems, mirror).run()

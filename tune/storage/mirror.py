@@ -132,8 +132,9 @@ class Mirror:
         """Delete checkpoints that workers of a cluster wrote to ``folder`` of the store."""
         if self.shared:
             try:
+                self._confirm()
                 self.store.delete_folder(folder)
-            except StudyWriteError as problem:
+            except StudyError as problem:
                 self.say(f"{problem}; {folder} was not deleted")
 
     def _files(self) -> dict[str, tuple[int, int, int]]:

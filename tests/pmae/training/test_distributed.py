@@ -60,6 +60,16 @@ def test_two_workers_train_as_one_process_does(digits, tiny, tmp_path, monkeypat
     torch.testing.assert_close(together.encoder.encode(unseen), alone.encoder.encode(unseen), rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore:12 training images are fewer")
+def test_workers_with_unequal_numbers_of_parts_exchange_in_the_same_order(digits, tiny, tmp_path):
+    # Of a batch of 3 one worker has one image and one part, the other two of each.
+    values = {"masking.reduction": "batch", "optim.batch_size": 3, "optim.epochs": 1, "optim.precision": "fp32"}
+    config = tiny.with_values({**values, "optim.accumulation_steps": 2})
+    images = digits[:12]
+    together = PMAETrainer(config, images, num_workers=2, use_gpu=False, storage_path=tmp_path, name="uneven").fit()
+    assert losses(together) == pytest.approx(losses(pretrain(config, images, seed=0)), rel=1e-4)
+
+
 @pytest.mark.slow
 def test_a_killed_worker_resumes_from_its_checkpoint(digits, tiny, tmp_path):
     config = tiny.with_values({"optim.epochs": 40, "optim.warmup_epochs": 1, "optim.precision": "fp32"})
