@@ -313,8 +313,8 @@ def _decide(
     if trained is False:
         detail = checks[0]["detail"]
         return "uninformative", (
-            f"training does not clearly beat an untrained encoder: {detail}, which is not above the margin, so that no "
-            "ratio can be told from another; train longer (--steps), use smaller patches (--patch-sizes) or more images"
+            f"training does not clearly beat an untrained encoder: {detail}, which is not above the margin, so "
+            "ratios cannot be compared; train longer (--steps), use smaller patches (--patch-sizes) or more images"
         )
     if losses_below is False and (default_loss is None or default_loss >= 1):
         return "uninformative", (

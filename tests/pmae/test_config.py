@@ -98,7 +98,7 @@ def test_a_restated_default_has_the_same_hash(method, values):
 def test_settings_that_came_later_leave_the_hashes_of_trainings_before_them(name, method, size, channels, expected):
     config = preset(name, "cifar10" if size == 32 else "digits", method).resolve(size, channels, 1295)
     assert config.hash() == expected
-    others = {"group_size": 8, "schedule": "released", "weight_decay_on": "all"}
+    others = {"accumulation_steps": 2, "group_size": 8, "schedule": "released", "weight_decay_on": "all"}
     assert others.keys() == LATER_SETTINGS.keys()
     for later, other in others.items():
         group = {"per": "group"} if later == "group_size" else {}

@@ -91,7 +91,7 @@ OTHER_VALUES = {
     "patch_stride": 2, "encoder": "vit_small", "width": 32, "depth": 3, "heads": 2, "mlp_ratio": 2.0,
     "decoder_width": 32, "decoder_depth": 2, "decoder_heads": 2, "position": "sincos", "pool": "cls", "epochs": 9,
     "steps": 77, "min_epochs": 2, "batch_size": 64, "learning_rate": 0.5, "warmup_epochs": 0.5, "weight_decay": 0.3,
-    "schedule": "released", "weight_decay_on": "all",
+    "schedule": "released", "weight_decay_on": "all", "accumulation_steps": 2,
     "betas": (0.5, 0.6), "clip_grad_norm": 2.0, "precision": "bf16", "compile": "off", "group_size": 8,
 }  # fmt: skip
 
