@@ -87,8 +87,9 @@ def _verdicts(method: str, ratio: float, judged: Judged) -> list[str]:
     for study, row in judged:
         patch = row_label(row, every).partition(", ")[2].removeprefix("patch ")
         train = (study.plan.get("dataset") or {}).get("train")
-        most = "" if row["ci_high"] is None else at_most(row["ci_high"])
-        best = [rung["ratio"] for rung in row["rungs"] if rung["may_be_best"] and row["verdict"] != "uninformative"]
+        judged_at_all = row["verdict"] != "uninformative"
+        most = at_most(row["ci_high"]) if judged_at_all and row["ci_high"] is not None else ""
+        best = [rung["ratio"] for rung in row["rungs"] if rung["may_be_best"] and judged_at_all]
         scores = *(rung["accuracy"] for rung in row["rungs"] if rung["is_default"]), row["untrained"], row["pixels"]
         cells = study.name, patch, f"{train:,}" if train else "", row["verdict"], most, ratio_list(best) if best else ""
         rows.append([*cells, *map(accuracy, scores), in_points(row["training_gain"])])
