@@ -37,7 +37,7 @@ def test_a_time_budget_chooses_seeds_that_take_about_that_long(settled):
 
 def test_a_budget_without_time_for_two_seeds_is_refused_with_what_they_take():
     plan = plan_study(planned(time_budget="1m"))
-    with pytest.raises(ConfigError, match=r"no time for 2 seeds of each ratio, which take about \d+ (s|min)"):
+    with pytest.raises(ConfigError, match=r"too short for 2 seeds of each ratio, which take about \d+ (s|min)"):
         fit_to_budget(plan, TWO_AT_A_TIME)
 
 
