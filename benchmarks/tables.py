@@ -142,6 +142,32 @@ def soak(result: Result) -> str:
     )
 
 
+def distributed(result: Result) -> str:
+    """What sharing a batch among workers gains, what they exchange, and what losing one costs."""
+    rows = [
+        [
+            row["method"].upper(), f"{row['workers']} x {row['threads']}", middle(row["images_per_second"]),
+            middle([row["times_first"][k] for k in ("median", "lowest", "highest")], 2),
+            f"{spread(row['loopback_bytes'])['median'] / 1e6:,.0f}" if row["workers"] > 1 else "",
+            f"{row['overlap']['median']:.0%}" if "overlap" in row else "",
+        ]
+        for row in result["scaling"]
+    ]  # fmt: skip
+    text = (
+        f"The paper's model, batch {result['batch']}, {result['precision']}, on {result['cores']} cores of "
+        f"{result['cpu']}:\n\n"
+        + table(["", "workers x threads", "images/s", "times 1 x 1", "MB a step", "exchange hidden"], rows)
+    )
+    found = result["restart"]
+    if found:
+        text += (
+            f"\n\nA worker of an elastic run of (1, 2) workers was killed: the next epoch was reported "
+            f"{found['seconds_from_kill_to_next_record']:.0f} s\nlater, beside "
+            f"{found['seconds_between_records']:.0f} s between two epochs before it."
+        )
+    return text
+
+
 def step_variants(result: Result) -> str:
     """What each choice is worth."""
     rows = [[name, middle(gain["runs"], 2)] for name, gain in result["gain"].items()]
@@ -371,6 +397,7 @@ TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "components-large": (components, "components-large-cpu.json"),
     "probes": (probes, "probes-cpu.json"),
     "growth": (growth, "growth-cpu.json"),
+    "distributed": (distributed, "distributed-cpu.json"),
     "study": (study, "study-cpu.json"),
     "soak": (soak, "soak.json"),
     "step-variants": (step_variants, "step-variants-pmae-cpu.json"),
