@@ -5,7 +5,7 @@
 
 Scaling: workers x threads share batches of the paper's model (ViT-Tiny, CIFAR-10's shape), in alternation, each
 measurement in a process group of its own. A step is timed three ways: as it is, without the exchange of gradients
-(``no_sync``), and the exchange of as many bytes alone. What of the exchange runs beside the backward is
+(``no_sync``), and the exchange of as many bytes alone. The share of the exchange that overlaps with the backward pass:
 
     overlap = 1 - (step - step without exchange) / exchange alone
 
@@ -14,7 +14,7 @@ parameter byte that a ring of n workers sends. With more workers than cores the 
 what the exchange costs, not what more cores would gain.
 
 Restart: a Ray Train run of (1, 2) workers loses a worker to SIGKILL; the time from the kill to the next epoch's record,
-beside the time between two records before it.
+compared with the time between two records before it.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def middle(values: Iterable[float], digits: int = 1) -> str:
 
 
 def training_step(result: Result) -> str:
-    """Ours beside the peer at its best, precision by precision."""
+    """Ours and the peer with its faster attention, by precision."""
     rows = []
     for method, speeds in result["images_per_second"].items():
         for ours in (kind for kind in speeds if kind.startswith("ours")):
@@ -162,7 +162,7 @@ def distributed(result: Result) -> str:
     if found:
         text += (
             f"\n\nA worker of an elastic run of (1, 2) workers was killed: the next epoch was reported "
-            f"{found['seconds_from_kill_to_next_record']:.0f} s\nlater, beside "
+            f"{found['seconds_from_kill_to_next_record']:.0f} s\nlater, compared with "
             f"{found['seconds_between_records']:.0f} s between two epochs before it."
         )
     return text
@@ -325,7 +325,7 @@ def verdict_cost(result: Result) -> str:
 
 
 def verdict_cost_short(result: Result) -> str:
-    """Trials until a verdict: the race, a ladder and a grid, where there is no regret and where there are 3 points."""
+    """Trials until a verdict for a race, a ladder and a grid, with a regret of 0 and of 3 points."""
     ways = {"`--until-settled`": "race", "5 seeds (default)": "ladder, 5 seeds", "grid of 20 seeds": "grid, 20 seeds"}
     rows = []
     for truth, regret, name in (("flat", 0, "all ratios are equal"), ("peak at .55", 3, "20 % loses 3 points")):

@@ -37,7 +37,7 @@ from studies.verdict import current_verdict
 from studies.views.wording import headline, judged_rows, verdict_word
 
 TEMPLATES = Path(__file__).parent / "templates"
-# Beyond this a file inside the page is no longer something to pass on; the tables are in the study's folder.
+# Larger files would make the page too large to forward; they are in the study's folder.
 MAX_BYTES = 4_000_000
 PLAIN_CSV_BYTES = 150_000
 

@@ -80,13 +80,7 @@ def setting_name(setting: Setting) -> str:
         parts.append(str(setting.strategy))
     if setting.basis not in (None, "pca"):
         parts.append(str(setting.basis))
-    if setting.patch_size is not None:
-        parts.append(f"patch {setting.patch_size}")
-    if setting.patch_stride not in (None, setting.patch_size):
-        parts.append(f"stride {setting.patch_stride}")
-    if setting.mask_unit not in (None, setting.patch_size):
-        parts.append(f"mask unit {setting.mask_unit}")
-    return ", ".join(parts)
+    return ", ".join([*parts, *setting.sides()])
 
 
 def pair_trials(trials: pa.Table) -> tuple[list[Comparison], list[str]]:

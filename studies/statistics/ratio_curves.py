@@ -34,6 +34,15 @@ class Setting(NamedTuple):
     patch_stride: int | None
     mask_unit: int | None
 
+    def sides(self) -> list[str]:
+        """For names: ``patch 2``, and ``stride 1`` and ``mask unit 4`` where they differ from the patch."""
+        parts = [] if self.patch_size is None else [f"patch {self.patch_size}"]
+        if self.patch_stride not in (None, self.patch_size):
+            parts.append(f"stride {self.patch_stride}")
+        if self.mask_unit not in (None, self.patch_size):
+            parts.append(f"mask unit {self.mask_unit}")
+        return parts
+
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Setting:
         """The setting of a row of trials or of a verdict; a missing stride counts as the patch size."""
@@ -162,13 +171,7 @@ def setting_labels(settings: Iterable[Setting]) -> dict[Setting, str]:
     """Short names that tell the settings of one picture apart: ``PMAE, patch 2``; what never differs is left out."""
     listed, labels = list(settings), {}
     for setting in listed:
-        parts = [method_name(setting.method)]
-        if setting.patch_size is not None:
-            parts.append(f"patch {setting.patch_size}")
-        if setting.patch_stride not in (None, setting.patch_size):
-            parts.append(f"stride {setting.patch_stride}")
-        if setting.mask_unit not in (None, setting.patch_size):
-            parts.append(f"mask unit {setting.mask_unit}")
+        parts = [method_name(setting.method), *setting.sides()]
         peers = [other for other in listed if other.method == setting.method]
         if setting.basis not in (None, "pca") or len({peer.basis for peer in peers}) > 1:
             parts.append(f"basis {setting.basis}")

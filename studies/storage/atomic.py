@@ -79,7 +79,7 @@ def _as_text(value: Any) -> str:
 
 
 def read_json(path: Path | str) -> dict[str, Any] | None:
-    """The mapping in the JSON file at ``path``; None where there is no such file."""
+    """The mapping in the JSON file at ``path``; None if the file does not exist."""
     path = Path(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

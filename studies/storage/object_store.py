@@ -77,13 +77,13 @@ class Store:
         return sorted(name for name in names if not name.startswith("."))
 
     def modified(self, name: str) -> float | None:
-        """When the store wrote ``name``, in seconds of its own clock; None where there is no such file."""
+        """When the store wrote ``name``, in seconds of its own clock; None if it does not exist."""
         with _explained(self.uri, "read", StudyError):
             info = self.filesystem.get_file_info(self._path(name))
         return None if info.type != fs.FileType.File else info.mtime_ns / 1e9
 
     def read(self, name: str) -> bytes | None:
-        """Content of ``name``; None where there is no such file."""
+        """Content of ``name``; None if it does not exist."""
         with _explained(self.uri, "read", StudyError):
             try:
                 with self.filesystem.open_input_stream(self._path(name)) as stream:

@@ -109,7 +109,7 @@ class JournalledTable:
 
 
 def read_table(path: Path, schema: pa.Schema, keys: Sequence[str]) -> pa.Table:
-    """The table at ``path`` with the rows that still wait in its journal; empty where there are no files."""
+    """The table at ``path`` with the rows of its journal; empty if neither file exists."""
     # The journal first, and without the rows that the Arrow file already has: a writer may be running.
     lines, _ = _read_journal(path.with_suffix(".journal"))
     table, last = read_arrow(path, schema)
