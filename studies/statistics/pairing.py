@@ -32,6 +32,8 @@ COLUMNS = (
 REQUIRED = ("dataset", "method", "ratio", "seed", "status")
 # Entries of a configuration that differ between trials which are meant to be compared.
 FREE_ENTRIES = {"ratio", "ratio_range", "seed", "root", "data_seed", "data_root", "trial_id"}
+# Settings that later versions added, as in pmae.config: a trial from before compares with one that has this value.
+LATER_SETTINGS = {"accumulation_steps": 1, "group_size": None, "schedule": "cosine", "weight_decay_on": "matrices"}
 PLAIN = (None, "expected", "fixed", "random")  # strategies that the claims of the papers are about
 SAME_SHARE = 1e-4  # achieved ratios of MAE closer than this mask the same number of patches
 Row = dict[str, Any]
@@ -270,7 +272,11 @@ def _fingerprint(text: str | None, pool: str | None) -> str:
     except ValueError:
         return str(text)
     flat = flatten(values if isinstance(values, dict) else {"": values})
-    kept = {name: value for name, value in flat.items() if name.rpartition(".")[2] not in FREE_ENTRIES}
+    kept = {}
+    for dotted, value in flat.items():
+        name = dotted.rpartition(".")[2]
+        if name not in FREE_ENTRIES and not (name in LATER_SETTINGS and value == LATER_SETTINGS[name]):
+            kept[dotted] = value
     return json.dumps({**kept, "pool": pool}, sort_keys=True)
 
 

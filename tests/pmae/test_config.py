@@ -21,6 +21,7 @@ from pmae.config import (
 )
 from pmae.errors import ConfigError
 from pmae.presets import PRESETS
+from studies.statistics import pairing
 
 
 def test_components_are_masked_as_expected_unless_asked_otherwise():
@@ -99,7 +100,7 @@ def test_settings_that_came_later_leave_the_hashes_of_trainings_before_them(name
     config = preset(name, "cifar10" if size == 32 else "digits", method).resolve(size, channels, 1295)
     assert config.hash() == expected
     others = {"accumulation_steps": 2, "group_size": 8, "schedule": "released", "weight_decay_on": "all"}
-    assert others.keys() == LATER_SETTINGS.keys()
+    assert others.keys() == LATER_SETTINGS.keys() and LATER_SETTINGS == pairing.LATER_SETTINGS
     for later, other in others.items():
         group = {"per": "group"} if later == "group_size" else {}
         assert config.with_values({later: other, **group}).hash() != config.with_values(group).hash()

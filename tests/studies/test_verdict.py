@@ -350,6 +350,8 @@ def test_only_confirmed_trials_judge() -> None:
         (change(FLAT, 0.55, [0], precision="bf16"), "another precision.*ratio 0.55, seed 0"),
         (change(FLAT, 0.55, [0], evaluation="split"), "another evaluation.*ratio 0.55, seed 0"),
         (change(FLAT, 0.55, [0], config='{"optim": {"lr": 3}}'), r"another configuration.*optim\.lr 3.*seed 0"),
+        (change(FLAT, 0.55, [0], config='{"optim": {"accumulation_steps": 2}}'), "another configuration.*seed 0"),
+        (change(FLAT, 0.55, [0], config='{"optim": {"accumulation_steps": 1}}'), None),
         ([*FLAT, *FLAT[:3]], "3 rows repeat a trial"),
         ([*FLAT, FLAT[3] | {"trial_id": "twin"}], "ratio 0.35 has seed 0 twice"),
         (change(FLAT, 0.35, [0], code_version="abc"), None),
@@ -364,8 +366,8 @@ def test_only_confirmed_trials_judge() -> None:
         ),
     ],
     ids=[
-        "diverged", "NaN", "epochs", "precision", "evaluation", "config", "repeat", "twin", "one known version",
-        "code", "device", "versions",
+        "diverged", "NaN", "epochs", "precision", "evaluation", "config", "later setting", "its default", "repeat",
+        "twin", "one known version", "code", "device", "versions",
     ],
 )  # fmt: skip
 def test_oddities_are_named_and_never_averaged_away(rows: Rows, warning: str | None) -> None:
