@@ -385,6 +385,18 @@ def shared_masks(result: Result) -> str:
     return text + table([*head, "training, times as fast"], rows)
 
 
+def rounding(result: Result) -> str:
+    """Relative errors of the largest and smallest coefficients and of the visible image, by format."""
+    parts = ("largest_tenth", "smallest_tenth", "visible_image")
+    rows = [
+        [f"{name}, {kind}", *(f"{100 * errors[part]:.2g} %" for part in parts)]
+        for name, formats in result["sets"].items()
+        for kind, errors in formats.items()
+    ]
+    head = ["", "tenth of the components with most variance", "tenth with least", "visible image"]
+    return "Relative root mean square error of coefficients and of the encoder's input:\n\n" + table(head, rows)
+
+
 def _root_mean_square(values: Iterable[float]) -> float:
     squares = [value * value for value in values]
     return math.sqrt(sum(squares) / len(squares))
@@ -408,6 +420,7 @@ TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
     "noise-short": (noise_short, "noise.json"),
     "recipes": (recipes, "recipes.json"),
     "verdict-power": (verdict_power, "verdict_power.json"),
+    "rounding": (rounding, "rounding.json"),
     "shared-masks": (shared_masks, "shared-masks.json"),
     "verdict-cost": (verdict_cost, "verdict_cost.json"),
     "verdict-cost-short": (verdict_cost_short, "verdict_cost.json"),
