@@ -148,7 +148,7 @@ def run_trial(
     def folds(features: Mapping[str, np.ndarray], fold_seed: int, repeat: int = 0) -> np.ndarray:
         x = torch.from_numpy(np.concatenate([features[split] for split in SPLITS]))
         y = torch.from_numpy(labels)
-        return (predict_out_of_fold(x, y, assign_folds(labels, 5, fold_seed, repeat)).predicted == y).double().numpy()
+        return (predict_out_of_fold(x, y, assign_folds(labels, 5, fold_seed, repeat))[0] == y).double().numpy()
 
     pool = task.config.model.pool
     own = pools[pool]

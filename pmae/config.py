@@ -1,9 +1,8 @@
 """What one pre-training run is: frozen, typed settings, every one checked when it is built.
 
-The settings are nested as :class:`PretrainConfig` ``.data .masking .model .optim .probe``. They are plain data: None
-means that a setting is derived from others or from the images, and :meth:`PretrainConfig.resolve` returns a copy in
-which all of them are known. The text below a field is its documentation and its help on every command line. Recipes
-are defined in ``pmae.presets``.
+The settings are nested as :class:`PretrainConfig` ``.data .masking .model .optim .probe``. None means that a setting is
+derived from others or from the images; :meth:`PretrainConfig.resolve` returns a copy in which all are known. The text
+below a field is its help on every command line. Recipes are in ``pmae.presets``.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import UnionType
@@ -137,23 +137,15 @@ class MaskingConfig:
             raise ConfigError(
                 f"group_size {self.group_size} has no effect with per={self.per!r}; use per='group' or leave it out"
             )
-        self._check_range()
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if not has_effect(f.name, self.method) and value != f.default:
-                raise ConfigError(f"{f.name}={value!r} has no effect with method {self.method!r}; leave it out")
-
-    def _check_range(self) -> None:
         if self.ratio_range is not None:
             if self.method == "pmae" and self.strategy != "sampled":
                 raise ConfigError(
                     f"ratio_range has no effect with strategy {self.strategy or COMPONENT_STRATEGIES[0]!r}; "
                     "use strategy='sampled' or set ratio"
                 )
-            low, high = self.ratio_range
-            check_ratio(low, "ratio_range's low end")
-            check_ratio(high, "ratio_range's high end")
-            if low >= high:
+            for end, value in zip(("low", "high"), self.ratio_range, strict=True):
+                check_ratio(value, f"ratio_range's {end} end")
+            if self.ratio_range[0] >= self.ratio_range[1]:
                 raise ConfigError(f"ratio_range is {self.ratio_range}; its low end must be below its high end")
         if self.ratio is not None and self.drawn_from is not None:
             low, high = self.drawn_from
@@ -162,6 +154,10 @@ class MaskingConfig:
                     f"ratio {self.ratio} has no effect when the ratio is drawn from {low} to {high}; "
                     "leave it out, or set neither ratio_range nor strategy='sampled'"
                 )
+        for name in ONLY["mae" if self.method == "pmae" else "pmae"]:
+            value = getattr(self, name)
+            if value != DEFAULTS[f"masking.{name}"]:
+                raise ConfigError(f"{name}={value!r} has no effect with method {self.method!r}; leave it out")
 
     @property
     def drawn_from(self) -> tuple[float, float] | None:
@@ -171,14 +167,10 @@ class MaskingConfig:
     def resolve(self) -> MaskingConfig:
         """A copy with strategy, ratio and group size filled in; a ratio that is drawn is the middle of its range."""
         drawn = self.drawn_from
-        usual = DEFAULT_RATIO[self.method] if drawn is None else (drawn[0] + drawn[1]) / 2
-        return replace(
-            self,
-            strategy=self.strategy or strategies_of_method(self.method)[0],
-            ratio_range=drawn,
-            ratio=usual if self.ratio is None or drawn is not None else self.ratio,
-            group_size=self.group_size or (GROUP_SIZE if self.per == "group" else None),
-        )
+        ratio = sum(drawn) / 2 if drawn else self.ratio or DEFAULT_RATIO[self.method]
+        group_size = self.group_size or (GROUP_SIZE if self.per == "group" else None)
+        strategy = self.strategy or strategies_of_method(self.method)[0]
+        return replace(self, strategy=strategy, ratio_range=drawn, ratio=ratio, group_size=group_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,8 +278,7 @@ class ModelConfig:
         if self.shape is None:
             return replace(self, patch_stride=self.stride)
         width, depth, heads = self.shape
-        names = [name for name, shape in ENCODER_PRESETS.items() if shape == self.shape]
-        encoder = names[0] if names else None
+        encoder = next((name for name, shape in ENCODER_PRESETS.items() if shape == self.shape), None)
         return replace(self, patch_stride=self.stride, encoder=encoder, width=width, depth=depth, heads=heads)
 
 
@@ -334,13 +325,12 @@ class OptimConfig:
             raise ConfigError(f"epochs {self.epochs} and steps {self.steps} are both given; leave one of them out")
         if self.steps is None and self.min_epochs != 1:
             raise ConfigError(f"min_epochs {self.min_epochs} has no effect without steps; leave it out or give steps")
-        if self.warmup_epochs is not None:
-            most = math.inf if self.steps is not None else self.epochs or DEFAULT_EPOCHS
-            if self.warmup_epochs > most:
-                raise ConfigError(
-                    f"warmup_epochs is {self.warmup_epochs}; it must be between 0 and epochs ({most}); "
-                    "lower it or leave it out"
-                )
+        most = self.epochs or DEFAULT_EPOCHS
+        if self.warmup_epochs is not None and self.steps is None and self.warmup_epochs > most:
+            raise ConfigError(
+                f"warmup_epochs is {self.warmup_epochs}; it must be between 0 and epochs ({most}); "
+                "lower it or leave it out"
+            )
         if self.accumulation_steps > self.batch_size:
             raise ConfigError(
                 f"accumulation_steps is {self.accumulation_steps}; it must be at most batch_size ({self.batch_size})"
@@ -350,14 +340,13 @@ class OptimConfig:
 
     def resolve(self, train_images: int | None = None) -> OptimConfig:
         """A copy with epochs and warm-up filled in; steps become epochs once ``train_images`` is known."""
-        epochs, warmup = self.epochs or DEFAULT_EPOCHS, self.warmup_epochs
-        if self.steps is not None:
-            if train_images is None:
-                return self
+        if self.steps is not None and train_images is None:
+            return self
+        epochs = self.epochs or DEFAULT_EPOCHS
+        if self.steps is not None and train_images is not None:
             per_epoch = max(1, train_images // min(self.batch_size, max(1, train_images)))
             epochs = max(self.min_epochs, round(self.steps / per_epoch))
-            warmup = None if warmup is None else min(warmup, epochs)
-        warmup = epochs / 20 if warmup is None else warmup
+        warmup = epochs / 20 if self.warmup_epochs is None else min(self.warmup_epochs, epochs)
         return replace(self, epochs=epochs, warmup_epochs=warmup, steps=None, min_epochs=1)
 
 
@@ -450,10 +439,7 @@ class PretrainConfig:
         """A copy with every setting filled in for images of ``image_size`` px and ``channels``.
 
         Steps become epochs once ``train_images``, the number of images that are trained on, is given. Resolving again
-        changes nothing. Change settings before: what is filled in counts as given.
-
-        Raises:
-            ConfigError: The settings contradict the images.
+        changes nothing. Raises ConfigError where settings contradict the images.
         """
         for name, value in (("image_size", image_size), ("channels", channels)):
             wanted = getattr(self.model, name)
@@ -466,10 +452,9 @@ class PretrainConfig:
         return sized._filled(train_images)
 
     def _filled(self, train_images: int | None = None) -> PretrainConfig:
-        masking = self.masking.resolve()
+        masking, optim = self.masking.resolve(), self.optim.resolve(train_images)
         if masking.method == "mae" and masking.mask_unit is None:
             masking = replace(masking, mask_unit=self.model.patch_size)
-        optim = self.optim.resolve(train_images)
         return replace(self, masking=masking, model=self.model.resolve(), optim=optim, other_masking=None)
 
     def with_values(self, values: Mapping[str, Any]) -> PretrainConfig:
@@ -477,10 +462,7 @@ class PretrainConfig:
 
         A value that a setting already has changes nothing. A changed setting replaces those that it excludes: epochs
         and steps each other, an encoder's name its width, depth and heads. A changed method has masking settings of
-        its own; those of the previous method are kept and used again when it is changed back.
-
-        Raises:
-            ConfigError: A name is unknown, or the settings do not go together.
+        its own; those of the previous method return with it. Raises ConfigError for unknown names and contradictions.
         """
         given = {_dotted(name): value for name, value in values.items()}
         base, method = self, given.pop("masking.method", self.masking.method)
@@ -514,8 +496,7 @@ class PretrainConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> PretrainConfig:
         """The settings that ``to_dict`` gave: lists become tuples, missing settings take their defaults.
 
-        Raises:
-            ConfigError: A name is unknown, or a value cannot work.
+        Raises ConfigError for an unknown name or a value that cannot work.
         """
         _check_names(values, list(SECTIONS), "config")
         return cls(**{section: _build(SECTIONS[section], each, section) for section, each in values.items()})
@@ -523,8 +504,7 @@ class PretrainConfig:
     def hash(self) -> str:
         """16 hexadecimal digits of the resolved settings, the same in every process and however they are given.
 
-        A default counts the same whether it is left out or restated. Sizes and steps stay unknown before
-        :meth:`resolve`, so hashes are compared between configurations that are both resolved or both not.
+        Before :meth:`resolve` sizes and steps are unknown: compare hashes of configurations that are both resolved.
         """
         sections, later = self._filled().to_dict(), LATER_SETTINGS.items()
         values = {s: {n: v for n, v in each.items() if (n, v) not in later} for s, each in sections.items()}
@@ -564,8 +544,8 @@ def usual_crop_scale(image_size: int) -> tuple[float, float]:
 
 def check_ratio(value: Any, name: str = "ratio") -> None:
     """Refuse anything but a fraction strictly between 0 and 1."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1:
-        hint = f"; did you mean {value / 100:g}?" if isinstance(value, (int, float)) and 1 < value < 100 else ""
+    if not _is_number(value) or not 0 < value < 1:
+        hint = f"; did you mean {value / 100:g}?" if _is_number(value) and 1 < value < 100 else ""
         raise ConfigError(f"{name} is {value!r}; ratios are fractions strictly between 0 and 1, for example 0.2{hint}")
 
 
@@ -589,11 +569,7 @@ def check_patches(image_size: int, patch_size: int, patch_stride: int | None = N
     """Refuse patches that do not cover the image exactly, leave gaps, or are fewer than 4."""
     stride = patch_stride or patch_size
     fitting = [p for p in range(1, image_size // 2 + 1) if image_size % p == 0]
-    if (
-        patch_size > image_size
-        or (image_size - patch_size) % stride
-        or (stride == patch_size and image_size % patch_size)
-    ):
+    if patch_size > image_size or (image_size - patch_size) % stride:
         raise ConfigError(
             f"patch_size {patch_size} (stride {stride}) does not divide the {image_size}-px image; "
             f"patch sizes that do are {', '.join(map(str, fitting))}; or change --image-size"
@@ -610,19 +586,14 @@ def check_patches(image_size: int, patch_size: int, patch_stride: int | None = N
 
 def forward_flops(config: PretrainConfig) -> float:
     """Multiply-adds times two of one image forward through encoder and decoder, and the projections."""
-    model = config.model
-    assert model.image_size is not None and model.channels is not None and config.masking.ratio is not None
-    tokens = model.tokens
-    visible = tokens * (1 - config.masking.ratio) if config.masking.method == "mae" else tokens
-    dimensions = model.image_size**2 * model.channels
-    blocks = sum(
-        d * (24 * n * w * w + 4 * n * n * w)
-        for n, w, d in (
-            (visible + 1, *(model.shape or ENCODER_PRESETS["vit_tiny"])[:2]),
-            (tokens + 1, model.decoder_width, model.decoder_depth),
-        )
-    )
-    return blocks + (2 * 3 * dimensions * components_kept(dimensions) if config.masking.method == "pmae" else 0)
+    model, masking = config.model, config.masking
+    assert model.image_size is not None and model.channels is not None and masking.ratio is not None
+    tokens, dimensions = model.tokens, model.image_size**2 * model.channels
+    visible = tokens * (1 - masking.ratio) if masking.method == "mae" else tokens
+    width, depth, _ = model.shape or ENCODER_PRESETS["vit_tiny"]
+    parts = ((visible + 1, width, depth), (tokens + 1, model.decoder_width, model.decoder_depth))
+    blocks = sum(d * (24 * n * w * w + 4 * n * n * w) for n, w, d in parts)
+    return blocks + (2 * 3 * dimensions * components_kept(dimensions) if masking.method == "pmae" else 0)
 
 
 def components_kept(dimensions: int) -> int:
@@ -639,10 +610,8 @@ def _dotted(name: str) -> str:
     """``masking.ratio`` of ``masking.ratio`` or ``ratio``."""
     dotted = SETTINGS.get(name, name)
     if dotted not in DEFAULTS:
-        known = [*SETTINGS, *SETTINGS.values()]
-        raise ConfigError(
-            f"{name!r} is not a setting{did_you_mean(name, known)}; settings are {', '.join(SETTINGS.values())}"
-        )
+        hint = did_you_mean(name, [*SETTINGS, *SETTINGS.values()])
+        raise ConfigError(f"{name!r} is not a setting{hint}; settings are {', '.join(SETTINGS.values())}")
     return dotted
 
 
@@ -664,9 +633,10 @@ def _build(kind: type[T], values: Any, where: str) -> T:
 
 
 def _check_values(section: object) -> None:
-    """Refuse values that a setting's annotation does not allow, or numbers that are too small."""
+    """Refuse values that an annotation does not allow and too small numbers; make NumPy's numbers Python's own."""
     for name, hint in HINTS[type(section)].items():
-        value = getattr(section, name)
+        value = _plain(getattr(section, name))
+        object.__setattr__(section, name, value)
         kind, *others = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         if (value is None and others) or (name == "basis" and is_own(value)):
             continue
@@ -681,11 +651,18 @@ def _check_values(section: object) -> None:
             raise ConfigError(f"{name} is {value!r}; it must be True or False")
         elif kind is int and not (isinstance(value, int) and _is_number(value) and value >= LEAST.get(name, 1)):
             raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {LEAST.get(name, 1)}")
-        elif kind is float:
-            enough = _is_number(value) and (value > 0 if name in POSITIVE else value >= 0) and value < math.inf
-            if not enough:
-                bound = "above" if name in POSITIVE else "of at least"
-                raise ConfigError(f"{name} is {value!r}; it must be a number {bound} 0")
+        elif kind is float and not (_is_number(value) and 0 <= value < math.inf and (value or name not in POSITIVE)):
+            bound = "above" if name in POSITIVE else "of at least"
+            raise ConfigError(f"{name} is {value!r}; it must be a number {bound} 0")
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy, or a tuple of such, as Python's own; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def _is_number(value: Any) -> bool:

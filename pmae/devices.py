@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +15,7 @@ from pmae.errors import ConfigError
 
 # On the CPU, casting costs more than bf16 products save in narrow models (benchmarks/README.md).
 BF16_CPU_WIDTH = 128
-# Steps with less arithmetic run on one thread: their many small operators wait for a second one more than it saves,
-# on a busy machine many times over (benchmarks/README.md).
+# Steps with less arithmetic run on one thread: a second one costs more than it saves (benchmarks/README.md).
 ONE_THREAD_FLOPS = 5e9
 _THREADS_AT_IMPORT = torch.get_num_threads()
 
@@ -24,12 +24,9 @@ def pick_device(name: str = "auto") -> torch.device:
     """The device called ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``; ConfigError without it."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
+    if not re.fullmatch(r"(cpu|cuda)(:[0-9]{1,2})?", str(name)):
         raise ConfigError(f"device is {name!r}; allowed are auto, cpu, cuda and cuda:N")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device is {name!r}, but this machine has {torch.cuda.device_count()} CUDA devices; use 'auto' or 'cpu'"
@@ -75,8 +72,7 @@ def pick_threads(step_flops: float, device: torch.device) -> int:
     A number that the user chose is kept: OMP_NUM_THREADS or MKL_NUM_THREADS is set, or torch's number has changed
     since this module was imported, or it is neither all of the cores nor half of them, between which torch chooses.
     """
-    threads = torch.get_num_threads()
-    cores = {os.cpu_count() or 1}
+    threads, cores = torch.get_num_threads(), {os.cpu_count() or 1}
     if hasattr(os, "sched_getaffinity"):
         cores.add(len(os.sched_getaffinity(0)))
     untouched = threads == _THREADS_AT_IMPORT and threads in cores | {max(1, c // 2) for c in cores}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -40,25 +39,22 @@ def draw_component_mask(
 ) -> tuple[Tensor, Tensor]:
     """Mask components that hold ``ratio`` of the variance (Bizeul et al. 2025, step 2).
 
-    Components are put in an order (``tvb``: lowest variance first; ``bvt``: highest first; otherwise a random
-    permutation for each image) and a prefix of it is masked. At least one component is masked and at least one is
-    visible. The strategies differ in where the prefix ends:
+    Components are ordered (``tvb``: lowest variance first; ``bvt``: highest first; otherwise a random permutation for
+    each image) and a prefix is masked, never none and never all. The strategies differ in where the prefix ends:
 
     * ``expected``: at the component k where the cumulative share crosses the ratio, S_{k-1} <= ratio < S_k. It is
       included with the probability that makes the expected share equal to the ratio. Where the shorter prefix is
       empty, the smallest component alone takes its place; where the longer prefix is everything, everything but the
       smallest component does. The mean is therefore exact for p_min <= ratio <= 1 - p_min, where p_min is the share
       of the smallest component that holds a non-negligible share of the variance (above 1e-6).
-    * ``fixed``, ``tvb``, ``bvt``: where the share is nearest to the ratio. A component that holds more than twice
-      the ratio is then masked only where it comes first.
+    * ``fixed``, ``tvb``, ``bvt``: where the share is nearest to the ratio.
     * ``sampled``: as ``fixed``, with a ratio drawn for each image.
-    * ``released``: one component before the nearest prefix, as the paper's released code does. The achieved share
-      is below the ratio. The released code masks nothing when the first component alone is nearest to the ratio,
-      which makes the loss NaN; here that component is masked.
+    * ``released``: one component before the nearest prefix, as in the paper's released code, so the share is below the
+      ratio. Where that code masks nothing and the loss becomes NaN, the first component is masked here.
 
     Args:
-        explained_variance_ratio: (E,) shares of the variance, at least 2, none negative. They are divided by their
-            sum. Entries are validated on the CPU only: elsewhere reading them would stall the device.
+        explained_variance_ratio: (E,) shares of the variance, at least 2, none negative; divided by their sum. Entries
+            are validated on the CPU only: elsewhere reading them would stall the device.
         ratio: Masked share of the variance in (0, 1); for ``sampled`` a pair (low, high) from which each image
             draws its own, uniformly.
         batch_size: Number B of masks.
@@ -97,10 +93,7 @@ def draw_component_mask(
 def _expected_prefix(
     p: Tensor, order: Tensor, shares: Tensor, wanted: Tensor, uniform: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The ``expected`` strategy: a random choice between two masks whose shares enclose the ratio ``wanted`` (B, 1).
-
-    ``p`` (E,) sums to 1; ``shares`` (B, E) are cumulative along ``order``; ``uniform`` (B, 1) is in [0, 1).
-    """
+    """The ``expected`` strategy: a random choice between two masks whose shares enclose the ratio ``wanted`` (B, 1)."""
     entries = p.numel()
     # At least two components are candidates for the smallest one, also where all variance is in one component.
     candidates = p.masked_fill(p < p.topk(2).values[1].clamp(max=NEGLIGIBLE_SHARE), math.inf)
@@ -131,18 +124,15 @@ def draw_patch_mask(
     generator: torch.Generator,
     strategy: str = "random",
 ) -> Tensor:
-    """Mask the same number of patches in each image: N - int(N (1 - ratio)) as He et al. 2022 count them.
-
-    At least one patch stays visible and at least one is masked.
+    """Mask the same number of patches in each image: N - int(N (1 - ratio)) (He et al. 2022), never none or all.
 
     Args:
         grid: Rows and columns of patches, N in all.
         ratio: Masked share of the patches in (0, 1).
         batch_size: Number B of masks.
         generator: The masks are drawn on its device.
-        strategy: ``random``: any patches; ``block``: one rectangle at a random place, its top or bottom row cut
-            short where the number asks for it; ``grid``: what stays visible is on a regular grid (a quarter:
-            every other patch of every other row), shifted at random.
+        strategy: ``random``: any patches; ``block``: one rectangle at a random place, whose top or bottom row may be
+            incomplete; ``grid``: what stays visible is on a regular grid, shifted at random.
 
     Returns:
         mask (B, N) bool, patches in row-major order.
@@ -153,10 +143,14 @@ def draw_patch_mask(
     if rows * columns < 2:
         raise ConfigError(f"grid is {grid}; masking needs at least 2 patches, so take a smaller patch_size")
     masked = masked_count(rows * columns, ratio)
-    if strategy == "random":
+    if strategy == "block":
+        return _block_mask(rows, columns, masked, batch_size, generator)
+    if strategy == "grid":
+        keys = _grid_keys(rows, columns, batch_size, generator)
+    else:
         keys = torch.rand(batch_size, rows * columns, device=generator.device, generator=generator)
-        return _mask_smallest(keys, masked)
-    return _PLACED[strategy](rows, columns, masked, batch_size, generator)
+    order = keys.argsort(dim=1, stable=True)
+    return torch.zeros_like(keys, dtype=torch.bool).scatter_(1, order[:, :masked], True)
 
 
 def expand_mask_units(mask_units: Tensor, units_per_side: int, patches_per_side: int) -> Tensor:
@@ -175,10 +169,9 @@ def expand_mask_units(mask_units: Tensor, units_per_side: int, patches_per_side:
 
 
 def pixel_coverage(mask: Tensor, grid: int, patch_size: int, patch_stride: int, image_size: int) -> Tensor:
-    """Which pixels are hidden: those that no visible patch shows. With overlapping patches only these may be scored.
+    """Pixels (B, image_size, image_size) that no visible patch shows, of masks (B, N) over patches, ``grid`` a side.
 
-    (B, N) bool over the patches, ``grid`` a side, becomes (B, image_size, image_size). With much overlap an image can
-    have no masked pixel at all.
+    Where patches overlap only these may be scored; an image can have none.
     """
     if grid**2 != mask.shape[-1] or (grid - 1) * patch_stride + patch_size != image_size:
         raise ConfigError(
@@ -191,13 +184,14 @@ def pixel_coverage(mask: Tensor, grid: int, patch_size: int, patch_stride: int, 
 
 
 def _ratio_bounds(ratio: float | tuple[float, float], strategy: str) -> tuple[float, float]:
-    if strategy != "sampled":
-        if isinstance(ratio, (tuple, list)):
-            raise ConfigError(f"ratio is {ratio!r}; strategy {strategy!r} takes one fraction, 'sampled' takes a pair")
+    if strategy != "sampled" and not isinstance(ratio, (tuple, list)):
         check_ratio(ratio)
         return ratio, ratio
-    if not isinstance(ratio, (tuple, list)) or len(ratio) != 2:
-        raise ConfigError(f"ratio is {ratio!r}; strategy 'sampled' takes a pair (low, high), for example (0.1, 0.9)")
+    if strategy != "sampled" or not isinstance(ratio, (tuple, list)) or len(ratio) != 2:
+        raise ConfigError(
+            f"ratio is {ratio!r} with strategy {strategy!r}; 'sampled' takes a pair (low, high), for example "
+            "(0.1, 0.9), the others take one fraction"
+        )
     low, high = ratio
     check_ratio(low, "the ratio's low end")
     check_ratio(high, "the ratio's high end")
@@ -220,12 +214,6 @@ def _checked_spectrum(variances: Tensor) -> Tensor:
     return variances
 
 
-def _mask_smallest(keys: Tensor, masked: int) -> Tensor:
-    """(B, N) bool: True at the ``masked`` smallest keys of each row."""
-    order = keys.argsort(dim=1, stable=True)
-    return torch.zeros_like(keys, dtype=torch.bool).scatter_(1, order[:, :masked], True)
-
-
 def _block_mask(rows: int, columns: int, masked: int, batch_size: int, generator: torch.Generator) -> Tensor:
     table, counts = _block_table(rows, columns, generator.device)
     shapes = counts[masked - 1]
@@ -241,10 +229,7 @@ def _block_mask(rows: int, columns: int, masked: int, batch_size: int, generator
 
 @functools.lru_cache(maxsize=16)
 def _block_table(rows: int, columns: int, device: torch.device) -> tuple[Tensor, tuple[int, ...]]:
-    """Block shapes (N - 1, S, 2) of every number of masked patches, zeros after the last, and how many each has.
-
-    They are on the device: copying one list per step would wait for it.
-    """
+    """Block shapes (N - 1, S, 2) of every number of masked patches, on the device, and how many each has."""
     shapes = [_block_shapes(rows, columns, masked) for masked in range(1, rows * columns)]
     counts = tuple(len(s) for s in shapes)
     most = max(counts)
@@ -258,13 +243,12 @@ def _block_shapes(rows: int, columns: int, masked: int) -> list[tuple[int, int]]
     return [(h, w) for h, w in shapes if min(h, w) >= BLOCK_ASPECT * max(h, w)] or shapes
 
 
-def _grid_mask(rows: int, columns: int, masked: int, batch_size: int, generator: torch.Generator) -> Tensor:
+def _grid_keys(rows: int, columns: int, batch_size: int, generator: torch.Generator) -> Tensor:
     order = _dither_order(max(rows, columns), generator.device)
     period = len(order)
     shift = torch.randint(period, (2, batch_size, 1), device=generator.device, generator=generator)
     cell = torch.arange(rows * columns, device=generator.device)
-    rank = order[(cell // columns + shift[0]) % period, (cell % columns + shift[1]) % period]
-    return _mask_smallest(-rank, masked)
+    return -order[(cell // columns + shift[0]) % period, (cell % columns + shift[1]) % period]
 
 
 @functools.lru_cache(maxsize=64)
@@ -274,9 +258,6 @@ def _dither_order(side: int, device: torch.device) -> Tensor:
     while len(order) < side:
         order = torch.cat([torch.cat([4 * order, 4 * order + 2], 1), torch.cat([4 * order + 3, 4 * order + 1], 1)])
     return order.to(device)
-
-
-_PLACED: dict[str, Callable[[int, int, int, int, torch.Generator], Tensor]] = {"block": _block_mask, "grid": _grid_mask}
 
 
 def repeat_masks(mask: Tensor, images: int) -> Tensor:
@@ -304,9 +285,9 @@ class DrawMask(Protocol):
 class MaskDraw(NamedTuple):
     """The masks of one step, and what they mask.
 
-    ``mask`` is bool, True = masked. Patches: (b, N) for this worker's b images. Components: (b, E), or fewer rows for
-    consecutive groups of images, see :func:`repeat_masks`. ``achieved`` (draws,) is the masked share of the variance or
-    of the pixels; ``visible_tokens``, known on the CPU, are the visible patches per mask, None for components.
+    ``mask`` is bool, True = masked: patches (b, N) of this worker's b images; components (b, E), or fewer rows, see
+    :func:`repeat_masks`. ``achieved`` (draws,) is the masked share of the variance or of the pixels,
+    ``visible_tokens`` the visible patches per mask, None for components.
     """
 
     mask: Tensor
@@ -315,10 +296,10 @@ class MaskDraw(NamedTuple):
 
 
 class MaskSampler:
-    """Draws the masks of each step as the resolved ``config.masking`` specifies. No draw waits for the device.
+    """Draws the masks of each step as ``config.masking`` specifies. No draw waits for the device.
 
-    ``spectrum`` (E,) are the shares of the variance of the entries that are masked, on the training device; None for
-    MAE, whose lookup tables are copied to ``device`` now, not in the first step.
+    ``spectrum`` (E,) are the shares of the variance of what is masked, on the training device; None for MAE, whose
+    lookup tables are copied to ``device`` now.
     """
 
     def __init__(
@@ -344,11 +325,9 @@ class MaskSampler:
     def draw(
         self, batch: int, generator: torch.Generator, ratio_generator: torch.Generator, shard: slice = slice(None)
     ) -> MaskDraw:
-        """Masks of one step.
+        """Masks of one step: every worker draws for the whole ``batch`` and takes its ``shard``.
 
-        Each worker draws for the whole ``batch`` and takes its ``shard``, so that the masks do not depend on the number
-        of workers. ``generator`` is on the training device, ``ratio_generator`` on the CPU: a patch ratio drawn per
-        batch must be known without a wait.
+        ``generator`` is on the training device, ``ratio_generator`` on the CPU, where a patch ratio must be known.
         """
         sharing = {"image": 1, "group": self.masking.group_size or batch, "batch": batch}[self.masking.per]
         draws = -(-batch // sharing)

@@ -49,18 +49,16 @@ def cached_components(
     collect: Callable[[TrainingImages], PixelMoments] | None = None,
     progress: bool = True,
 ) -> tuple[PrincipalComponents, str]:
-    """The components of an image set's training split, from the cache or else fitted and kept there.
+    """The components of an image set's training split, from the cache or else fitted, by one process, and kept there.
 
-    Processes that want the same components at once wait for the first to fit them. A corrupted file, or one of other
-    images, is replaced by a new fit, with a warning.
+    A corrupted file, or one of other images, is replaced by a new fit, with a warning.
 
     Args:
         images: An image set (``.images``, ``.indices("train")``, ``.fingerprint``).
         basis: ``pca``, ``dct``, ``wavelet``, ``rotation`` or ``pixel``.
         folder: Folder of the files; None is ``components`` in the cache.
         device: Where they are computed if they must be.
-        collect: Replaces the local pass over the images, for example by several machines, where all components come
-            from the covariance of ``pca``.
+        collect: Replaces the pass over the images where all components of ``pca`` come from their covariance.
         progress: Report on standard error when the fit takes more than a few seconds.
 
     Returns:
@@ -116,8 +114,7 @@ def fit_basis(
     Args:
         basis: ``pca``; ``dct``: the two-dimensional DCT-II of each channel; ``wavelet``: Daubechies' db2, periodic, of
             each channel on as many levels as the sides can be halved; ``rotation``: a random one, always the same;
-            ``pixel``: the pixels themselves; or a function of your own from (C, H, W) to orthonormal columns (D, D),
-            D = C·H·W, whose basis is called ``own:`` and the function's name.
+            ``pixel``; or a function of your own from (C, H, W) to orthonormal columns (D, D), D = C·H·W.
         images: An image set, whose ``train`` split is used, or an array (N, H, W, C).
         device: Where sums (and for ``pca`` eigenvectors) are computed.
         progress: Report on standard error when fitting ``pca`` takes more than a few seconds.
@@ -128,16 +125,17 @@ def fit_basis(
     """
     if basis == "pca":
         return PrincipalComponents.fit(images, device=device, progress=progress)
-    name = OWN + getattr(basis, "__name__", type(basis).__name__) if callable(basis) else basis
-    if not callable(basis):
-        check_choice("basis", name, BASES)
+    if callable(basis):
+        name, make = OWN + getattr(basis, "__name__", type(basis).__name__), basis
+    else:
+        check_choice("basis", basis, BASES)
+        name, make = basis, _MATRICES[basis]
     data = TrainingImages.of(images)
     if data.size > MAX_FULL_SIZE:
         raise ConfigError(
             f"basis {name!r} of images (C, H, W) = {data.shape} has {data.size} coordinates, more than the "
             f"{MAX_FULL_SIZE} that are held; lower image_size or use basis 'pca', which then keeps the leading ones"
         )
-    make = basis if callable(basis) else _MATRICES[name]
     vectors = run_interruptibly(lambda: np.asarray(make(data.shape)))
     if callable(basis):
         _check_orthonormal(vectors, data.size, name)
@@ -181,11 +179,6 @@ def rotation_matrix(shape: Shape, seed: int = ROTATION_SEED) -> Matrix:
     return q * np.sign(r.diagonal())
 
 
-def pixel_matrix(shape: Shape) -> Matrix:
-    """(D, D) identity: each pixel is a coordinate."""
-    return np.eye(int(np.prod(shape)))
-
-
 def _check_orthonormal(vectors: Matrix, size: int, name: str) -> None:
     if vectors.shape != (size, size) or not np.allclose(vectors.T @ vectors, np.eye(size), atol=1e-5):
         raise ConfigError(
@@ -196,15 +189,13 @@ def _check_orthonormal(vectors: Matrix, size: int, name: str) -> None:
 
 def _variances(vectors: Matrix, correlation: Matrix) -> npt.NDArray[np.float64]:
     """diag(Vᵀ C V), a stripe of columns at a time to save memory."""
-    starts = range(0, vectors.shape[1], COLUMNS_AT_ONCE)
-    stripes = (vectors[:, start : start + COLUMNS_AT_ONCE] for start in starts)
-    parts = [np.einsum("dk,dk->k", stripe, correlation @ stripe) for stripe in stripes]
-    return np.concatenate(parts).clip(0)
+    stripes = np.split(vectors, range(COLUMNS_AT_ONCE, vectors.shape[1], COLUMNS_AT_ONCE), axis=1)
+    return np.concatenate([np.einsum("dk,dk->k", stripe, correlation @ stripe) for stripe in stripes]).clip(0)
 
 
 _MATRICES: dict[str, Callable[[Shape], Matrix]] = {
     "dct": dct_matrix,
     "wavelet": wavelet_matrix,
     "rotation": rotation_matrix,
-    "pixel": pixel_matrix,
+    "pixel": lambda shape: np.eye(int(np.prod(shape))),
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,7 +23,7 @@ from pmae.data.progress import progress_bar
 from pmae.errors import DataError
 
 Float64s = npt.NDArray[np.float64]
-MeanAndStd = tuple[Float64s, Float64s]
+MeanAndStd = tuple[Tensor, Tensor]  # (D,) each, float64
 Device = torch.device | str
 Shape = tuple[int, int, int]  # (C, H, W)
 T = TypeVar("T")
@@ -46,10 +47,9 @@ LONG_EIGEN = 2048  # rows of a matrix whose eigenvectors take more than a moment
 
 
 class PixelMoments:
-    """Number of images, sums of their pixels (D,) and sums of products of pixel pairs (D, D), in float64.
+    """Number of images, sums of their pixels (D,) and of products of pixel pairs (D, D, upper triangle), in float64.
 
-    Pixels are counted in C, H, W order and minus ``shift``, which changes no covariance: 128 for uint8 images, whose
-    sums are exact integers, 0 for float images. Of the products only the upper triangle is filled.
+    Pixels are in C, H, W order and minus ``shift``: 128 for uint8 images, whose sums are exact integers, 0 for floats.
     """
 
     def __init__(self, shape: Shape, *, device: Device = "cpu", shift: float = UINT8_SHIFT) -> None:
@@ -69,10 +69,12 @@ class PixelMoments:
                 )
             self.count += len(pixels)
             self.sums += pixels.sum(0)  # of whole numbers: float32 rounds none of a block's
-            if self.shift == UINT8_SHIFT and self.device.type == "cpu" and cpu_has_vnni():
-                pixels = pixels.to(torch.int8)
+            integers = self.shift == UINT8_SHIFT and self.device.type == "cpu" and cpu_has_vnni()
+            pixels = pixels.to(torch.int8) if integers else pixels
             for start, end in _stripes(len(self.sums)):
-                self.products[start:end, start:] += _products(pixels[:, start:end], pixels[:, start:])
+                left, right = pixels[:, start:end].T, pixels[:, start:]
+                product = torch._int_mm(left.contiguous(), right.contiguous()) if integers else left @ right
+                self.products[start:end, start:] += product
 
     def merge(self, other: PixelMoments) -> None:
         """Add what another worker has summed over other images."""
@@ -83,23 +85,21 @@ class PixelMoments:
             )
         self.count += other.count
         self.sums += other.sums.to(self.device)
-        for start, end in _stripes(len(self.sums)):
-            self.products[start:end, start:] += other.products[start:end, start:].to(self.device)
+        self.products += other.products.to(self.device)
 
     def mean_and_std(self) -> MeanAndStd:
         """(D,) mean and population standard deviation in the images' units, floored by :func:`floor_std`."""
-        self._check_count()
         return _mean_and_std(self.count, self.sums, self.products.diagonal(), self.shift)
 
     def correlation(self) -> Float64s:
         """(D, D) covariance of the standardized pixels, both triangles; a constant pixel's row is zero."""
-        self._check_count()
+        if self.count < 2:
+            raise DataError(f"components need at least 2 images, there are {self.count}; raise limit or add images")
         variance = _variance(self.count, self.sums, self.products.diagonal())
         weight = torch.where(variance > 0, floor_std(variance).reciprocal(), 0.0) / self.count
         result = torch.empty_like(self.products)
         for start, end in _stripes(len(self.sums)):
-            # Striped, so that no third matrix of this size is made on the way. For uint8 all is whole numbers
-            # until the weights come in.
+            # Striped, so that no third matrix of this size is made. For uint8 all is whole numbers until the weights.
             part = self.products[start:end, start:] * self.count
             part -= self.sums[start:end, None] * self.sums[start:]
             part *= weight[start:end, None] * weight[start:]
@@ -109,26 +109,17 @@ class PixelMoments:
             result[start:, start:end] = part.T
         return result.cpu().numpy()
 
-    def _check_count(self) -> None:
-        if self.count < 2:
-            raise DataError(f"components need at least 2 images, there are {self.count}; raise limit or add images")
-
 
 class TrainingImages:
     """The training images that components are fitted on, read in blocks: a memory map is never read as a whole.
 
-    ``images`` are (N, H, W, C) uint8, or float in any unit, of which those at ``indices`` (M,) count. ``fingerprint``
-    is a hex hash of these, or of the set they are from and their indices.
-
-    Raises:
-        DataError: No such array, or fewer than 2 images.
+    ``images`` are (N, H, W, C) uint8, or float in any unit (else a DataError), of which those at ``indices`` (M,)
+    count. ``fingerprint`` is a hex hash of these, or of the set they are from and their indices.
     """
 
     def __init__(self, images: np.ndarray, indices: npt.NDArray[np.int64], fingerprint: str | None = None) -> None:
         if images.ndim != 4 or (images.dtype != np.uint8 and images.dtype.kind != "f"):
             raise DataError(f"images are {images.dtype} {images.shape}; they must be uint8 or float (N, H, W, C)")
-        if len(indices) < 2:
-            raise DataError(f"components need at least 2 training images, there are {len(indices)}; raise limit")
         self.images, self.indices = images, indices
         self.shape = channels_first(images)
         self.shift = UINT8_SHIFT if images.dtype == np.uint8 else 0.0
@@ -136,11 +127,15 @@ class TrainingImages:
 
     @classmethod
     def of(cls, images: Any) -> TrainingImages:
-        """The ``train`` split of an image set, or all of an array (N, H, W, C)."""
+        """The ``train`` split of an image set, or all of an array (N, H, W, C); DataError for fewer than 2 images."""
         if hasattr(images, "indices") and hasattr(images, "images"):
-            return cls(images.images, np.asarray(images.indices("train")), getattr(images, "fingerprint", None))
-        array = np.asarray(images)
-        return cls(array, np.arange(len(array)))
+            data = cls(images.images, np.asarray(images.indices("train")), getattr(images, "fingerprint", None))
+        else:
+            array = np.asarray(images)
+            data = cls(array, np.arange(len(array)))
+        if data.count < 2:
+            raise DataError(f"components need at least 2 training images, there are {data.count}; raise limit")
+        return data
 
     @property
     def count(self) -> int:
@@ -154,12 +149,11 @@ class TrainingImages:
 
     @cached_property
     def fingerprint(self) -> str:
+        if self._given is not None:
+            return hashlib.sha256(f"{self._given} ".encode() + self.indices.astype("<i8").tobytes()).hexdigest()
         digest = hashlib.sha256()
-        if self._given is None:
-            for block in self.blocks():
-                digest.update(np.ascontiguousarray(block).data)
-        else:
-            digest.update(f"{self._given} ".encode() + self.indices.astype("<i8").tobytes())
+        for block in self.blocks():
+            digest.update(np.ascontiguousarray(block).data)
         return digest.hexdigest()
 
     def blocks(self, title: str = "") -> Iterator[np.ndarray]:
@@ -178,7 +172,7 @@ class TrainingImages:
         return moments
 
     def mean_and_std(self, device: Device = "cpu") -> MeanAndStd:
-        """As :meth:`PixelMoments.mean_and_std`, without products of pairs: for images too large to have them."""
+        """As :meth:`PixelMoments.mean_and_std`, without products of pairs."""
         sums, squares = (torch.zeros(self.size, dtype=torch.float64, device=device) for _ in range(2))
         for block in self.blocks():
             pixels = shifted_pixels(block, self.shift, device)
@@ -186,13 +180,11 @@ class TrainingImages:
             squares += pixels.square().sum(0, dtype=torch.float64)
         return _mean_and_std(self.count, sums, squares, self.shift)
 
-    def standardized_blocks(
-        self, mean: Float64s, std: Float64s, device: Device = "cpu", title: str = ""
-    ) -> Iterator[Tensor]:
-        """Standardized images, float32 (n, D) on ``device``."""
-        center, scale = (torch.from_numpy(a).to(device) for a in (mean - self.shift, std))
+    def standardized_blocks(self, mean: Tensor, std: Tensor, title: str = "") -> Iterator[Tensor]:
+        """Standardized images, float32 (n, D) on the device of ``mean`` and ``std``."""
+        center = mean - self.shift
         for block in self.blocks(title):
-            yield ((shifted_pixels(block, self.shift, device) - center) / scale).float()
+            yield ((shifted_pixels(block, self.shift, mean.device) - center) / std).float()
 
 
 def cpu_has_vnni() -> bool:
@@ -215,28 +207,18 @@ def shifted_pixels(block: np.ndarray, shift: float, device: Device) -> Tensor:
     return torch.empty(ordered.shape, dtype=kind, device=device).copy_(ordered).sub_(shift).flatten(1)
 
 
-def _products(left: Tensor, right: Tensor) -> Tensor:
-    """leftᵀ right, for int8 as int32: whole numbers either way."""
-    return torch._int_mm(left.T.contiguous(), right.contiguous()) if left.dtype == torch.int8 else left.T @ right
-
-
 def _variance(count: int, sums: Tensor, squares: Tensor) -> Tensor:
-    # For uint8 count * squares and sums^2 are whole numbers, equal where a pixel is constant; one image that differs
-    # by 1 among a million is still distinguished from it.
+    # For uint8 these are whole numbers: one image among a million that differs by 1 is distinguished from none.
     excess = count * squares - sums.square()
     return torch.where(excess > 1e-12 * count * squares, excess, 0.0) / count**2
 
 
 def _mean_and_std(count: int, sums: Tensor, squares: Tensor, shift: float) -> MeanAndStd:
-    std = floor_std(_variance(count, sums, squares))
-    return (sums / count + shift).cpu().numpy(), std.cpu().numpy()
+    return sums / count + shift, floor_std(_variance(count, sums, squares))
 
 
 def floor_std(variance: Tensor) -> Tensor:
-    """Standard deviations that pixels are divided by, from their variances (any shape, float64).
-
-    Each is at least ``STD_FLOOR`` of the root mean square over all pixels; all are 1 where every pixel is constant.
-    """
+    """Deviations from variances (float64), at least ``STD_FLOOR`` of their root mean; 1 where all are constant."""
     floor = STD_FLOOR * variance.mean().sqrt()
     return torch.where(floor > 0, torch.maximum(variance.sqrt(), floor), 1.0)
 
@@ -262,34 +244,24 @@ class Eigen(NamedTuple):
 
 def run_interruptibly(work: Callable[[], T], rows: int = 0, progress: bool = False) -> T:
     """Return ``work()``, run in a thread so that Ctrl-C ends the wait; for a matrix of many ``rows`` with progress."""
-    result: list[T] = []
-    errors: list[BaseException] = []
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            result.append(work())
-        except BaseException as error:  # raised again in the calling thread
-            errors.append(error)
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
 
-    thread = threading.Thread(target=run, name="linear-algebra", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="linear-algebra", daemon=True).start()
     title = f"eigenvectors of a {rows:,} x {rows:,} matrix"
     with progress_bar(title, None, unit="seconds", shown=progress and rows >= LONG_EIGEN) as advance:
-        while thread.is_alive():
-            thread.join(1.0)
-            if thread.is_alive():
-                advance(1)
-    if errors:
-        raise errors[0]
-    return result[0]
+        while not wait([future], timeout=1.0).done:
+            advance(1)
+    return future.result()
 
 
 def symmetric_eigen(matrix: Float64s, device: Device = "cpu", progress: bool = False) -> Eigen:
-    """All eigenvectors of a positive semi-definite matrix (D, D), in float64; those of value 0 complete the basis.
-
-    On two CPU cores D = 12,288 takes three minutes. float32 would halve that, but its rounding hides all variances
-    below about 1e-7 of the largest times D.
-    """
+    """All eigenvectors of a positive semi-definite matrix (D, D), in float64; those of value 0 complete the basis."""
 
     def compute() -> tuple[Float64s, Float64s]:
         if torch.device(device).type == "cpu":
@@ -314,9 +286,8 @@ def gram_eigen(
 ) -> tuple[Eigen, float]:
     """The eigenvectors with variance of the covariance of ``count`` = N rows in D dimensions, and its trace.
 
-    X Xᵀ / N (N x N) and Xᵀ X / N (D x D) share their nonzero eigenvalues, and v = Xᵀ u / sqrt(N λ). For N below D this
-    is faster by about (D / N)² and needs no D x D matrix. ``stripes`` is called twice and yields the centered data
-    float64 (N, d) in stripes of columns; ``rank`` limits the eigenvectors.
+    X Xᵀ / N (N x N) and Xᵀ X / N (D x D) share their nonzero eigenvalues, and v = Xᵀ u / sqrt(N λ). ``stripes`` is
+    called twice and yields the centered data float64 (N, d) in stripes of columns; ``rank`` limits the eigenvectors.
     """
     gram = torch.zeros(count, count, dtype=torch.float64, device=device)
     for x in stripes():
@@ -339,9 +310,8 @@ def leading_eigen(
 
     Randomized subspace iteration (Halko et al. 2011, Algorithm 4.4) with a Rayleigh-Ritz step in every pass; the
     libraries' versions need all rows in memory. It ends when the residuals ‖C v - λ v‖, which bound the error of each
-    variance (the true error is about their square), are below 1e-5 of the total variance, or after 12 passes.
-    Every variance is underestimated, so their sum errs by at most K times the bound. ``blocks``, called once a pass,
-    gives the centered rows as float32 (n, size) tensors on ``device``.
+    variance, are below 1e-5 of the total variance, or after 12 passes. ``blocks``, called once a pass, gives the
+    centered rows as float32 (n, size) tensors on ``device``.
     """
     width = min(size, rank + rank // 10 + 20)  # more than wanted: the last ones converge slowest
     guess = torch.randn(size, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device)

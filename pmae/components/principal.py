@@ -11,7 +11,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,11 +51,10 @@ Array = TypeVar("Array", npt.NDArray[Any], torch.Tensor)
 class PrincipalComponents:
     """An orthonormal basis of standardized images, by falling variance.
 
-    A pixel is standardized by its mean and population standard deviation over the training images; the deviation has
-    a floor (:func:`pmae.components.moments.floor_std`). An image is flattened to D = C·H·W in that order. With K < D
-    components (large images) what they leave of an image, the residual, counts as one more entry of a mask: see
-    :attr:`spectrum`. Fewer training images than D have at most N - 1 components with variance; these are kept, and the
-    share of the residual is then exactly 0.
+    A pixel is standardized by its mean and floored standard deviation (:func:`pmae.components.moments.floor_std`) over
+    the training images, an image flattened to D = C·H·W in that order. With K < D components what they leave of an
+    image, the residual, is one more entry of a mask, see :attr:`spectrum`. Of N < D training images the components with
+    variance are kept, at most N - 1; the residual's share is then exactly 0.
 
     Attributes:
         mean, std: (D,) float32 in the units of the images (uint8: 0 to 255).
@@ -64,9 +63,8 @@ class PrincipalComponents:
         shape: (C, H, W).
         basis: ``pca``, ``dct``, ``wavelet``, ``rotation``, ``pixel`` or, of your own, ``own:NAME``.
         fingerprint: Hex hash of what it was fitted on.
-        error_bound: How far, as a share of the variance, an entry of the ratio can be from the exact one; 0 where
-            only rounding is left. The share of the residual, 1 minus their sum, adds these errors up: it is too large
-            by at most K times this bound (7e-5 to 4e-4 were measured where the spectrum falls slowly).
+        error_bound: How far, as a share of the variance, an entry of the ratio can be from the exact one, beside
+            rounding; the residual's share is too large by at most K times this bound.
     """
 
     mean: npt.NDArray[np.float32]
@@ -90,10 +88,9 @@ class PrincipalComponents:
     ) -> PrincipalComponents:
         """Principal components of the standardized training images (Bizeul et al. 2025, step 1).
 
-        All D components, exactly, from the streamed covariance; for uint8 images its sums are exact integers. At most
-        D training images (and at most 12,288) go through their N x N Gram matrix instead: the components are exact
-        as well, and K is the number of those with variance. Otherwise, images of more than 12,288 values get the
-        1,024 leading components and a residual.
+        All D components, exactly, from the streamed covariance; of at most D (and at most 12,288) training images those
+        with variance, exactly, from the N x N Gram matrix; else, of images of more than 12,288 values, the 1,024
+        leading ones and a residual.
 
         Args:
             images: An image set, whose ``train`` split is used, or an array (N, H, W, C): uint8, or float in any unit.
@@ -116,7 +113,11 @@ class PrincipalComponents:
         if is_few(data):
             return _fit_few(data, rank, device, progress)
         if rank is not None and rank < data.size:
-            return _fit_leading(data, rank, device, progress)
+            mean, std = data.mean_and_std(device)
+            title = "a pass over the images" if progress else ""
+            passes = partial(data.standardized_blocks, mean, std, title)
+            eigen, total = leading_eigen(passes, data.size, rank, device)
+            return from_basis("pca", data.shape, data.fingerprint, (mean, std), eigen, total)
         return cls.from_moments(data.moments(device, progress), fingerprint=data.fingerprint, progress=progress)
 
     @classmethod
@@ -169,10 +170,15 @@ class PrincipalComponents:
 
         uint8 images (N, H, W, C) are standardized first; floats, (..., D) or (..., C, H, W), count as standardized.
         """
-        pixels = _tensor(images)
-        if pixels.dtype == torch.uint8:
-            pixels = self.standardize(pixels)
-        return _like(images, self._flat(pixels) @ _shared(self.components, pixels.device))
+        x = _tensor(images)
+        x = self.standardize(x) if x.dtype == torch.uint8 else x.float()
+        if tuple(x.shape[-3:]) == self.shape and x.shape[-1] != len(self.mean):
+            x = x.flatten(-3)
+        if x.shape[-1] != len(self.mean):
+            raise DataError(
+                f"standardized images of shape {tuple(x.shape)} end neither in {len(self.mean)} nor in {self.shape}"
+            )
+        return _like(images, x @ _shared(self.components, x.device))
 
     def reconstruct(self, coordinates: Array) -> Array:
         """Standardized images V z, (..., D) float32, from coordinates (..., K)."""
@@ -215,30 +221,18 @@ class PrincipalComponents:
             raise DataError(f"{path} was written by another version of the toolkit; {again}")
         if sorted(arrays) != sorted(ARRAYS):
             raise DataError(f"{path} holds {', '.join(sorted(arrays))}, not components; give a file that save() wrote")
-        shape = tuple(description.pop("shape"))
-        fields: dict[str, Any] = {**arrays, **description, "shape": shape}
+        fields: dict[str, Any] = {**arrays, **description, "shape": tuple(description["shape"])}
         return cls(**fields)
-
-    def _flat(self, x: torch.Tensor) -> torch.Tensor:
-        size = self.components.shape[0]
-        if x.shape[-1] == size:
-            return x.float()
-        if tuple(x.shape[-3:]) == self.shape:
-            return x.float().flatten(-3)
-        raise DataError(f"standardized images of shape {tuple(x.shape)} end neither in {size} nor in {self.shape}")
 
 
 def from_basis(
     basis: str, shape: Shape, fingerprint: str, mean_and_std: MeanAndStd, eigen: Eigen, total: float | None = None
 ) -> PrincipalComponents:
-    """Components from variances (K,) by falling size and orthonormal columns (D, K).
-
-    ``total`` is the variance of all D coordinates; None is the sum of the K.
-    """
+    """Components from falling variances (K,), orthonormal columns (D, K) and ``total`` variance (None: their sum)."""
     total = float(eigen.values.sum()) if total is None else total
     if not total > 0:
         raise DataError(NO_VARIATION)
-    mean, std = (a.astype(np.float32) for a in mean_and_std)
+    mean, std = (a.float().cpu().numpy() for a in mean_and_std)
     vectors = np.ascontiguousarray(eigen.vectors, dtype=np.float32)
     error = eigen.error_bound / total
     return PrincipalComponents(mean, std, vectors, eigen.values / total, shape, basis, fingerprint, error)
@@ -250,17 +244,16 @@ def is_few(data: TrainingImages) -> bool:
 
 
 def _fit_few(data: TrainingImages, rank: int | None, device: Device, progress: bool) -> PrincipalComponents:
-    mean, std = data.mean_and_std(device)
+    mean, std = (a.view(data.shape) for a in data.mean_and_std(device))
     channels, height, width = data.shape
     lines = max(1, STRIPE_BYTES // (8 * data.count * channels * width))  # image rows at a time
-    center, scale = (torch.from_numpy(a).to(device).view(data.shape) for a in (mean, std))
 
     def stripes() -> Iterator[torch.Tensor]:
         for top in range(0, height, lines):
             rows = slice(top, top + lines)
             pixels = torch.from_numpy(np.ascontiguousarray(data.images[data.indices, rows])).to(device)
             x = pixels.permute(0, 3, 1, 2).to(torch.float64, memory_format=torch.contiguous_format)
-            yield x.sub_(center[:, rows]).div_(scale[:, rows]).view(data.count, -1)
+            yield x.sub_(mean[:, rows]).div_(std[:, rows]).view(data.count, -1)
 
     eigen, total = gram_eigen(stripes, data.count, rank, device, progress)
     if not total > 0:
@@ -272,22 +265,12 @@ def _fit_few(data: TrainingImages, rank: int | None, device: Device, progress: b
     vectors = np.concatenate([part.reshape(channels, -1, width, part.shape[1]) for part in parts], axis=1)
     found = vectors.shape[-1]
     eigen = eigen._replace(vectors=vectors.reshape(data.size, found))
-    components = from_basis("pca", data.shape, data.fingerprint, (mean, std), eigen, total)
+    components = from_basis("pca", data.shape, data.fingerprint, (mean.flatten(), std.flatten()), eigen, total)
     wanted = data.size if rank is None else rank
     if found < wanted:
-        warnings.warn(
-            f"{data.count} training images are fewer than the {data.size} components: {found} carry variance and are "
-            f"fitted, the other {wanted - found} carry no variance",
-            stacklevel=3,
-        )
+        few = f"{data.count} training images are fewer than the {data.size} components: {found} carry variance and are "
+        warnings.warn(f"{few}fitted, the other {wanted - found} carry no variance", stacklevel=3)
     return components
-
-
-def _fit_leading(data: TrainingImages, rank: int, device: Device, progress: bool) -> PrincipalComponents:
-    mean, std = data.mean_and_std(device)
-    title = "a pass over the images" if progress else ""
-    eigen, total = leading_eigen(lambda: data.standardized_blocks(mean, std, device, title), data.size, rank, device)
-    return from_basis("pca", data.shape, data.fingerprint, (mean, std), eigen, total)
 
 
 def _checksum(arrays: Mapping[str, npt.NDArray[Any]], description: str) -> str:

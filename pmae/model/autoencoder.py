@@ -4,8 +4,6 @@
   visible components; the loss asks for the masked ones (Eq. 3.1, or in pixels Eq. A.1).
 * patches masked (MAE, He et al. 2022): the encoder runs on the visible patches only, mask tokens enter in the
   decoder, the loss is taken on masked patches.
-
-Masks are drawn in ``masking``; True means masked.
 """
 
 from __future__ import annotations
@@ -40,9 +38,8 @@ class MaskedOutput(NamedTuple):
         prediction: The decoder's image (B, C, H, W), standardized pixels (patch-normalized ones where the target is).
         visible: What the encoder was shown (B, C, H, W); masked pixels of MAE are 0.
         squared_error: Scalar, sum over the batch of the squared errors on what was masked.
-        squared_target: Scalar, sum over the batch of the squares of the target there, without gradient.
-            squared_error / squared_target is the share of the masked variance that is left unexplained; predicting 0,
-            the mean, gives exactly 1.
+        squared_target: Scalar, sum over the batch of the squares of the target there, without gradient;
+            squared_error / squared_target is the share of the masked variance that is left unexplained.
         masked_values: Scalar, number of masked coordinates or pixel values in the batch.
     """
 
@@ -92,12 +89,8 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_embed = nn.Linear(self.encoder.embed_dim, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width)) if components is None else None
         self.decoder_pos_embed = position_parameter(config.position, width, self.grid)
-        self.decoder_blocks = nn.Sequential(
-            *(
-                Block(width, config.decoder_heads, config.mlp_ratio, qkv_bias=True, norm_layer=LAYER_NORM)
-                for _ in range(config.decoder_depth)
-            )
-        )
+        block = partial(Block, width, config.decoder_heads, config.mlp_ratio, qkv_bias=True, norm_layer=LAYER_NORM)
+        self.decoder_blocks = nn.Sequential(*(block() for _ in range(config.decoder_depth)))
         self.decoder_norm = LAYER_NORM(width)
         self.decoder_pred = nn.Linear(width, config.patch_size**2 * channels)
         self.apply(_initialize)
@@ -142,7 +135,11 @@ class MaskedAutoencoder(nn.Module):
         tokens = torch.cat([latent[:, :1], shuffled.gather(1, back)], dim=1)
         prediction = self._decode(tokens).to(images.dtype)
         masked = pixel_coverage(mask, self.grid, self.patch_size, self.stride, self.image_size)[:, None]
-        target = self._normalized(images) if self.normalize_target else images
+        target = images
+        if self.normalize_target:
+            patches = patchify(images, self.patch_size)
+            mean, var = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
+            target = unpatchify((patches - mean) / (var + 1e-6).sqrt(), self.image_size, self.patch_size)
         # A mean per image: where patches overlap, images differ in masked pixels and may even have none.
         error = torch.where(masked, (prediction - target).square(), 0.0).flatten(1).sum(1)
         count = masked.flatten(1).sum(1).clamp(min=1) * images.shape[1]
@@ -152,10 +149,9 @@ class MaskedAutoencoder(nn.Module):
 
     def masked_values(self, mask: Tensor, images: int) -> Tensor:
         """Masked coordinates or pixel values in ``images`` images, before their forward: a scalar."""
-        assert self.config.channels is not None and self.config.image_size is not None
         if self.projection is None:
             masked = pixel_coverage(mask, self.grid, self.patch_size, self.stride, self.image_size)
-            return masked.flatten(1).sum(1).clamp(min=1).sum() * self.config.channels
+            return masked.flatten(1).sum(1).clamp(min=1).sum() * self.encoder.patch_embed.proj.in_channels
         size, rank = self.projection.basis.shape
         if self.loss == "pixels":
             return torch.full((), images * size, device=mask.device)
@@ -177,11 +173,6 @@ class MaskedAutoencoder(nn.Module):
         tokens = self.decoder_norm(self.decoder_blocks(tokens + self.decoder_pos_embed))
         return unpatchify(self.decoder_pred(tokens)[:, 1:], self.image_size, self.patch_size, self.stride)
 
-    def _normalized(self, images: Tensor) -> Tensor:
-        patches = patchify(images, self.patch_size)
-        mean, var = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
-        return unpatchify((patches - mean) / (var + 1e-6).sqrt(), self.image_size, self.patch_size)
-
     def on(self, device: torch.device) -> MaskedAutoencoder:
         """Move to ``device`` and take the attention that is fastest there."""
         use_fused_attention(self, device.type == "cuda")
@@ -201,11 +192,8 @@ class ComponentProjection(nn.Module):
 
     Masks are boolean, True = masked, of shape (B, E), or (G, E) for masks that consecutive images share, see
     :func:`pmae.masking.repeat_masks`. E is the number of components K, plus one last entry where the basis is of low
-    rank: the residual x - V Vᵀ x, a subspace of D - K coordinates that is masked or visible as a whole.
-
-    Everything is computed in float32 with autocast off: in bf16 the smallest coefficients would be a third noise.
-    Whether float32 products may use TF32 is decided by the caller. The buffers are not part of ``state_dict``: the
-    components are a file of their own.
+    rank: the residual x - V Vᵀ x, a subspace of D - K coordinates that is masked or visible as a whole. Everything is
+    computed in float32 with autocast off: in bf16 the smallest coefficients would be a third noise.
 
     Attributes:
         basis: (D, K) float32 orthonormal columns V.
@@ -219,6 +207,7 @@ class ComponentProjection(nn.Module):
         super().__init__()
         self.shape = components.shape
         self.has_residual = components.has_residual
+        # Not persistent: the components are a file of their own.
         self.register_buffer("basis", torch.tensor(components.components, dtype=torch.float32), persistent=False)
         self.register_buffer("spectrum", torch.tensor(components.spectrum, dtype=torch.float64), persistent=False)
 
@@ -231,36 +220,30 @@ class ComponentProjection(nn.Module):
         return self._part(x, mask, columns, masked=True)
 
     def masked_squares(self, difference: Tensor, mask: Tensor, columns: Columns | None = None) -> tuple[Tensor, Tensor]:
-        """‖m ∘ Vᵀ(x̂ - x)‖² and |m|, (B,) each; their ratio is the mean squared error of Bizeul et al. 2025, Eq. 3.1.
+        """‖m ∘ Vᵀ(x̂ - x)‖² and |m|, (B,) each; their ratio is the error of Bizeul et al. 2025, Eq. 3.1.
 
-        ``difference`` is prediction minus image, (B, D) or (B, C, H, W). Each row of the mask has an entry True. A
-        masked residual counts as its D - K coordinates.
+        ``difference`` is x̂ - x, (B, D) or (B, C, H, W). A masked residual counts as D - K coordinates.
         """
         size, rank = self.basis.shape
         columns = columns or self.masked_columns(mask, len(difference))
-        with _full_precision(difference):
+        with torch.autocast(difference.device.type, enabled=False):
             difference = self._flat(difference)
             if columns is not None and not self.has_residual:
                 groups = list(zip(_split(difference, columns), columns, strict=True))
-                error = _join([(d @ chosen).square().sum(1) for d, chosen in groups])
-                return error, _join([error.new_full((len(d),), chosen.shape[1]) for d, chosen in groups])
-            mask = repeat_masks(mask, len(difference))
+                error = torch.cat([(d @ chosen).square().sum(1) for d, chosen in groups])
+                return error, torch.cat([error.new_full((len(d),), chosen.shape[1]) for d, chosen in groups])
+            masked = repeat_masks(mask, len(difference)).to(difference.dtype)
             z = difference @ self.basis
-            masked = mask[:, :rank].to(z.dtype)
-            error, count = (z.square() * masked).sum(1), masked.sum(1)
+            error, count = (z.square() * masked[:, :rank]).sum(1), masked[:, :rank].sum(1)
             if self.has_residual:
                 # Not ‖d‖² - ‖z‖²: that difference of large numbers would lose a small residual.
                 rest = difference - z @ self.basis.T
-                masked_rest = mask[:, -1].to(z.dtype)
-                error = error + masked_rest * rest.square().sum(1)
-                count = count + masked_rest * (size - rank)
+                error = error + masked[:, -1] * rest.square().sum(1)
+                count = count + masked[:, -1] * (size - rank)
             return error, count
 
     def masked_columns(self, mask: Tensor, images: int) -> Columns | None:
-        """Masked columns of V, (D, k) for each mask (G, E), or None where it is cheaper to multiply all columns.
-
-        The other methods take them as ``columns``, so that a step picks only once.
-        """
+        """Masked columns of V, (D, k) for each mask (G, E), for the other methods; None where all are cheaper."""
         self._check(mask, images)
         # Picking makes a GPU wait for the number of columns, and breaks a compiled graph.
         if mask.device.type != "cpu" or torch.compiler.is_compiling():
@@ -276,21 +259,20 @@ class ComponentProjection(nn.Module):
         return self.basis.index_select(1, masked.nonzero()[:, 1]).split(counts, dim=1)
 
     def _part(self, x: Tensor, mask: Tensor, columns: Columns | None, masked: bool) -> Tensor:
-        """V diag(kept) Vᵀ x, and the residual where its entry is kept; kept is the mask or its opposite."""
+        """V diag(kept) Vᵀ x and the residual, if it is kept; kept is the mask or its opposite."""
         rank = self.basis.shape[1]
         columns = columns or self.masked_columns(mask, len(x))
         kept = mask if masked else ~mask
-        with _full_precision(x):
+        with torch.autocast(x.device.type, enabled=False):
             flat = self._flat(x)
             if columns is not None:
                 groups = zip(_split(flat, columns), kept, columns, strict=True)
-                result = _join([self._part_of_group(*group, masked) for group in groups])
+                result = torch.cat([self._part_of_group(*group, masked) for group in groups])
             elif self.has_residual:
                 # kept_rest (x - V z) + V (kept z) with one product back instead of two
-                kept = repeat_masks(kept, len(flat))
-                rest = kept[:, -1:].to(flat.dtype)
-                weights = kept[:, :rank].to(flat.dtype) - rest
-                result = rest * flat + (flat @ self.basis * weights) @ self.basis.T
+                kept = repeat_masks(kept, len(flat)).to(flat.dtype)
+                rest = kept[:, -1:]
+                result = rest * flat + (flat @ self.basis * (kept[:, :rank] - rest)) @ self.basis.T
             else:
                 result = (flat @ self.basis * repeat_masks(kept, len(flat)).to(flat.dtype)) @ self.basis.T
             return result.view(x.shape)
@@ -324,11 +306,3 @@ class ComponentProjection(nn.Module):
 
 def _split(x: Tensor, columns: Columns) -> tuple[Tensor, ...]:
     return x.split(-(-len(x) // len(columns)))
-
-
-def _join(parts: list[Tensor]) -> Tensor:
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-
-def _full_precision(x: Tensor) -> torch.autocast:
-    return torch.autocast(x.device.type, enabled=False)

@@ -73,26 +73,18 @@ def build_vit(config: ModelConfig) -> VisionTransformer:
     side = config.grid
     if config.channels is None:
         raise ConfigError("channels is not known yet; give it, or let pretrain() take it from the images")
-    overlapping = config.stride != config.patch_size
-    embed = partial(OverlappingPatchEmbed, stride=config.stride)
     shape: dict[str, Any] = {
         "img_size": config.image_size,
         "patch_size": config.patch_size,
         "in_chans": config.channels,
         "num_classes": 0,
-        **({"embed_layer": embed} if overlapping else {}),
     }
+    if config.stride != config.patch_size:
+        shape["embed_layer"] = partial(OverlappingPatchEmbed, stride=config.stride)
     vit: nn.Module
     if config.shape is not None:
-        width, depth, heads = config.shape
-        vit = VisionTransformer(
-            embed_dim=width,
-            depth=depth,
-            num_heads=heads,
-            mlp_ratio=config.mlp_ratio,
-            global_pool="token",
-            **shape,
-        )
+        shape |= dict(zip(("embed_dim", "depth", "num_heads"), config.shape, strict=True))
+        vit = VisionTransformer(mlp_ratio=config.mlp_ratio, global_pool="token", **shape)
     else:
         vit = timm.create_model(str(config.encoder), pretrained=False, **shape)
     if not isinstance(vit, VisionTransformer) or vit.num_prefix_tokens != 1 or vit.pos_embed is None:
@@ -112,10 +104,7 @@ def use_fused_attention(module: nn.Module, fused: bool) -> None:
 
 
 def pool_tokens(tokens: Tensor, pool: str) -> Tensor:
-    """Tokens (B, 1 + N, W) to features (B, F): the class token, the mean of the patch tokens, or both concatenated.
-
-    F is W, or 2 W for ``concat`` (as in the linear evaluation of DINOv2, Oquab et al. 2023).
-    """
+    """Tokens (B, 1 + N, W) to features: class token or mean of the patches (B, W), or both (B, 2 W; DINOv2)."""
     if pool == "concat":
         return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)
     return tokens[:, 0] if pool == "cls" else tokens[:, 1:].mean(dim=1)

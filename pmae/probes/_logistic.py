@@ -1,15 +1,13 @@
 """Multinomial logistic regression for a grid of L2 penalties, fitted together in torch.
 
 The penalties share every product with the features, so a grid of ten costs little more than one. Each is a problem of
-its own for L-BFGS, with its own history, line search and end; libraries minimize one problem at a time, or the sum of
-all of them with one step length for the lot.
+its own for L-BFGS; libraries minimize one problem at a time, or the sum of all with one step length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from pmae.errors import ConfigError, DataError
 
 MAX_ITERATIONS = 500
+HISTORY = 10  # steps that L-BFGS remembers
 TOLERANCE = 1e-5
 # Logits held at once: enough rows for efficient products, few enough to stay in the processor's cache.
 CHUNK_LOGITS = 1 << 21
@@ -32,11 +31,9 @@ Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class LogisticPath:
-    """One fitted model per penalty: weights (S, D, K) for standardized features and bias (S, K).
+    """One fitted model per penalty: weights (S, D, K) for standardized features, bias (S, K), penalized loss (S,).
 
-    ``classes`` (K,) are the labels in the order of the logits; ``mean`` and ``std`` (D,) those of the training
-    features; ``loss`` (S,) is the penalized mean cross-entropy at the solution; ``evaluations`` counts passes over the
-    features.
+    ``classes`` (K,) are the labels in the order of the logits, ``evaluations`` the number of passes over the features.
     """
 
     classes: Tensor
@@ -102,19 +99,16 @@ def fit_logistic_path(
     rotated = x if axes is None else x @ axes
     problem = _Problem(rotated, target, variances.to(dtype), penalties, len(classes))
     start = torch.zeros(len(penalties), problem.unknowns, dtype=dtype, device=x.device)
-    found = minimize(problem, start, tolerance=tolerance, max_iterations=MAX_ITERATIONS)
-    weights, bias = problem.weights_and_bias(found.x, torch.arange(len(penalties), device=x.device))
-    return LogisticPath(
-        classes, mean.to(dtype), std.to(dtype), weights if axes is None else axes @ weights, bias, tuple(penalties),
-        found.loss, found.converged, found.evaluations,
-    )  # fmt: skip
+    unknowns, *outcome = minimize(problem, start, tolerance)
+    weights, bias = problem.weights_and_bias(unknowns, torch.arange(len(penalties), device=x.device))
+    weights = weights if axes is None else axes @ weights
+    return LogisticPath(classes, mean.to(dtype), std.to(dtype), weights, bias, tuple(penalties), *outcome)
 
 
 def principal_axes(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Variances (R,) and orthonormal principal axes (D, R) of standardized features (N, D), R at most min(N, D).
+    """Variances (R,) and orthonormal axes (D, R) of standardized features (N, D), R at most min(N, D).
 
-    The axes span all rows. They come from the smaller of the covariance (D, D) and the Gram matrix (N, N); where both
-    are larger than ``MAX_AXES`` they are None: the features' own, with variances (D,).
+    Where both sizes are above ``MAX_AXES`` the axes are None, the features' own, with variances (D,).
     """
     images, width = x.shape
     if min(images, width) > MAX_AXES:
@@ -197,28 +191,18 @@ class _Problem:
         return (loss / images).to(weights.dtype), weights_gradient / images, bias_gradient / images
 
 
-class Minimum(NamedTuple):
-    """Where the problems ended: ``x`` (S, P), ``loss`` (S,), ``converged`` (S,) bool; calls of the objective."""
-
-    x: Tensor
-    loss: Tensor
-    converged: Tensor
-    evaluations: int
-
-
-def minimize(objective: Objective, x: Tensor, *, tolerance: float, max_iterations: int, history: int = 10) -> Minimum:
+def minimize(objective: Objective, x: Tensor, tolerance: float) -> tuple[Tensor, Tensor, Tensor, int]:
     """Minimize S problems of P unknowns each by limited-memory BFGS (Nocedal & Wright 2006, algorithm 7.5).
 
-    ``objective`` takes x (A, P) and the indices (A,) of its problems and returns loss (A,) and gradient (A, P). A
-    problem has converged when no entry of its gradient is larger than ``tolerance``.
+    ``objective`` takes x (A, P) and the indices (A,) of its problems and returns loss (A,) and gradient (A, P). Gives
+    x (S, P), loss (S,), converged (S,) (no entry of the gradient is above ``tolerance``) and calls of the objective.
     """
     every = torch.arange(len(x), device=x.device)
-    x = x.clone()
     loss, gradient = objective(x, every)
     evaluations = 1
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
     stalled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    for _ in range(max_iterations):
+    for _ in range(MAX_ITERATIONS):
         active = every[(gradient.abs().amax(1) > tolerance) & ~stalled]
         if len(active) == 0:
             break
@@ -226,42 +210,31 @@ def minimize(objective: Objective, x: Tensor, *, tolerance: float, max_iteration
         new_x, new_loss, new_gradient, accepted, used = _line_search(objective, x, loss, gradient, direction, active)
         evaluations += used
         stalled[active[~accepted[active]]] = True
-        pairs.append(_curvature_pair(new_x - x, new_gradient - gradient))
-        del pairs[:-history]
+        step, change = new_x - x, new_gradient - gradient
+        product = (step * change).sum(1)
+        usable = product > 1e-10 * change.square().sum(1)  # elsewhere 1 / sᵀy becomes 0 and the pair has no effect
+        pairs.append((step, change, torch.where(usable, 1 / torch.where(usable, product, 1.0), 0.0)))
+        del pairs[:-HISTORY]
         x, loss, gradient = new_x, new_loss, new_gradient
-    return Minimum(x, loss, gradient.abs().amax(1) <= tolerance, evaluations)
-
-
-def _curvature_pair(step: Tensor, change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(s, y, 1 / sᵀy); where sᵀy is not safely positive the last is 0, which takes the pair out of the recursion."""
-    product = (step * change).sum(1)
-    usable = product > 1e-10 * change.square().sum(1)
-    return step, change, torch.where(usable, 1 / torch.where(usable, product, 1.0), 0.0)
+    return x, loss, gradient.abs().amax(1) <= tolerance, evaluations
 
 
 def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """Minus the inverse-Hessian estimate times the gradient: the two-loop recursion, row by row."""
+    """Minus the inverse-Hessian estimate times the gradient: the two-loop recursion, from pairs (s, y, 1 / sᵀy)."""
     q = gradient.clone()
     alphas = []
     for step, change, rho in reversed(pairs):
         alpha = rho * (step * q).sum(1)
         q -= alpha[:, None] * change
         alphas.append(alpha)
-    q *= _scale(pairs, q)
+    scale = torch.ones(len(q), dtype=q.dtype, device=q.device)
+    for _, change, rho in pairs:  # sᵀy / yᵀy of each problem's newest usable pair
+        scale = torch.where(rho > 0, 1 / torch.where(rho > 0, rho * change.square().sum(1), 1.0), scale)
+    q *= scale[:, None]
     for (step, change, rho), alpha in zip(pairs, reversed(alphas), strict=True):
         beta = rho * (change * q).sum(1)
         q += (alpha - beta)[:, None] * step
     return -q
-
-
-def _scale(pairs: list[tuple[Tensor, Tensor, Tensor]], like: Tensor) -> Tensor:
-    """sᵀy / yᵀy of each problem's newest usable pair (1 before there is one), as (S, 1)."""
-    scale = torch.ones(len(like), dtype=like.dtype, device=like.device)
-    for _, change, rho in pairs:
-        usable = rho > 0
-        size = change.square().sum(1)
-        scale = torch.where(usable, 1 / torch.where(usable, rho * size, 1.0), scale)
-    return scale[:, None]
 
 
 def _line_search(

@@ -15,12 +15,7 @@ from pmae.training.loader import augment
 
 
 class Shuffled:
-    """Positions 0..n-1 in a new order every epoch, in batches on ``device``.
-
-    Attributes:
-        batch_size: Positions in a batch: the one wished for, or all where there are fewer.
-        steps: Batches in an epoch; the last may be smaller.
-    """
+    """Positions 0..n-1 in a new order every epoch, as ``steps`` batches of at most ``batch_size`` on ``device``."""
 
     def __init__(self, n: int, batch_size: int, generator: torch.Generator, device: torch.device) -> None:
         self.n, self.batch_size, self.generator, self.device = n, min(batch_size, n), generator, device

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,12 @@ from pmae.errors import ConfigError
 from pmae.probes.features import (
     LabeledImages,
     ProbeResult,
-    accuracy,
     as_encoder,
     attach_labels,
     describe_input,
     extract_features,
     probe_input,
+    score,
 )
 from pmae.probes.linear import fit_and_choose
 
@@ -36,10 +37,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def corrupt(images: Pixels, corruption: str, severity: int = 3, seed: int = 0) -> Pixels:
-    """Corrupted copies of uint8 images (N, H, W, C), uint8 as they are; ConfigError for an unknown name or severity.
-
-    The same images and ``seed`` of the noise give the same result.
-    """
+    """Corrupted copies of uint8 images (N, H, W, C), a function of images and ``seed``; severities are 1 to 5."""
     check_choice("corruption", corruption, list(CORRUPTIONS))
     if severity not in SEVERITIES:
         raise ConfigError(f"severity is {severity!r}; allowed are 1, 2, 3, 4, 5")
@@ -113,17 +111,6 @@ def _one_by_one(images: Pixels, change: Callable[[Image.Image], Image.Image]) ->
     return out
 
 
-@dataclass(frozen=True)
-class _Corrupted:
-    """One split of an image set, corrupted."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def indices(self, split: str) -> np.ndarray:
-        return np.arange(len(self.labels))
-
-
 def corruption_probe(
     encoder: Any,
     imageset: LabeledImages,
@@ -157,15 +144,16 @@ def corruption_probe(
     encoder = as_encoder(encoder)
     data, _ = probe_input(encoder, imageset, features, score_test, device, precision)
     path, best, _ = fit_and_choose(data)
-    by_corruption: dict[str, dict[str, float]] = {split: {} for split in data if split != "train"}
+    predict = partial(path.predict, index=best)
+    clean_scores = score(data, predict)
+    by_corruption: dict[str, dict[str, float]] = {split: {} for split in clean_scores}
     for split, scores in by_corruption.items():
         rows = imageset.indices(split)
-        clean, labels = np.array(imageset.images[rows]), np.asarray(imageset.labels)[rows]
+        clean, every = np.array(imageset.images[rows]), np.arange(len(rows))
         for name in corruptions:
-            changed = _Corrupted(corrupt(clean, name, severity, seed), labels)
+            changed: Any = SimpleNamespace(images=corrupt(clean, name, severity, seed), indices=lambda _, i=every: i)
             x = extract_features(encoder, changed, [split], device=device, precision=precision)
-            part = attach_labels(x, changed, [split], device)[split]
-            scores[name] = accuracy(path.predict(part.x, best), part.y)
+            scores[name] = score(attach_labels(x, imageset, [split], device), predict)[split]
     means = {split: float(np.mean(list(scores.values()))) for split, scores in by_corruption.items()}
     details = {
         "protocol": "corruptions",
@@ -173,6 +161,6 @@ def corruption_probe(
         "severity": severity,
         "penalty": path.penalties[best],
         **{f"{split}_by_corruption": scores for split, scores in by_corruption.items()},
-        **{f"{split}_clean": accuracy(path.predict(data[split].x, best), data[split].y) for split in by_corruption},
+        **{f"{split}_clean": value for split, value in clean_scores.items()},
     }
     return ProbeResult(means["val"], means.get("test"), details)

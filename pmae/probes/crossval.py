@@ -1,13 +1,11 @@
 """Out-of-fold accuracy over all labeled images: every image is scored by a probe that was fitted without it.
 
-A small data set has few test images, and which images they are is the largest part of the noise of a test accuracy
-(``benchmarks/noise.py``). Cross-validation scores all labeled images instead.
+Which few images are the test images is the largest part of the noise of a test accuracy (``benchmarks/noise.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,17 @@ from torch import Tensor
 
 from pmae.errors import ConfigError, DataError
 from pmae.probes._logistic import fit_logistic_path, principal_coordinates
-from pmae.probes.features import SPLITS, LabeledImages, ProbeResult, accuracy, attach_labels, describe_input
-from pmae.probes.knn import REPORTED_K, nearest, vote
+from pmae.probes.features import (
+    SPLITS,
+    Labeled,
+    LabeledImages,
+    ProbeResult,
+    accuracy,
+    attach_labels,
+    describe_input,
+    index_of_best,
+)
+from pmae.probes.knn import nearest, neighbor_counts, vote
 from pmae.probes.linear import PENALTIES
 
 FOLDS = 5
@@ -42,31 +49,23 @@ def crossval_linear_probe(
 
     Each fold is predicted by a logistic regression fitted on the other folds. Its L2 penalty is chosen on two of those
     folds, each predicted by fits that saw neither it nor the fold being scored. No label of an image affects the
-    prediction of that image.
-
-    What the estimate means: the expected accuracy of this encoder's features with ``(folds - 1) / folds`` of the
-    labels, over the images of the data set. The encoder is fixed. It was pre-trained on the train images without their
-    labels, and most of the images scored here are such train images; accuracy on images that the encoder has never seen
-    can differ by the gap that ``benchmarks/noise.py`` reports. Compare these accuracies with each other, not with those
-    of the test split: the probe is also fitted on more labels.
+    prediction of that image. Compare these accuracies with each other, not with those of the test split: the probe is
+    fitted on more labels, and the encoder was pre-trained on most of the images, without their labels.
 
     Args:
         features: Split -> (N, W) float arrays in the order of ``imageset.indices(split)``.
         imageset: Image set with labels and the splits train, val and (with ``include_test``) test.
-        seed: Random seed for the assignment of images to folds, which depends on nothing else but the labels: trials
-            with the same seed share their folds.
+        seed: Random seed for the assignment of images to folds, which otherwise depends on the labels only.
         folds: Number of folds, at least 3.
-        repeats: Number of cross-validations, each with folds of its own, whose accuracies are averaged. With
-            ``include_test`` these are of all images, and one more gives ``val_accuracy``.
+        repeats: Number of cross-validations, each with folds of its own, whose accuracies are averaged.
         include_test: Score all labeled images. False never reads the test split.
         penalties: L2 penalties to choose from, see :func:`~pmae.probes._logistic.fit_logistic_path`.
         device: ``auto`` is the GPU if there is one.
 
     Returns:
-        ``test_accuracy``: out-of-fold accuracy over train, val and test together; None without ``include_test``.
-        ``val_accuracy``: out-of-fold accuracy over train and val, from a separate cross-validation that reads no test
-        image. ``details``: ``evaluation`` ("folds"), ``folds``, ``repeats``, ``images``, and per repeat the accuracies
-        and chosen penalties.
+        ``test_accuracy`` is over train, val and test together (None without ``include_test``), ``val_accuracy`` over
+        train and val, from a cross-validation that reads no test image; ``details`` have both and the penalties of
+        each repeat.
 
     Raises:
         ConfigError: Fewer than 3 folds, fewer than 1 repeat, more folds than images, or no valid penalty.
@@ -75,12 +74,10 @@ def crossval_linear_probe(
     data = attach_labels(features, imageset, SPLITS if include_test else SPLITS[:2], device)
 
     def score(splits: Sequence[str], repeats: int) -> tuple[list[float], list[list[float]]]:
-        x, y = (torch.cat([getattr(data[split], name) for split in splits]) for name in "xy")
-        runs = [
-            predict_out_of_fold(x, y, assign_folds(y.cpu().numpy(), folds, seed, repeat), penalties)
-            for repeat in range(repeats)
-        ]
-        return [accuracy(run.predicted, y) for run in runs], [run.penalties for run in runs]
+        x, y = _joined(data, splits)
+        assigned = [assign_folds(y.cpu().numpy(), folds, seed, repeat) for repeat in range(repeats)]
+        runs = [predict_out_of_fold(x, y, each, penalties) for each in assigned]
+        return [accuracy(predicted, y) for predicted, _ in runs], [chosen for _, chosen in runs]
 
     if repeats < 1:
         raise ConfigError(f"repeats is {repeats}; it must be at least 1")
@@ -108,13 +105,12 @@ def crossval_knn_probe(
     k: int = 20,
     *,
     include_test: bool = True,
-    reported_k: Sequence[int] = REPORTED_K,
     device: str = "auto",
 ) -> ProbeResult:
-    """Leave-one-out accuracy of a k-NN vote: as many folds as images, since k-NN has nothing to fit.
+    """Leave-one-out accuracy of a k-NN vote; nothing is drawn and nothing is chosen.
 
-    Nothing is drawn and nothing is chosen. See :func:`crossval_linear_probe` for ``features``, ``include_test`` and the
-    meaning of the two accuracies, and :func:`~pmae.probes.knn.knn_probe` for ``k`` and ``reported_k``.
+    See :func:`crossval_linear_probe` for ``features``, ``include_test`` and the two accuracies, and
+    :func:`~pmae.probes.knn.knn_probe` for ``k``.
 
     Raises:
         ConfigError: ``k`` is below 1 or not below the number of images.
@@ -123,13 +119,10 @@ def crossval_knn_probe(
     data = attach_labels(features, imageset, SPLITS if include_test else SPLITS[:2], device)
     scores: dict[str, dict[int, float]] = {}
     for name, splits in (("val", SPLITS[:2]), ("test", SPLITS)):
-        if name == "test" and not include_test:
-            continue
-        x, y = (torch.cat([getattr(data[split], part) for split in splits]) for part in "xy")
-        if not 1 <= k < len(y):
-            raise ConfigError(f"k is {k}; it must be at least 1 and below the number of images, {len(y)}")
-        ks = sorted({k, *(other for other in reported_k if 1 <= other < len(y))})
-        scores[name] = {n: accuracy(p, y) for n, p in predict_leave_one_out(x, y, ks).items()}
+        if name == "val" or include_test:
+            x, y = _joined(data, splits)
+            ks = neighbor_counts(k, len(y) - 1)
+            scores[name] = {n: accuracy(p, y) for n, p in predict_leave_one_out(x, y, ks).items()}
     details: dict[str, Any] = {
         "protocol": "knn",
         "evaluation": "folds",
@@ -142,11 +135,12 @@ def crossval_knn_probe(
     return ProbeResult(scores["val"][k], scores["test"][k] if include_test else None, details)
 
 
-def assign_folds(labels: np.ndarray, folds: int, seed: int, repeat: int = 0) -> np.ndarray:
-    """Fold (N,) of each image, from 0; a function of the labels, the seed and the number of the repeat.
+def _joined(data: Mapping[str, Labeled], splits: Sequence[str]) -> tuple[Tensor, Tensor]:
+    return torch.cat([data[split].x for split in splits]), torch.cat([data[split].y for split in splits])
 
-    Every class is spread over the folds as evenly as possible, and so are all images: numbers differ by at most one.
-    """
+
+def assign_folds(labels: np.ndarray, folds: int, seed: int, repeat: int = 0) -> np.ndarray:
+    """Fold (N,) of each image, from 0: every class, and all images, are spread over the folds as evenly as possible."""
     if not 3 <= folds <= len(labels):
         raise ConfigError(
             f"folds is {folds}; it must be at least 3 (one to score, one to choose the penalty, one to fit) and at "
@@ -161,21 +155,10 @@ def assign_folds(labels: np.ndarray, folds: int, seed: int, repeat: int = 0) -> 
     return assigned
 
 
-@dataclass(frozen=True)
-class OutOfFold:
-    """Predicted labels (N,), and the penalty chosen for each fold."""
-
-    predicted: Tensor
-    penalties: list[float]
-
-
 def predict_out_of_fold(
     x: Tensor, y: Tensor, assigned: np.ndarray, penalties: Sequence[float] = PENALTIES
-) -> OutOfFold:
-    """Predict every image from the other folds, the penalty chosen by nested cross-validation.
-
-    ``x`` are features (N, W), ``assigned`` the fold (N,) of every image.
-    """
+) -> tuple[Tensor, list[float]]:
+    """Labels (N,) predicted for features (N, W) without the image's own fold, and the penalty chosen for each fold."""
     prepared = x.shape[1] > WIDE
     if prepared:
         x = principal_coordinates(x)
@@ -186,7 +169,7 @@ def predict_out_of_fold(
         held = fold == f
         path = fit_logistic_path(x[~held], y[~held], [penalties[best]], prepared=prepared)
         predicted[held] = path.predict(x[held], 0)
-    return OutOfFold(predicted, [penalties[best] for best in chosen])
+    return predicted, [penalties[best] for best in chosen]
 
 
 def predict_leave_one_out(x: Tensor, y: Tensor, ks: Sequence[int]) -> dict[int, Tensor]:
@@ -200,14 +183,10 @@ def predict_leave_one_out(x: Tensor, y: Tensor, ks: Sequence[int]) -> dict[int, 
 
 
 def _choose(x: Tensor, y: Tensor, fold: Tensor, penalties: Sequence[float], prepared: bool) -> list[int]:
-    """Index of the penalty for each fold: the most accurate on its two neighbors (ties: lower cross-entropy).
-
-    The fits that leave out folds f and f + 1 score f + 1 for the choice of f, and f for the choice of f + 1: with as
-    many fits as folds every choice uses two folds.
-    """
+    """Index of the penalty for each fold: the most accurate on its two neighbors (ties: lower cross-entropy)."""
+    # The fits without folds f and f + 1 score f + 1 for the choice of f, and f for that of f + 1.
     count = int(fold.max()) + 1
-    correct = torch.zeros(count, len(penalties), dtype=torch.float64)
-    loss = torch.zeros(count, len(penalties), dtype=torch.float64)
+    correct, loss = torch.zeros(2, count, len(penalties), dtype=torch.float64)
     for first in range(count):
         second = (first + 1) % count
         fitted = (fold != first) & (fold != second)
@@ -217,7 +196,4 @@ def _choose(x: Tensor, y: Tensor, fold: Tensor, penalties: Sequence[float], prep
                 logits = path.logits(x[scored], i)
                 correct[chooser, i] += (path.classes[logits.argmax(1)] == y[scored]).sum().item()
                 loss[chooser, i] += path.cross_entropy(logits, y[scored], "sum")
-    return [
-        min(range(len(penalties)), key=lambda i: (-right[i].item(), lost[i].item()))
-        for right, lost in zip(correct, loss, strict=True)
-    ]
+    return [index_of_best(right, lost) for right, lost in zip(correct.tolist(), loss.tolist(), strict=True)]

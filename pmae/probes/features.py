@@ -1,11 +1,8 @@
-"""Frozen features of image splits, with their labels, as every probe reads them, and what a probe returns.
-
-What a trained encoder has to beat comes from here as well: the same encoder without training, and raw pixels.
-"""
+"""Frozen features with their labels as every probe reads them, what a probe returns, and the features of controls."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -22,7 +19,6 @@ from pmae.model.encoder import Encoder
 from pmae.training.loader import Images, pixel_statistics
 from pmae.training.loop import Training
 
-BOTH = ("cls", "mean")
 SPLITS = ("train", "val", "test")
 PIXEL_BLOCK = 4096
 
@@ -66,20 +62,16 @@ def extract_features(
     device: str = "auto",
     precision: str = "auto",
 ) -> dict[str, np.ndarray]:
-    """Features of every image of some splits.
+    """Features of some splits: split name -> float32 (N, W), in the order of ``imageset.indices(split)``.
 
     Args:
-        encoder: An :class:`~pmae.model.Encoder`, or a result that has one as ``.encoder``. It is left as it was:
-            device, training mode and weights.
+        encoder: An :class:`~pmae.model.Encoder`, or a result that has one as ``.encoder``; it is not changed.
         imageset: Images of the encoder's size and channels.
         splits: Names of the splits to read; others are not touched.
         pool: ``cls``, ``mean`` or ``concat``; None takes the encoder's own.
         batch_size: Images encoded at once.
         device: ``auto`` is the GPU where there is one.
         precision: ``bf16`` (autocast), ``fp32``, or ``auto``: bf16 where the device gains from it.
-
-    Returns:
-        Split name -> float32 (N, W), in the order of ``imageset.indices(split)``.
 
     Raises:
         DataError: The images do not fit the encoder, or a feature is not finite.
@@ -94,7 +86,7 @@ def extract_pools(
     encoder: Any,
     imageset: LabeledImages,
     splits: Sequence[str] = SPLITS,
-    pools: Sequence[str] = BOTH,
+    pools: Sequence[str] = ("cls", "mean"),
     batch_size: int = 512,
     device: str = "auto",
     precision: str = "auto",
@@ -149,7 +141,16 @@ def attach_labels(
         if split not in features:
             raise DataError(f"features hold {', '.join(features)} but not the split {split!r}; extract it too")
         x, y = np.asarray(features[split], np.float32), np.asarray(imageset.labels)[imageset.indices(split)]
-        _check_features(x, y, split)
+        if len(x) != len(y):
+            raise DataError(f"there are {len(x)} features for the {len(y)} images of the {split} split")
+        if not len(x):
+            raise DataError(f"the {split} split holds no images; a probe needs some in each split it reads")
+        bad = int((~np.isfinite(x).all(axis=1)).sum())
+        if bad:
+            raise DataError(
+                f"the features of {bad} of {len(x)} {split} images are not finite; the encoder's training diverged, so "
+                "train it again with a lower learning rate"
+            )
         data[split] = Labeled(torch.tensor(x, device=where), torch.tensor(y, dtype=torch.int64, device=where))
     return data
 
@@ -158,6 +159,16 @@ def describe_input(data: Mapping[str, Labeled], pool: str) -> dict[str, Any]:
     """What every probe's details say of its input."""
     images = {split: len(part.y) for split, part in data.items()}
     return {"pool": pool, "width": data["train"].x.shape[1], "images": images}
+
+
+def score(data: Mapping[str, Labeled], predict: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """Accuracy of ``predict``, from features (N, W) to labels (N,), on each split but train."""
+    return {split: accuracy(predict(part.x), part.y) for split, part in data.items() if split != "train"}
+
+
+def index_of_best(accuracies: Sequence[float], losses: Sequence[float]) -> int:
+    """Index of the highest accuracy; ties: of the lowest cross-entropy, then the first."""
+    return min(range(len(accuracies)), key=lambda i: (-accuracies[i], losses[i]))
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
@@ -208,19 +219,6 @@ def eval_mode(encoder: Encoder, device: torch.device) -> Iterator[None]:
         encoder.train(training).to(home)
 
 
-def _check_features(x: np.ndarray, y: np.ndarray, split: str) -> None:
-    if len(x) != len(y):
-        raise DataError(f"there are {len(x)} features for the {len(y)} images of the {split} split")
-    if not len(x):
-        raise DataError(f"the {split} split holds no images; a probe needs some in each split it reads")
-    bad = int((~np.isfinite(x).all(axis=1)).sum())
-    if bad:
-        raise DataError(
-            f"the features of {bad} of {len(x)} {split} images are not finite; the encoder's training diverged, so "
-            "train it again with a lower learning rate"
-        )
-
-
 def untrained_encoder(
     config: PretrainConfig,
     images: Images | np.ndarray,
@@ -229,26 +227,18 @@ def untrained_encoder(
     seed: int,
     device: str = "auto",
 ) -> Encoder:
-    """The encoder with which ``pretrain(config, images, components, seed=seed)`` starts, ready for probes.
-
-    Weights are those of the run's initialization, and pixels are standardized as in the run. The masking has no
-    influence: all ratios of PMAE and of MAE with the same ``config.model`` and seed start from the same encoder.
-    """
+    """The encoder with which ``pretrain`` of these arguments starts, the same for all ratios and methods."""
     return Training(config, images, components, seed=seed, device=pick_device(device)).result().encoder
 
 
 def pixel_features(images: LabeledImages, splits: Sequence[str] = SPLITS) -> dict[str, np.ndarray]:
-    """Standardized raw pixels as features: split -> float32 (N, C * H * W), in the order of ``images.indices(split)``.
-
-    The statistics are those of the train split.
-    """
+    """Pixels, standardized by the train split: split -> float32 (N, C * H * W), in the order of ``indices(split)``."""
     statistics = pixel_statistics(images.images, images.indices("train"))
     features = {}
     for split in splits:
         indices = images.indices(split)
-        features[split] = np.empty((len(indices), int(np.prod(images.images.shape[1:]))), np.float32)
-        for start in range(0, len(indices), PIXEL_BLOCK):
-            pixels = torch.from_numpy(np.array(images.images[indices[start : start + PIXEL_BLOCK]]))
-            standardized = (pixels.permute(0, 3, 1, 2).float() - statistics.mean) / statistics.std
-            features[split][start : start + PIXEL_BLOCK] = standardized.flatten(1).numpy()
+        blocks = np.split(indices, range(PIXEL_BLOCK, len(indices), PIXEL_BLOCK))
+        pixels = (read_images(images.images, rows).permute(0, 3, 1, 2).float() for rows in blocks)
+        standardized = [((x - statistics.mean) / statistics.std).flatten(1) for x in pixels]
+        features[split] = torch.cat(standardized).numpy()
     return features

@@ -7,14 +7,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from timm.models.vision_transformer import VisionTransformer
+from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from pmae.config import DataConfig
 from pmae.devices import pick_device
 from pmae.errors import ConfigError, DataError, DivergedError
-from pmae.model.encoder import Encoder
 from pmae.probes._sgd import Shuffled, augmented, linear_head, train_epochs
 from pmae.probes.features import (
     SPLITS,
@@ -81,19 +82,28 @@ def finetune(
     for split in splits:
         if not len(imageset.indices(split)):
             raise DataError(f"the {split} split holds no images; fine-tuning needs some in each split it reads")
-    tuned = _Classifier(encoder, int(imageset.labels.max()) + 1, seed, pick_device(device), precision)
+    where = pick_device(device)
+    tuned = copy.deepcopy(encoder).to(where).train()
+    classes = int(imageset.labels.max()) + 1
+    head = linear_head(encoder.feature_width(), classes, torch.Generator().manual_seed(seed)).to(where)
+    generator = torch.Generator(where).manual_seed(seed)
     train = imageset.indices("train")
     order = Shuffled(len(train), batch_size, torch.Generator().manual_seed(seed), torch.device("cpu"))
     rate = base_learning_rate * order.batch_size / 256
-    optimizer = tuned.optimizer(rate, layer_decay)
+    optimizer = build_optimizer(tuned.vit, head, rate, layer_decay)
+
+    def logits(rows: np.ndarray, augmentation: DataConfig | None = None) -> Tensor:
+        pixels = read_images(imageset.images, rows).to(where)
+        x = tuned.standardize(pixels) if augmentation is None else augmented(tuned, pixels, augmentation, generator)
+        with autocast(tuned, where, precision):
+            return head(tuned(x)).float()
 
     def loss_of(positions: Tensor) -> Tensor:
         rows = train[positions.numpy()]
-        target = torch.tensor(imageset.labels[rows], device=tuned.device)
-        return nn.functional.cross_entropy(tuned.logits(imageset, rows, augmentation), target)
+        target = torch.tensor(imageset.labels[rows], device=where)
+        return nn.functional.cross_entropy(logits(rows, augmentation), target)
 
     warmup_steps = math.ceil(WARMUP_SHARE * epochs * order.steps)
-    tuned.encoder.train()
     loss = math.nan
     for epoch, (total, _) in enumerate(train_epochs(loss_of, optimizer, order, epochs, warmup_steps)):
         loss = total.item() / len(train)
@@ -101,7 +111,14 @@ def finetune(
             raise DivergedError(epoch, (epoch + 1) * order.steps - 1, loss)
         if on_epoch is not None:
             on_epoch(epoch, loss)
-    scores = {split: tuned.accuracy(imageset, split, batch_size) for split in splits[1:]}
+    tuned.eval()
+    scores = {}
+    for split in splits[1:]:
+        indices = imageset.indices(split)
+        with torch.no_grad():
+            blocks = np.split(indices, range(batch_size, len(indices), batch_size))
+            predicted = torch.cat([logits(rows).argmax(1) for rows in blocks]).cpu()
+        scores[split] = accuracy(predicted, torch.tensor(imageset.labels[indices]))
     details = {
         "protocol": "finetune",
         "pool": encoder.pool,
@@ -116,46 +133,13 @@ def finetune(
     return ProbeResult(scores["val"], scores.get("test"), details)
 
 
-class _Classifier:
-    """A copy of an encoder with a linear head, on its device."""
-
-    def __init__(self, encoder: Encoder, classes: int, seed: int, device: torch.device, precision: str) -> None:
-        self.encoder = copy.deepcopy(encoder).to(device)
-        self.head = linear_head(encoder.feature_width(), classes, torch.Generator().manual_seed(seed)).to(device)
-        self.device, self.precision = device, precision
-        self.generator = torch.Generator(device).manual_seed(seed)
-
-    def optimizer(self, rate: float, layer_decay: float | None) -> torch.optim.Optimizer:
-        vit = self.encoder.vit
-        if layer_decay is None:
-            groups = param_groups_weight_decay(vit, WEIGHT_DECAY, no_weight_decay_list=vit.no_weight_decay())
-        else:
-            groups = param_groups_layer_decay(
-                vit, WEIGHT_DECAY, no_weight_decay_list=vit.no_weight_decay(), layer_decay=layer_decay
-            )
-        groups = [{**group, "lr": rate * group.pop("lr_scale", 1.0)} for group in groups]
-        head = [
-            {"params": [self.head.weight], "weight_decay": WEIGHT_DECAY},
-            {"params": [self.head.bias], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW([*groups, *head], lr=rate)
-
-    def logits(self, images: LabeledImages, rows: Any, augmentation: DataConfig | None = None) -> Tensor:
-        """(B, classes) float32 logits of the images at ``rows``."""
-        pixels = read_images(images.images, rows).to(self.device)
-        encoder = self.encoder
-        if augmentation is None:
-            x = encoder.standardize(pixels)
-        else:
-            x = augmented(encoder, pixels, augmentation, self.generator)
-        with autocast(encoder, self.device, self.precision):
-            return self.head(encoder(x)).float()
-
-    @torch.no_grad()
-    def accuracy(self, images: LabeledImages, split: str, batch_size: int) -> float:
-        """Fraction of a split classified correctly."""
-        self.encoder.eval()
-        indices = images.indices(split)
-        blocks = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
-        predicted = torch.cat([self.logits(images, rows).argmax(1) for rows in blocks]).cpu()
-        return accuracy(predicted, torch.tensor(images.labels[indices]))
+def build_optimizer(
+    vit: VisionTransformer, head: nn.Linear, rate: float, layer_decay: float | None
+) -> torch.optim.Optimizer:
+    """AdamW without weight decay of biases, norms, tokens and positions; the head learns at the full rate."""
+    groups = param_groups_layer_decay(
+        vit, WEIGHT_DECAY, no_weight_decay_list=vit.no_weight_decay(), layer_decay=layer_decay or 1.0
+    )
+    groups = [{**group, "lr": rate * group.pop("lr_scale")} for group in groups]
+    groups += [{"params": [head.weight], "weight_decay": WEIGHT_DECAY}, {"params": [head.bias], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate)

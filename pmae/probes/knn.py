@@ -25,21 +25,18 @@ def knn_probe(
     seed: int = 0,
     *,
     features: Mapping[str, Any] | None = None,
-    reported_k: Sequence[int] = REPORTED_K,
     score_test: bool = True,
     device: str = "auto",
     precision: str = "auto",
 ) -> ProbeResult:
     """Accuracy of a k-NN vote among the training images, for val and test.
 
-    Nothing is chosen: the result is that of ``k``; ``details`` also hold the accuracies of ``reported_k`` (as
-    far as there are so many training images).
+    Nothing is chosen: the result is that of ``k``; ``details`` also hold the accuracies of ``REPORTED_K``.
 
     Args:
         encoder, imageset, features, score_test, device, precision: As for :func:`~pmae.probes.linear.linear_probe`.
         k: Neighbors that vote.
         seed: Taken so that all probes are called alike; k-NN draws nothing.
-        reported_k: Further numbers of neighbors for the details.
 
     Raises:
         ConfigError: ``k`` is below 1 or above the number of training images.
@@ -47,9 +44,7 @@ def knn_probe(
     """
     data, pool = probe_input(encoder, imageset, features, score_test, device, precision)
     train = data["train"]
-    if not 1 <= k <= len(train.y):
-        raise ConfigError(f"k is {k}; it must be at least 1 and at most the {len(train.y)} training images")
-    ks = sorted({k, *(other for other in reported_k if 1 <= other <= len(train.y))})
+    ks = neighbor_counts(k, len(train.y))
     scores = {}
     for split, part in data.items():
         if split != "train":
@@ -64,18 +59,18 @@ def knn_probe(
     return ProbeResult(scores["val"][k], scores["test"][k] if score_test else None, details)
 
 
-def predict(train_x: Tensor, train_y: Tensor, queries: Tensor, ks: Sequence[int]) -> dict[int, Tensor]:
-    """Labels (Q,) of ``queries`` (Q, W) for every k: the class most frequent among the k nearest of ``train_x`` (N, W).
+def neighbor_counts(k: int, most: int) -> list[int]:
+    """``k`` and those of ``REPORTED_K`` for which there are enough neighbors."""
+    if not 1 <= k <= most:
+        raise ConfigError(f"k is {k}; it must be at least 1 and at most {most}, the images that can be neighbors")
+    return sorted({k, *(other for other in REPORTED_K if other <= most)})
 
-    Of classes with equally many votes the one with the nearest member wins.
-    """
+
+def predict(train_x: Tensor, train_y: Tensor, queries: Tensor, ks: Sequence[int]) -> dict[int, Tensor]:
+    """Labels (Q,) of ``queries`` for every k: the most frequent of the k nearest; ties: the nearest."""
     classes, target = train_y.unique(return_inverse=True)
-    votes: dict[int, list[Tensor]] = {k: [] for k in ks}
-    for near in nearest(train_x, queries, max(ks)):
-        neighbors = target[near]
-        for k in ks:
-            votes[k].append(classes[vote(neighbors[:, :k], len(classes))])
-    return {k: torch.cat(parts) for k, parts in votes.items()}
+    neighbors = target[torch.cat(nearest(train_x, queries, max(ks)))]
+    return {k: classes[vote(neighbors[:, :k], len(classes))] for k in ks}
 
 
 def nearest(train_x: Tensor, queries: Tensor, k: int) -> list[Tensor]:

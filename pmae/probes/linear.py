@@ -6,6 +6,7 @@ The two are not comparable on weak encoders, so every result names its protocol.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ from pmae.probes.features import (
     describe_input,
     eval_mode,
     extract_pools,
+    index_of_best,
     read_images,
+    score,
 )
 
 PENALTIES = tuple(float(f"{10**e:.3g}") for e in np.arange(-5, 0.25, 0.5))
@@ -55,8 +58,7 @@ def linear_probe(
     ``fast``: multinomial logistic regression to its optimum at every penalty, trained on train, the penalty chosen
     on val (ties: lower cross-entropy), test scored once. ``paper``: one linear layer on raw features, SGD with
     momentum 0.9, base rate 0.1 x batch / 256, no weight decay, 100 epochs, 10 of them warm-up, then cosine; the last
-    epoch counts. Features are extracted once; with ``augmentation`` the training images are cropped and flipped again
-    and encoded again in every epoch, as the papers do, at a hundred times the cost.
+    epoch counts. With ``augmentation`` the training images are cropped, flipped and encoded again in every epoch.
 
     Args:
         encoder: An Encoder or a pre-training result; not read when ``features`` are given.
@@ -64,8 +66,7 @@ def linear_probe(
         protocol: ``fast`` or ``paper``.
         seed: Of the paper protocol's initialization and order; the fast one draws nothing.
         features: Split -> (N, W) float arrays extracted before; with ``pools``, pool -> split -> array.
-        pools: Poolings to probe, for example ("cls", "mean"); the first is the result, all are in the details. None
-            probes the encoder's own.
+        pools: Poolings to probe; the first is the result, all are in the details. None probes the encoder's own.
         penalties: L2 penalties of the fast protocol, see :func:`~pmae.probes._logistic.fit_logistic_path`.
         score_test: Whether the test split is read and scored.
         augmentation: The paper protocol's random crops and flips (``crop_scale``, ``flip``); None: no augmentation.
@@ -90,8 +91,8 @@ def linear_probe(
         data = attach_labels(given, imageset, splits, device)
         if protocol == "fast":
             path, best, details = fit_and_choose(data, penalties)
-            test = accuracy(path.predict(data["test"].x, best), data["test"].y) if score_test else None
-            results[pool] = ProbeResult(details["val_accuracies"][best], test, details)
+            scores = score(data, partial(path.predict, index=best))
+            results[pool] = ProbeResult(scores["val"], scores.get("test"), details)
         else:
             encode = None
             if augmentation is not None:
@@ -99,8 +100,10 @@ def linear_probe(
             results[pool] = _paper(data, seed, encode)
         results[pool].details.update(protocol=protocol, **describe_input(data, pool))
     first = next(iter(results.values()))
-    scores = {pool: {"val_accuracy": r.val_accuracy, "test_accuracy": r.test_accuracy} for pool, r in results.items()}
-    return ProbeResult(first.val_accuracy, first.test_accuracy, {**first.details, "pools": scores})
+    first.details["pools"] = {
+        pool: {"val_accuracy": r.val_accuracy, "test_accuracy": r.test_accuracy} for pool, r in results.items()
+    }
+    return first
 
 
 def fit_and_choose(
@@ -112,7 +115,7 @@ def fit_and_choose(
     logits = [path.logits(val.x, i) for i in range(len(penalties))]
     scores = [accuracy(path.classes[z.argmax(1)], val.y) for z in logits]
     losses = [path.cross_entropy(z, val.y) for z in logits]
-    best = min(range(len(penalties)), key=lambda i: (-scores[i], losses[i]))
+    best = index_of_best(scores, losses)
     details = {
         "penalty": path.penalties[best],
         "penalties": list(path.penalties),
@@ -158,7 +161,7 @@ def _paper(data: Mapping[str, Labeled], seed: int, encode: Callable[[Tensor], Te
     optimizer = torch.optim.SGD(head.parameters(), lr=rate, momentum=MOMENTUM)
     *_, (_, last) = train_epochs(loss_of, optimizer, order, EPOCHS, WARMUP_EPOCHS * order.steps)
     with torch.no_grad():
-        scores = {split: accuracy(head(part.x).argmax(1), part.y) for split, part in data.items() if split != "train"}
+        scores = score(data, lambda x: head(x).argmax(1))
     details = {
         "epochs": EPOCHS,
         "warmup_epochs": WARMUP_EPOCHS,

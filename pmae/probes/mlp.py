@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from pmae.errors import ConfigError
 from pmae.probes._logistic import standardization
 from pmae.probes._sgd import Shuffled, train_epochs
-from pmae.probes.features import Labeled, LabeledImages, ProbeResult, accuracy, describe_input, probe_input
+from pmae.probes.features import (
+    Labeled,
+    LabeledImages,
+    ProbeResult,
+    accuracy,
+    describe_input,
+    index_of_best,
+    probe_input,
+    score,
+)
 
 RATES = (3e-4, 1e-3, 3e-3)
 EPOCHS, BATCH, WEIGHT_DECAY = 50, 512, 0.01
@@ -52,24 +61,30 @@ def mlp_probe(
     raw, pool = probe_input(encoder, imageset, features, score_test, device, precision)
     mean, std = standardization(raw["train"].x)
     data = {split: Labeled(((part.x - mean) / std).float(), part.y) for split, part in raw.items()}
-    heads = _train(data, rates, epochs, seed)
-    scores, losses = zip(*(_score(head, data["val"]) for head in heads), strict=True)
-    best = min(range(len(rates)), key=lambda i: (-scores[i], losses[i]))
-    test = _score(heads[best], data["test"])[0] if score_test else None
+    batch_size = min(BATCH, max(1, len(data["train"].y) // 8))  # small training splits still get eight steps an epoch
+    heads = _train(data, rates, epochs, batch_size, seed)
+    with torch.no_grad():
+        logits = [head(data["val"].x) for head in heads]
+        accuracies = [accuracy(z.argmax(1), data["val"].y) for z in logits]
+        losses = [nn.functional.cross_entropy(z, data["val"].y).item() for z in logits]
+        best = index_of_best(accuracies, losses)
+        scores = score(data, lambda x: heads[best](x).argmax(1))
     details = {
         "protocol": "mlp",
         **describe_input(data, pool),
         "learning_rate": rates[best],
         "learning_rates": list(rates),
-        "val_accuracies": list(scores),
+        "val_accuracies": accuracies,
         "epochs": epochs,
-        "batch_size": _batch_size(data["train"]),
+        "batch_size": batch_size,
         "weight_decay": WEIGHT_DECAY,
     }
-    return ProbeResult(scores[best], test, details)
+    return ProbeResult(scores["val"], scores.get("test"), details)
 
 
-def _train(data: Mapping[str, Labeled], rates: Sequence[float], epochs: int, seed: int) -> list[nn.Module]:
+def _train(
+    data: Mapping[str, Labeled], rates: Sequence[float], epochs: int, batch_size: int, seed: int
+) -> list[nn.Module]:
     train = data["train"]
     classes = int(max(part.y.max() for part in data.values())) + 1
     device, width = train.x.device, train.x.shape[1]
@@ -78,7 +93,7 @@ def _train(data: Mapping[str, Labeled], rates: Sequence[float], epochs: int, see
         for _ in rates:
             torch.manual_seed(seed)  # rates are compared from one and the same start
             heads.append(_mlp(width, classes).to(device))
-    order = Shuffled(len(train.y), _batch_size(train), torch.Generator().manual_seed(seed), device)
+    order = Shuffled(len(train.y), batch_size, torch.Generator().manual_seed(seed), device)
     groups = [{"params": list(head.parameters()), "lr": rate} for head, rate in zip(heads, rates, strict=True)]
     optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
 
@@ -91,18 +106,6 @@ def _train(data: Mapping[str, Labeled], rates: Sequence[float], epochs: int, see
     return heads
 
 
-def _batch_size(train: Labeled) -> int:
-    """Small training splits still get eight steps an epoch."""
-    return min(BATCH, max(1, len(train.y) // 8))
-
-
 def _mlp(width: int, classes: int) -> nn.Module:
     hidden = (nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
     return nn.Sequential(*hidden, nn.Linear(width, classes))
-
-
-@torch.no_grad()
-def _score(head: nn.Module, part: Labeled) -> tuple[float, float]:
-    """Accuracy and mean cross-entropy."""
-    logits: Tensor = head(part.x)
-    return accuracy(logits.argmax(1), part.y), nn.functional.cross_entropy(logits, part.y).item()

@@ -25,10 +25,7 @@ _NAME = re.compile(r"epoch-(\d{6})\.ckpt")
 
 
 def save_checkpoint(folder: str | os.PathLike[str], epoch: int, state: dict[str, Any]) -> Path:
-    """Write ``state`` (tensors and plain values) after ``epoch`` epochs, and delete all but the last two files.
-
-    OSError: The disk is full or the folder is not writable; existing checkpoints are not changed.
-    """
+    """Write ``state`` after ``epoch`` epochs and delete all but the last two files; an OSError changes none of them."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
@@ -44,8 +41,7 @@ def save_checkpoint(folder: str | os.PathLike[str], epoch: int, state: dict[str,
 
 def list_checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
     """List the checkpoints in ``folder``, oldest first."""
-    folder = Path(folder)
-    return sorted(p for p in folder.glob("epoch-*.ckpt") if _NAME.fullmatch(p.name)) if folder.is_dir() else []
+    return sorted(p for p in Path(folder).glob("epoch-*.ckpt") if _NAME.fullmatch(p.name))
 
 
 def load_checkpoint(path: str | os.PathLike[str], config_hash: str | None = None, seed: int | None = None) -> dict:

@@ -1,8 +1,7 @@
 """The same training loop on several workers through Ray Train. The only module of ``pmae`` that imports Ray.
 
-Every worker draws the order, the crops and the masks of the whole batch and takes its part, so the images seen and
-the masks on them do not depend on the number of workers; gradients and losses are averaged over them. Worker 0 saves
-a checkpoint, from which Ray Train resumes when a worker or its node is lost.
+Every worker draws order, crops and masks of the whole batch and takes its part; gradients and losses are averaged.
+Worker 0 saves a checkpoint, from which Ray Train resumes when a worker or its node is lost.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # workers would run at nice 1
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -59,7 +58,6 @@ class PMAETrainer:
         name: Name of the run; with the same name and storage it resumes from the last checkpoint.
         max_failures: Lost workers that are replaced before the run fails.
         checkpoint_every: Epochs between checkpoints; the last epoch always has one.
-        placement_strategy: Ray's ``PACK`` or ``SPREAD``.
         callbacks: ``ray.train.UserCallback`` objects, for example Tune's ``TuneReportCallback``.
 
     Raises:
@@ -81,7 +79,6 @@ class PMAETrainer:
         name: str | None = None,
         max_failures: int = 2,
         checkpoint_every: int = 1,
-        placement_strategy: str = "PACK",
         callbacks: Sequence[Any] = (),
     ) -> None:
         if is_own(config.masking.strategy):
@@ -98,15 +95,14 @@ class PMAETrainer:
             num_workers=num_workers,  # type: ignore[arg-type]
             use_gpu=self.use_gpu,
             resources_per_worker={"CPU": cpus_per_worker, **({"GPU": 1} if self.use_gpu else {})},
-            placement_strategy=placement_strategy,
         )
         self.run = RunConfig(
             name=name,
             storage_path=None if storage_path is None else str(storage_path),
             storage_filesystem=storage_filesystem,
             callbacks=list(callbacks),
-            # A shortage of resources raises instead of being retried for ever. Where fewer workers will do it is looked
-            # at again: Ray still counts on a node that has only just been lost.
+            # A shortage of resources raises instead of being retried for ever, unless fewer workers will do: Ray still
+            # counts on a node that has only just been lost.
             failure_config=FailureConfig(  # type: ignore[call-arg]
                 max_failures=max_failures,
                 controller_failure_limit=0 if isinstance(num_workers, int) else max_failures,
@@ -124,18 +120,17 @@ class PMAETrainer:
         masking, (array, indices) = self.config.masking, training_images(self.images)
         if self.components is None and masking.method == "pmae":
             self.components = fit_components(masking.basis, self.images)  # once, and not by every worker
-        job = _Job(
-            config=self.config.to_dict(),
-            seed=self.seed,
-            components=ray.put(self.components),
-            images=_shared(np.asarray(array)),
-            indices=ray.put(indices),
-            threads=self.cpus_per_worker,
-            checkpoint_every=self.checkpoint_every,
-        )
-        trainer = TorchTrainer(
-            _worker, train_loop_config={"job": job}, scaling_config=self.scaling, run_config=self.run
-        )
+        job = {
+            "config": self.config.to_dict(),
+            "seed": self.seed,
+            # References are fetched once per node, without a copy per worker.
+            "components": ray.put(self.components),
+            "images": _shared(np.asarray(array)),
+            "indices": ray.put(indices),
+            "threads": self.cpus_per_worker,
+            "checkpoint_every": self.checkpoint_every,
+        }
+        trainer = TorchTrainer(_worker, train_loop_config=job, scaling_config=self.scaling, run_config=self.run)
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -170,19 +165,6 @@ def _start_ray() -> None:
             os.environ[LOOPBACK] = before
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What each worker is sent; references are fetched once per node, without a copy per worker."""
-
-    config: dict[str, Any]
-    seed: int
-    components: ray.ObjectRef
-    images: ray.ObjectRef | MappedArray
-    indices: ray.ObjectRef
-    threads: int
-    checkpoint_every: int
-
-
 def _shared(images: np.ndarray) -> ray.ObjectRef | MappedArray:
     """Images in the object store, or where to map them when they would fill it."""
     stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
@@ -192,35 +174,24 @@ def _shared(images: np.ndarray) -> ray.ObjectRef | MappedArray:
     return ray.put(images)
 
 
-@dataclass(frozen=True)
-class _SharedImages:
-    """Images out of the object store, in the shape that training expects."""
-
-    images: np.ndarray
-    train: np.ndarray
-
-    def indices(self, split: str) -> np.ndarray:
-        return self.train
-
-
-def _worker(loop: dict[str, Any]) -> None:
-    job: _Job = loop["job"]
+def _worker(job: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
-        torch.set_num_threads(job.threads)
+        torch.set_num_threads(job["threads"])
 
     def parallel(model: nn.Module) -> nn.Module:
         return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
+    pixels = job["images"].open() if isinstance(job["images"], MappedArray) else ray.get(job["images"])
+    indices = ray.get(job["indices"])
+    images: Any = SimpleNamespace(images=pixels, indices=lambda split: indices)
     training = Training(
-        PretrainConfig.from_dict(job.config),
-        _SharedImages(
-            job.images.open() if isinstance(job.images, MappedArray) else ray.get(job.images), ray.get(job.indices)
-        ),
-        ray.get(job.components),
-        seed=job.seed,
+        PretrainConfig.from_dict(job["config"]),
+        images,
+        ray.get(job["components"]),
+        seed=job["seed"],
         device=device,
         rank=rank,
         world_size=world_size,
@@ -229,10 +200,10 @@ def _worker(loop: dict[str, Any]) -> None:
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
-            training.restore(load_checkpoint(folder, training.config.hash(), job.seed))
+            training.restore(load_checkpoint(folder, training.config.hash(), job["seed"]))
     for record in training.epochs():
         with tempfile.TemporaryDirectory() as folder:
-            saved = rank == 0 and training.checkpoint_is_due(job.checkpoint_every)
+            saved = rank == 0 and training.checkpoint_is_due(job["checkpoint_every"])
             if saved:
                 save_checkpoint(folder, training.epoch, training.state())
             ray.train.report(record, checkpoint=Checkpoint.from_directory(Path(folder)) if saved else None)
@@ -240,19 +211,11 @@ def _worker(loop: dict[str, Any]) -> None:
 
 def _diverged(error: BaseException | None) -> DivergedError | None:
     """The DivergedError among the causes of a failed run, however deep Ray has wrapped it."""
-    seen: list[BaseException] = []
-    queue = [error]
-    while queue:
-        part = queue.pop()
-        if part is None or part in seen:
-            continue
-        if isinstance(part, DivergedError):
-            return part
-        seen.append(part)
-        queue += [part.__cause__, getattr(part, "cause", None)]
-        failures = getattr(part, "worker_failures", None)
-        queue += list(failures.values()) if isinstance(failures, dict) else []
-    return None
+    if error is None or isinstance(error, DivergedError):
+        return error
+    failures = getattr(error, "worker_failures", None) or {}
+    causes = [error.__cause__, getattr(error, "cause", None), *failures.values()]
+    return next((found for cause in causes if (found := _diverged(cause))), None)
 
 
 def _checked_resources(num_workers: int | tuple[int, int], cpus_per_worker: int, use_gpu: bool | str) -> bool:
@@ -260,8 +223,7 @@ def _checked_resources(num_workers: int | tuple[int, int], cpus_per_worker: int,
     least = num_workers if isinstance(num_workers, int) else num_workers[0]
     if least < 1:
         raise ConfigError(f"num_workers is {num_workers!r}; at least 1 is needed")
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    cpus, gpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU"))
     if use_gpu is True and not gpus:
         raise ConfigError("use_gpu is True, but no node of the Ray cluster has a GPU; use use_gpu='auto' or False")
     if least * cpus_per_worker > cpus:

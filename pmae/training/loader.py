@@ -1,14 +1,12 @@
 """From uint8 images in a memory map to standardized batches on the training device, and the order they come in.
 
-No worker processes: a batch is one gather of uint8 rows, everything after it happens on the device. All randomness
-comes from generators seeded by (seed, epoch, purpose), so a run that resumes at an epoch repeats nothing and skips
-nothing, and every number of workers sees the same images under the same masks.
+No worker processes: a batch is one gather of uint8 rows, everything after it happens on the device. Generators are
+seeded by (seed, epoch, purpose), so a run can resume at an epoch, and every number of workers sees the same.
 
 A random resized crop is two small matrix products per image (rows, then columns), whose matrices hold Pillow's
 antialiased bicubic weights. Against torchvision's transforms on PIL images, at least 99.5 % of the pixels are equal and
 none differs by more than 2 of 255 levels; 2 occurs in fewer than 1 of 20,000 (measured on noise, smooth and binary
-images of 8 to 96 px). Pillow computes with fixed-point weights: a value near a half can round the other way in the
-first pass, and its error can grow by one level in the second.
+images of 8 to 96 px), because Pillow computes with fixed-point weights.
 """
 
 from __future__ import annotations
@@ -22,12 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pmae.components.moments import floor_std
+from pmae.components.moments import TrainingImages
 from pmae.config import DataConfig, usual_crop_scale
 from pmae.errors import DataError
 
 RESIDENT_SHARE = 0.25  # images move to a GPU once when they take at most this share of its free memory
-BLOCK = 4096
 ASPECT_RATIO = (3 / 4, 4 / 3)
 ATTEMPTS = 10  # torchvision's RandomResizedCrop tries as often before it falls back to the whole image
 
@@ -50,17 +47,8 @@ class PixelStatistics(NamedTuple):
 
 def pixel_statistics(images: np.ndarray, indices: np.ndarray) -> PixelStatistics:
     """Exact per-pixel statistics of uint8 images (N, H, W, C) at ``indices``; standard deviations have a floor."""
-    total = np.zeros(images.shape[1:], np.int64)
-    squares = np.zeros(images.shape[1:], np.int64)
-    for start in range(0, len(indices), BLOCK):
-        block = np.asarray(images[indices[start : start + BLOCK]], dtype=np.int32)
-        total += block.sum(0, dtype=np.int64)
-        squares += (block * block).sum(0, dtype=np.int64)
-    mean = total / len(indices)
-    # Integers until the last step: the difference of the two large terms loses nothing.
-    variance = (squares * len(indices) - total * total) / len(indices) ** 2
-    std = floor_std(torch.from_numpy(variance.transpose(2, 0, 1)))
-    return PixelStatistics(torch.from_numpy(mean.transpose(2, 0, 1).astype(np.float32)), std.float())
+    data = TrainingImages(images, indices)
+    return PixelStatistics(*(a.float().view(data.shape) for a in data.mean_and_std()))
 
 
 def seeded_generator(device: torch.device | str, *parts: Any) -> torch.Generator:
@@ -72,11 +60,8 @@ def seeded_generator(device: torch.device | str, *parts: Any) -> torch.Generator
 class TrainLoader:
     """Standardized, augmented batches of the images (N, H, W, C) at ``indices`` (M,), assembled on ``device``.
 
-    A batch has ``batch_size`` images over all workers, or all of them where that is fewer; each worker takes an
-    equal part of it.
-
-    Raises:
-        DataError: The split is empty, or there are fewer images in a batch than workers.
+    A batch has ``batch_size`` images over all workers, or all images where those are fewer. Raises DataError where the
+    split is empty or a batch has fewer images than there are workers.
     """
 
     def __init__(
@@ -110,15 +95,14 @@ class TrainLoader:
 
     def epoch(self, epoch: int) -> Iterator[Tensor]:
         """This worker's part of every batch of an epoch (from 0), float32 (b, C, H, W); the same at every call."""
-        where = self.device if self.resident is not None else torch.device("cpu")
         order = torch.randperm(len(self.indices), generator=seeded_generator("cpu", self.seed, epoch, "order"))
-        order = order.to(where, non_blocking=True)
+        if self.resident is not None:
+            order = order.to(self.device, non_blocking=True)
         generator = seeded_generator(self.device, self.seed, epoch, "augmentation")
         for step in range(self.steps):
             whole = order[step * self.batch_size : (step + 1) * self.batch_size]
-            images, config = self.gather(whole[self.shard]), self.config
-            pixels = augment(images, generator, config.crop_scale, config.flip, self.shard, self.batch_size)
-            yield (pixels - self.mean) / self.std
+            images, scale, flip = self.gather(whole[self.shard]), self.config.crop_scale, self.config.flip
+            yield (augment(images, generator, scale, flip, self.shard, self.batch_size) - self.mean) / self.std
 
     def _on_gpu(self) -> Tensor | None:
         if self.device.type != "cuda":
@@ -149,10 +133,7 @@ class Crops(NamedTuple):
 
 
 def draw_crops(batch: int, size: int, scale: tuple[float, float], generator: torch.Generator) -> Crops:
-    """Random boxes in square images of ``size`` px, distributed as torchvision's ``RandomResizedCrop`` draws them.
-
-    ``scale`` is the share of the area kept, (low, high).
-    """
+    """Random boxes in square images of ``size`` px as torchvision's ``RandomResizedCrop`` draws them."""
     device = generator.device
     draw = torch.rand(4, batch, ATTEMPTS, generator=generator, device=device, dtype=torch.float64)
     area = size * size * (scale[0] + (scale[1] - scale[0]) * draw[0])
@@ -219,11 +200,9 @@ def augment(
     """Random resized crop and flip of uint8 images (B, H, W, C) to float32 (B, C, H, W) in levels 0..255.
 
     The generator, on the images' device, draws for the whole ``batch`` over all workers (None: ``len(images)``), of
-    which the images are the ``shard``, so that every number of workers sees the same. A ``crop_scale`` of (1, 1) does
-    not crop, None derives it from the size.
+    which the images are the ``shard``. A ``crop_scale`` of (1, 1) does not crop, None derives it from the size.
     """
-    batch = len(images) if batch is None else batch
-    size = images.shape[1]
+    batch, size = len(images) if batch is None else batch, images.shape[1]
     scale = usual_crop_scale(size) if crop_scale is None else crop_scale
     crops = draw_crops(batch, size, scale, generator) if scale != (1.0, 1.0) else None
     mirrored = torch.rand(batch, generator=generator, device=generator.device)[shard] < 0.5 if flip else None

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +22,7 @@ from pmae.masking import DrawMask, MaskDraw, MaskSampler, repeat_masks
 from pmae.model.autoencoder import MaskedAutoencoder, MaskedOutput
 from pmae.model.encoder import Encoder
 from pmae.training.checkpoint import load_checkpoint, save_checkpoint
-from pmae.training.loader import (
-    Images,
-    PixelStatistics,
-    TrainLoader,
-    pixel_statistics,
-    seeded_generator,
-)
+from pmae.training.loader import Images, PixelStatistics, TrainLoader, pixel_statistics, seeded_generator
 
 COMPILE_STEPS = 5000  # compiling takes about a minute, in which a GPU does about as many small steps
 # A rise of the loss counts as a training problem when it loses this share of the best epoch's explained variance ...
@@ -51,8 +45,7 @@ class PretrainResult:
         components: The components that were masked; None for MAE.
         seed: The seed.
         precision: ``fp32`` or ``bf16`` (autocast): what ``optim.precision`` resolved to on this machine.
-        threads: CPU threads that torch trained with; None where it is not known. Another number can change the last
-            digits of a result.
+        threads: CPU threads that torch trained with, which can change last digits; None where it is not known.
     """
 
     model: MaskedAutoencoder
@@ -103,9 +96,8 @@ def pretrain(
         resume_from: Folder of checkpoints or one file to resume from; the result equals that of an undisturbed run.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         checkpoint_every: Epochs between checkpoints; the last epoch always has one.
-        threads: CPU threads of the training; None takes one where a step is small and neither ``OMP_NUM_THREADS`` nor
-            ``torch.set_num_threads`` chose a number, see :func:`pmae.devices.pick_threads`. The result reports it;
-            torch's number is restored after every epoch.
+        threads: CPU threads of the training, after which torch's number is restored; None chooses by
+            :func:`pmae.devices.pick_threads`.
         draw_mask: A mask strategy of your own, see :class:`pmae.masking.DrawMask`; ``masking.strategy`` then names it
             ``own:NAME``. It is not stored with checkpoints: give it again to resume.
 
@@ -129,15 +121,6 @@ def pretrain(
     return training.result()
 
 
-class _EpochTotals(NamedTuple):
-    """What the steps of an epoch leave on the device."""
-
-    losses: Tensor  # (steps,) objective of each step, this worker's share
-    sums: Tensor  # (2,) float64: squared error and squared target
-    achieved: Tensor  # achieved ratio of every mask drawn
-    rate: float  # learning rate of the last step
-
-
 class Training:
     """One training run: model, optimizer, data and masks, an epoch at a time.
 
@@ -145,9 +128,8 @@ class Training:
 
     * ``epoch``: from 0,
     * ``train_loss``: share of the masked variance left unexplained, sum of squared errors / sum of squares of the
-      target over all batches of the epoch. Predicting the mean costs exactly 1 at every masking ratio,
-    * ``objective``: the loss that is minimized, averaged over steps. A few images with almost empty masks can
-      dominate it, so it does not compare ratios,
+      target over all batches of the epoch; predicting the mean gives exactly 1 at every masking ratio,
+    * ``objective``: the loss that is minimized, averaged over steps; it does not compare ratios,
     * ``learning_rate``: of the last step,
     * ``achieved_ratio``, ``achieved_sd``: mean and standard deviation of the masked share over the masks,
     * ``images_per_second``.
@@ -209,13 +191,13 @@ class Training:
                 start = time.perf_counter()
                 totals = self._run_steps()
                 synchronize(self.device)  # the only wait of an epoch
-                record = self._record(totals, time.perf_counter() - start)
+                record = self._record(*totals, time.perf_counter() - start)
             self.history.append(record)
             self.epoch += 1
             yield record
 
-    def _run_steps(self) -> _EpochTotals:
-        """All steps of an epoch. On a GPU nothing here waits for the device: no value is read from it."""
+    def _run_steps(self) -> tuple[Tensor, Tensor, Tensor, float]:
+        """All steps of an epoch, without a wait for the device: losses (steps,), sums (2,), ratios and last rate."""
         self.model.train()
         steps, batch = self.batches.steps, self.batches.batch_size
         masks = seeded_generator(self.device, self.seed, self.epoch, "masks")
@@ -230,24 +212,24 @@ class Training:
             shares.append(draw.achieved)
             losses[step], error, target = self._step(pixels, draw, rate)
             sums += torch.stack([error, target])
-        return _EpochTotals(losses, sums, torch.cat(shares), rate)
+        return losses, sums, torch.cat(shares), rate
 
-    def _record(self, totals: _EpochTotals, seconds: float) -> EpochRecord:
+    def _record(self, losses: Tensor, sums: Tensor, achieved: Tensor, rate: float, seconds: float) -> EpochRecord:
         """The history entry of an epoch; reads its sums from the device."""
-        losses = self._all_reduced(totals.losses).cpu() / self.world_size
+        losses = self._all_reduced(losses).cpu() / self.world_size
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
             first = int(bad[0])
             raise DivergedError(self.epoch, self.epoch * len(losses) + first, float(losses[first]))
-        error, target = self._all_reduced(totals.sums).cpu()
+        error, target = self._all_reduced(sums).cpu()
         return {
             "epoch": self.epoch,
             # Overlapping patches can leave no pixel hidden: then there is nothing to explain.
             "train_loss": float(error / target) if target > 0 else 0.0,
             "objective": float(losses.mean()),
-            "learning_rate": totals.rate,
-            "achieved_ratio": float(totals.achieved.mean()),
-            "achieved_sd": float(totals.achieved.std(correction=0)),
+            "learning_rate": rate,
+            "achieved_ratio": float(achieved.mean()),
+            "achieved_sd": float(achieved.std(correction=0)),
             "images_per_second": len(losses) * self.batches.batch_size / seconds,
         }
 
@@ -256,28 +238,25 @@ class Training:
         set_learning_rate(self.optimizer, rate)
         if self.compiled:
             torch.compiler.cudagraph_mark_step_begin()  # what CUDA graphs gave in the last step is done with
-        *earlier, last = self._parts(pixels, draw.mask)
+        values = None
         # Asked of the settings, not of this worker's parts: all workers must exchange the same things in one order.
-        in_parts = self.config.optim.accumulation_steps > 1
-        values = self._masked_values(draw.mask, len(pixels)) if in_parts else None
+        if self.config.optim.accumulation_steps > 1 and self.config.masking.reduction == "batch":
+            values = self._all_reduced(self.model.masked_values(draw.mask, len(pixels)).sum())
+        *earlier, last = self._parts(pixels, draw.mask)
         found = []
         for images, mask in earlier:
             with getattr(self.forward, "no_sync", nullcontext)():  # workers exchange the sum of the gradients once
-                loss, *sums = self._loss(images, mask, draw.visible_tokens, values)
-                loss.backward()
-            found.append((loss.detach(), *sums))
-        loss, *sums = self._loss(*last, draw.visible_tokens, values)
-        self._update(loss)
-        found.append((loss.detach(), *sums))
-        loss, error, target = (sum(each[1:], each[0]) for each in zip(*found, strict=True))
+                found.append(self._loss(images, mask, draw.visible_tokens, values))
+                found[-1][0].backward()
+        found.append(self._loss(*last, draw.visible_tokens, values))
+        self._update(found[-1][0])
+        loss, error, target = (sum(each[1:], each[0]).detach() for each in zip(*found, strict=True))
         return loss, error, target
 
     def _parts(self, pixels: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Images and masks of the parts that a step computes one after another."""
         parts = min(self.config.optim.accumulation_steps, len(pixels))
-        if parts == 1:
-            return [(pixels, mask)]
-        if len(mask) == 1:
+        if parts == 1 or len(mask) == 1:
             return [(images, mask) for images in pixels.tensor_split(parts)]
         # A part may begin within a group of images that share a mask.
         masks = repeat_masks(mask, len(pixels)).tensor_split(parts)
@@ -286,10 +265,18 @@ class Training:
     def _loss(
         self, pixels: Tensor, mask: Tensor, visible_tokens: int | None, values: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The objective of these images, their squared error and squared target."""
+        """What this worker minimizes for these images, their squared error and squared target.
+
+        ``values`` are the masked values of the whole batch over all workers; None takes those of ``pixels``.
+        """
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             output = self.forward(pixels, mask, visible_tokens)
-        loss = self._objective(output, len(pixels), values)
+        if self.config.masking.reduction == "image":
+            # Parts of workers and of steps may differ by an image.
+            loss = output.loss * (len(pixels) * self.world_size / self.batches.batch_size)
+        else:
+            values = self._all_reduced(output.masked_values.detach().clone()) if values is None else values
+            loss = output.squared_error * self.world_size / values
         return loss, output.squared_error.detach(), output.squared_target
 
     def _update(self, loss: Tensor) -> None:
@@ -298,21 +285,6 @@ class Training:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-
-    def _objective(self, output: MaskedOutput, images: int, values: Tensor | None) -> Tensor:
-        """What this worker minimizes; its average over workers is the objective of the whole batch."""
-        if self.config.masking.reduction == "image":
-            # Parts of workers and of steps may differ by an image.
-            return output.loss * (images * self.world_size / self.batches.batch_size)
-        if values is None:
-            values = self._all_reduced(output.masked_values.detach().clone())
-        return output.squared_error * self.world_size / values
-
-    def _masked_values(self, mask: Tensor, images: int) -> Tensor | None:
-        """The number of masked values in the batch of all workers, which a pooled loss divides by."""
-        if self.config.masking.reduction == "image":
-            return None
-        return self._all_reduced(self.model.masked_values(mask, images).sum())
 
     def _all_reduced(self, values: Tensor) -> Tensor:
         if self.world_size > 1:
@@ -342,19 +314,16 @@ class Training:
         """Go on after the epoch at which ``state`` was taken."""
         self.model.load_state_dict(state["model"])
         # A checkpoint may come from another device: what build_optimizer chose for this one stays.
-        kept = [{name: group[name] for name in ("lr", "capturable")} for group in self.optimizer.param_groups]
+        kept = {name: self.optimizer.param_groups[0][name] for name in ("lr", "capturable")}
         self.optimizer.load_state_dict(state["optimizer"])
-        for group, own in zip(self.optimizer.param_groups, kept, strict=True):
-            group.update(own)
+        for group in self.optimizer.param_groups:
+            group.update(kept)
         self.epoch, self.history = state["epoch"], list(state["history"])
 
     def result(self) -> PretrainResult:
         """Model and history as they are now."""
-        precision = "fp32" if self.autocast is None else "bf16"
-        return PretrainResult(
-            self.model, self.history, self.config, self.statistics, self.components, self.seed, precision,
-            self.threads,
-        )  # fmt: skip
+        found = (self.model, self.history, self.config, self.statistics, self.components, self.seed)
+        return PretrainResult(*found, "fp32" if self.autocast is None else "bf16", self.threads)
 
 
 def learning_rate(config: OptimConfig, epoch: float, step: float, batch_size: int | None = None) -> float:
@@ -377,11 +346,7 @@ def learning_rate(config: OptimConfig, epoch: float, step: float, batch_size: in
 
 
 def training_problem(losses: Sequence[float]) -> str | None:
-    """What is wrong with a finished training, judged by ``train_loss`` per epoch; None if nothing is.
-
-    A last loss of 1 or more, which predicting the mean reaches as well; or a rise, by which a fifth of the variance
-    that the best epoch explained, and at least 3 % of the masked variance, is lost again.
-    """
+    """What is wrong with a finished training, judged by ``train_loss`` per epoch: 1 or more at the end, or a rise."""
     if not losses:
         return None
     last, best = losses[-1], min(losses)
@@ -401,11 +366,7 @@ def compiles(config: OptimConfig, device: torch.device, steps: int) -> bool:
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device | None = None) -> torch.optim.AdamW:
-    """AdamW that decays all parameters, or matrices only: not biases, norms, tokens and position embeddings.
-
-    On a GPU it is capturable and its learning rate is a tensor there, so that a CUDA graph of the step reads the
-    rate of the moment; elsewhere the rate is a number.
-    """
+    """AdamW that decays all parameters, or matrices only: not biases, norms, tokens and position embeddings."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, p in model.named_parameters():
@@ -417,7 +378,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device 
     optimizer = torch.optim.AdamW(
         groups, lr=config.learning_rate, betas=config.betas, fused=True, capturable=capturable
     )
-    if capturable:
+    if capturable:  # a tensor, which a CUDA graph of the step reads; not given to AdamW, which would read it now
         rate = torch.full((), config.learning_rate, device=device)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -448,16 +409,15 @@ def training_images(images: Images | np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _components_and_statistics(
     config: PretrainConfig, images: Images | np.ndarray, components: PrincipalComponents | None
 ) -> tuple[PrincipalComponents | None, PixelStatistics]:
-    masking = config.masking
-    if masking.method == "pmae":
-        if components is None:
-            components = fit_components(masking.basis, images)
-        if components.basis != masking.basis:
-            raise ConfigError(
-                f"the components' basis is {components.basis!r}, the settings say {masking.basis!r}; "
-                "fit that basis or leave the components out"
-            )
+    is_pmae, basis = config.masking.method == "pmae", config.masking.basis
+    if is_pmae and components is None:
+        components = fit_components(basis, images)
     if components is None:
         return None, pixel_statistics(*training_images(images))
+    if is_pmae and components.basis != basis:
+        raise ConfigError(
+            f"the components' basis is {components.basis!r}, the settings say {basis!r}; "
+            "fit that basis or leave the components out"
+        )
     mean, std = (torch.tensor(a, dtype=torch.float32).view(components.shape) for a in (components.mean, components.std))
-    return (components if masking.method == "pmae" else None), PixelStatistics(mean, std)
+    return (components if is_pmae else None), PixelStatistics(mean, std)

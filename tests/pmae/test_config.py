@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from pmae.config import (
@@ -197,6 +198,17 @@ def test_every_setting_has_a_name_of_its_own():
     names = [f.name for kind in SECTIONS.values() for f in dataclasses.fields(kind)]
     assert sorted(SETTINGS) == sorted({*names} - {"channels"})
     assert SETTINGS["image_size"] == "data.image_size"
+
+
+def test_numbers_of_numpy_become_pythons():
+    config = PretrainConfig().with_values({"patch_size": np.int64(2), "ratio": np.float32(0.25), "limit": np.uint8(9)})
+    config = config.with_values({"betas": (np.float64(0.9), np.float32(0.5))}).resolve(np.int64(8), np.int32(3), 100)
+    plain = PretrainConfig().with_values({"patch_size": 2, "ratio": 0.25, "limit": 9, "betas": (0.9, 0.5)})
+    assert config.to_dict() == plain.resolve(8, 3, 100).to_dict() and config.hash() == plain.resolve(8, 3, 100).hash()
+    assert type(ModelConfig(channels=np.uint8(3)).channels) is int and type(config.masking.ratio) is float
+    for wrong in (np.int64(2), np.bool_(True), np.float64(3.0)):
+        with pytest.raises(ConfigError, match="channels is"):
+            ModelConfig(channels=wrong)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_at_a_fixed_penalty_it_is_scikit_learns_loop_over_the_same_folds(digits,
     else:
         scaler = StandardScaler()
     assigned = assign_folds(y, 5, seed=1)
-    ours = predict_out_of_fold(torch.tensor(x), torch.tensor(y), assigned, [1e-2]).predicted.numpy()
+    ours = predict_out_of_fold(torch.tensor(x), torch.tensor(y), assigned, [1e-2])[0].numpy()
     theirs = np.empty_like(y)
     for fold in range(5):
         train = assigned != fold
@@ -74,7 +74,7 @@ def test_the_result_is_the_accuracy_of_the_out_of_fold_predictions(digits, pixel
     result = crossval_linear_probe(pixels, digits, seed=2, folds=4, penalties=PENALTIES)
     for found, splits in ((result.test_accuracy, ("train", "val", "test")), (result.val_accuracy, ("train", "val"))):
         x, y = (torch.tensor(a) for a in joined(digits, pixels, splits))
-        predicted = predict_out_of_fold(x, y, assign_folds(y.numpy(), 4, 2), PENALTIES).predicted
+        predicted = predict_out_of_fold(x, y, assign_folds(y.numpy(), 4, 2), PENALTIES)[0]
         assert found == (predicted == y).double().mean().item()
     assert 0.94 < result.val_accuracy < 1
     expected = {"protocol": "fast", "evaluation": "folds", "folds": 4, "repeats": 1}
@@ -104,13 +104,13 @@ def test_no_label_reaches_the_prediction_of_its_own_fold(digits, pixels):
     """All labels of one fold are replaced: its predictions and its penalty stay, those of the others change."""
     x, y = (torch.tensor(a[:400]) for a in joined(digits, pixels))
     assigned = assign_folds(y.numpy(), 5, seed=0)
-    before = predict_out_of_fold(x, y, assigned, PENALTIES)
+    before, chosen = predict_out_of_fold(x, y, assigned, PENALTIES)
     for fold in range(5):
         held = torch.from_numpy(assigned == fold)
-        after = predict_out_of_fold(x, torch.where(held, (y + 1) % 10, y), assigned, PENALTIES)
-        assert torch.equal(before.predicted[held], after.predicted[held])
-        assert before.penalties[fold] == after.penalties[fold]
-        assert not torch.equal(before.predicted[~held], after.predicted[~held])
+        after, chosen_after = predict_out_of_fold(x, torch.where(held, (y + 1) % 10, y), assigned, PENALTIES)
+        assert torch.equal(before[held], after[held])
+        assert chosen[fold] == chosen_after[fold]
+        assert not torch.equal(before[~held], after[~held])
 
 
 def test_the_penalty_is_chosen_on_images_that_the_fit_has_not_seen():
@@ -120,7 +120,7 @@ def test_the_penalty_is_chosen_on_images_that_the_fit_has_not_seen():
     x = rng.standard_normal((200, 150))
     x[:, :10] += 0.4 * (2 * y - 1)[:, None]
     assigned = assign_folds(y, 5, seed=0)
-    chosen = predict_out_of_fold(torch.tensor(x), torch.tensor(y), assigned, (1e-6, 1.0)).penalties
+    chosen = predict_out_of_fold(torch.tensor(x), torch.tensor(y), assigned, (1e-6, 1.0))[1]
     assert chosen == [1.0] * 5
 
 
@@ -141,7 +141,7 @@ def test_trials_of_one_seed_share_their_folds(digits, pixels, monkeypatch):
     used = []
     monkeypatch.setattr(
         crossval, "predict_out_of_fold",
-        lambda x, y, assigned, penalties: used.append(assigned) or crossval.OutOfFold(y, [1.0]),
+        lambda x, y, assigned, penalties: used.append(assigned) or (y, [1.0]),
     )  # fmt: skip
     noise = {s: np.random.default_rng(0).standard_normal((len(x), 7)) for s, x in pixels.items()}
     for features in (pixels, noise):

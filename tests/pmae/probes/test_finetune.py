@@ -11,7 +11,7 @@ import torch
 from pmae.config import DataConfig
 from pmae.errors import ConfigError, DataError, DivergedError
 from pmae.probes import finetune
-from pmae.probes.finetune import _Classifier
+from pmae.probes.finetune import build_optimizer
 
 QUICK = {"epochs": 3, "batch_size": 100}
 
@@ -35,14 +35,13 @@ def test_one_seed_fixes_everything(digits, encoder):
 
 
 def test_layer_decay_lowers_the_rate_block_by_block(encoder):
-    tuned = _Classifier(encoder, 10, 0, torch.device("cpu"), "fp32")
-    rates = {id(p): g["lr"] for g in tuned.optimizer(1.0, 0.5).param_groups for p in g["params"]}
-    vit = tuned.encoder.vit
+    vit, head = encoder.vit, torch.nn.Linear(encoder.feature_width(), 10)
+    rates = {id(p): g["lr"] for g in build_optimizer(vit, head, 1.0, 0.5).param_groups for p in g["params"]}
     assert len(rates) == len(list(vit.parameters())) + 2, "every parameter is trained once"
-    assert rates[id(tuned.head.weight)] == 1.0
+    assert rates[id(head.weight)] == 1.0
     top, bottom = rates[id(vit.blocks[1].attn.qkv.weight)], rates[id(vit.blocks[0].attn.qkv.weight)]
     assert bottom == top / 2 and rates[id(vit.patch_embed.proj.weight)] == bottom / 2
-    assert {g["lr"] for g in tuned.optimizer(1.0, None).param_groups} == {1.0}
+    assert {g["lr"] for g in build_optimizer(vit, head, 1.0, None).param_groups} == {1.0}
 
 
 def test_a_loss_that_is_no_number_is_named(digits, encoder):

@@ -174,9 +174,9 @@ def fake_epoch(stand_in, config, digits, components, **workers: int) -> Iterator
 def test_the_steps_of_an_epoch_never_wait_for_the_device(stand_in, tiny, digits, components, values):
     with fake_epoch(stand_in, settings(tiny, values), digits, components) as training:
         assert training.batches.resident is not None
-        totals = training._run_steps()
-    assert totals.losses.shape == (4,)
-    assert {x.device.type for x in (totals.losses, totals.sums, totals.achieved)} == {"cuda"}
+        losses, sums, achieved, _ = training._run_steps()
+    assert losses.shape == (4,)
+    assert {x.device.type for x in (losses, sums, achieved)} == {"cuda"}
     assert training.optimizer.param_groups[0]["lr"].device.type == "cuda"
 
 
@@ -198,8 +198,8 @@ def test_workers_that_share_batches_never_wait_for_the_device(
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda x: (exchanged.append(x.device.type), all_reduce(x)))
     config = settings(tiny, {"masking.method": method, "masking.reduction": reduction})
     with fake_epoch(stand_in, config, digits, components, **second_of_two_workers) as training:
-        totals = training._run_steps()
-    assert totals.losses.shape == (4,) and totals.losses.device.type == "cuda"
+        losses, *_ = training._run_steps()
+    assert losses.shape == (4,) and losses.device.type == "cuda"
     # The pooled loss needs the number of masked values of the whole batch, from all workers.
     assert exchanged == (["cuda"] * 4 if reduction == "batch" else [])
 
@@ -241,8 +241,8 @@ def test_whole_steps_with_backward_and_optimizer_have_fixed_shapes(
     training = training_of(settings(tiny, {**values, "optim.precision": "fp32"}), digits, components, META)
     training.optimizer = torch.optim.AdamW(training.model.parameters(), foreach=True)  # the fused one is not on meta
     with NoWaits(META) as watch:
-        totals = training._run_steps()
-    assert totals.losses.shape == (4,) and totals.losses.device.type == "meta"
+        losses, *_ = training._run_steps()
+    assert losses.shape == (4,) and losses.device.type == "meta"
     assert {int(s["step"]) for s in training.optimizer.state.values()} == {4}
     assert watch.operators > 400
 
