@@ -30,6 +30,7 @@ from pmae.data.source import consecutive_splits
 from pmae.errors import DataError
 
 SCHEMA_VERSION = 1
+BLOCK = 1 << 24  # bytes
 _verified: dict[Path, tuple[int, ...]] = {}  # folders with a hash that this process has checked -> state of the files
 
 
@@ -62,19 +63,20 @@ def allocate_in_memory(shape: tuple[int, int, int, int]) -> Pixels:
 
 
 def _allocate_in_file(path: Path, shape: tuple[int, int, int, int]) -> Pixels:
-    if path.exists():  # of a first attempt, in gray
-        os.truncate(path, 0)
+    """Zeros in a file that is written in full: a write to a map of a file without room would kill the process."""
+    path.unlink(missing_ok=True)  # of a first attempt, in gray
     needed, free = math.prod(shape), shutil.disk_usage(path.parent).free
     if needed > free:
         raise DataError(
             f"the decoded images need {needed / 1e6:,.1f} MB, but {path.parent.parent} has "
             f"{free / 1e6:,.1f} MB free; lower limit or image_size, or set PMAE_CACHE to a larger disk"
         )
-    images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    if hasattr(os, "posix_fallocate"):  # a write to a map whose disk is full would kill the process
-        with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return images
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+        for start in range(0, needed, BLOCK):
+            file.write(bytes(min(BLOCK, needed - start)))
+    return np.lib.format.open_memmap(path, "r+")
 
 
 def set_key(name: str, files: tuple[Path, ...], settings: dict[str, Any]) -> str:

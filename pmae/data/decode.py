@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -28,11 +28,9 @@ MAX_PIXELS = 64 * 1024 * 1024
 MAX_FILE_BYTES = 1 << 28
 THREADED_FROM = 16 * 1024  # bytes of an encoded image; smaller ones are faster without threads
 GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
-BATCH = 128
+BLOCK = 256  # images
 
 Pixels = npt.NDArray[np.uint8]
-Item = tuple[int, str, Payload]
-Decoded = tuple[int, str, "Pixels | UnreadableError"]
 Allocate = Callable[[tuple[int, int, int, int]], Pixels]
 """Makes room for images uint8 (N, H, W, C); raises DataError if there is none."""
 
@@ -133,27 +131,37 @@ def decode_images(
     order = np.argsort(wanted, kind="stable")
 
     def attempt(color: bool) -> tuple[Pixels, list[tuple[int, str]]]:
-        images, first = np.zeros((0, 0, 0, 1), np.uint8), ""
+        images: Pixels | None = None
         if image_size is not None:  # whether there is room is known before the first image is read
             images = allocate((len(wanted), image_size, image_size, 3 if color else 1))
-        failed: list[tuple[int, str]] = []
-        items = ((int(p), *item) for p, item in zip(order, read(wanted[order]), strict=True))
+        first, failed, positions = "", [], iter(order)
         with progress_bar(title, len(wanted), unit="images", shown=progress) as advance:
-            for batch in _decoded(items, image_size):
-                for position, name, result in batch:
-                    if isinstance(result, np.ndarray):
-                        if not first:
-                            first = name
-                            if image_size is None:
-                                images = _allocated(len(wanted), name, result, color, allocate)
-                        _check_shape(name, result, images, first)
-                        images[position] = result
-                    elif skip_unreadable:
-                        failed.append((int(wanted[position]), str(result)))
-                    else:
-                        raise result
-                advance(len(batch))
-        return images, failed
+            for name, result in _decoded(read(wanted[order]), image_size):
+                position = next(positions)
+                if isinstance(result, np.ndarray):
+                    first = first or name
+                    height, width, channels = result.shape
+                    if images is None:
+                        if height != width:
+                            raise DataError(
+                                f"{name} has {width} x {height} pixels and is not square; give image_size=PIXELS "
+                                "(--image-size) to crop every image to its center square and resize it"
+                            )
+                        images = allocate((len(wanted), height, width, 3 if color else channels))
+                    if (height, width) != images.shape[1:3]:
+                        raise DataError(
+                            f"images have different sizes: {first} has {images.shape[2]} x {images.shape[1]} pixels, "
+                            f"{name} has {width} x {height}; give image_size=PIXELS (--image-size) to resize all"
+                        )
+                    if channels > images.shape[3]:
+                        raise _ColorAfterGrayError
+                    images[position] = result
+                elif skip_unreadable:
+                    failed.append((int(wanted[position]), str(result)))
+                else:
+                    raise result
+                advance(1)
+        return np.zeros((0, 0, 0, 1), np.uint8) if images is None else images, failed
 
     try:
         return attempt(color=False)
@@ -161,55 +169,21 @@ def decode_images(
         return attempt(color=True)
 
 
-def _allocated(count: int, name: str, pixels: Pixels, color: bool, allocate: Allocate) -> Pixels:
-    """Room for ``count`` images like the first one."""
-    height, width, channels = pixels.shape
-    if height != width:
-        raise DataError(
-            f"{name} has {width} x {height} pixels and is not square; give image_size=PIXELS (--image-size) "
-            "to crop every image to its center square and resize it"
-        )
-    return allocate((count, height, width, 3 if color else channels))
-
-
-def _check_shape(name: str, pixels: Pixels, images: Pixels, first: str) -> None:
-    height, width, channels = pixels.shape
-    if (height, width) != images.shape[1:3]:
-        raise DataError(
-            f"images have different sizes: {first} has {images.shape[2]} x {images.shape[1]} pixels, {name} has "
-            f"{width} x {height}; give image_size=PIXELS (--image-size) to resize all of them"
-        )
-    if channels > images.shape[3]:
-        raise _ColorAfterGrayError
-
-
-def _decode_batch(batch: list[Item], image_size: int | None) -> list[Decoded]:
-    done: list[Decoded] = []
-    for position, name, payload in batch:
-        try:
-            done.append((position, name, decode_image(name, payload, image_size)))
-        except UnreadableError as error:
-            done.append((position, name, error))
-    return done
-
-
-def _decoded(items: Iterator[Item], image_size: int | None) -> Iterator[list[Decoded]]:
-    """Yield decoded batches in order; at most ``2 * workers`` are in progress, which bounds memory."""
-    workers = available_cpus()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    pending: deque[Future[list[Decoded]]] = deque()
+def _decode_or_error(item: tuple[str, Payload], image_size: int | None) -> tuple[str, Pixels | UnreadableError]:
     try:
-        while batch := list(islice(items, BATCH)):
-            if not pending and _encoded_bytes(batch[0][2]) < THREADED_FROM:
-                yield _decode_batch(batch, image_size)
-                continue
-            pending.append(pool.submit(_decode_batch, batch, image_size))
-            if len(pending) > 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        return item[0], decode_image(*item, image_size)
+    except UnreadableError as error:
+        return item[0], error
+
+
+def _decoded(
+    items: Iterator[tuple[str, Payload]], image_size: int | None
+) -> Iterator[tuple[str, Pixels | UnreadableError]]:
+    """Yield the names and decoded images in order; a block at a time is in memory."""
+    decode = partial(_decode_or_error, image_size=image_size)
+    with ThreadPoolExecutor(available_cpus(), thread_name_prefix="decode") as pool:
+        while block := list(islice(items, BLOCK)):
+            yield from (pool.map if _encoded_bytes(block[0][1]) >= THREADED_FROM else map)(decode, block)
 
 
 def _encoded_bytes(payload: Payload) -> int:
