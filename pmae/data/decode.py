@@ -50,7 +50,9 @@ def decode_image(name: str, payload: Payload, image_size: int | None = None) -> 
     """
     try:
         if isinstance(payload, Path):
-            payload = _file_bytes(payload)
+            if payload.stat().st_size > MAX_FILE_BYTES:
+                raise ValueError(f"above {MAX_FILE_BYTES >> 20} MiB")
+            payload = payload.read_bytes()
         if isinstance(payload, np.ndarray):
             return _fitted_pixels(payload, image_size)
         with Image.open(io.BytesIO(payload), formats=FORMATS) as image:
@@ -59,7 +61,7 @@ def decode_image(name: str, payload: Payload, image_size: int | None = None) -> 
                     f"{name} has {image.width} x {image.height} pixels, above the limit of {MAX_PIXELS:,}; "
                     "downscale it before loading"
                 )
-            return _fitted(_upright(image), image_size)
+            return pixels_of(image, image_size)
     except UnreadableError:
         raise
     except Exception as error:  # Pillow's exceptions for hostile bytes have no common base class
@@ -71,25 +73,15 @@ def decode_image(name: str, payload: Payload, image_size: int | None = None) -> 
         ) from error
 
 
-def _file_bytes(path: Path) -> bytes:
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"above {MAX_FILE_BYTES >> 20} MiB")
-    return path.read_bytes()
-
-
 def _fitted_pixels(pixels: Pixels, image_size: int | None) -> Pixels:
     if image_size is None or pixels.shape[:2] == (image_size, image_size):
         return pixels
     return _fitted(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels), image_size)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image) if "exif" in image.info else image
-
-
-def pixels_of(image: Image.Image) -> Pixels:
-    """Convert a Pillow image to uint8 (H, W, C), upright by its EXIF orientation."""
-    return _fitted(_upright(image), None)
+def pixels_of(image: Image.Image, image_size: int | None = None) -> Pixels:
+    """Convert a Pillow image to uint8 (H, W, C), upright by its EXIF orientation, and to ``image_size``."""
+    return _fitted(ImageOps.exif_transpose(image) if "exif" in image.info else image, image_size)
 
 
 def _fitted(image: Image.Image, image_size: int | None) -> Pixels:
@@ -134,7 +126,8 @@ def decode_images(
         images: Pixels | None = None
         if image_size is not None:  # whether there is room is known before the first image is read
             images = allocate((len(wanted), image_size, image_size, 3 if color else 1))
-        first, failed, positions = "", [], iter(order)
+        first, positions = "", iter(order)
+        failed: list[tuple[int, str]] = []
         with progress_bar(title, len(wanted), unit="images", shown=progress) as advance:
             for name, result in _decoded(read(wanted[order]), image_size):
                 position = next(positions)
@@ -183,7 +176,10 @@ def _decoded(
     decode = partial(_decode_or_error, image_size=image_size)
     with ThreadPoolExecutor(available_cpus(), thread_name_prefix="decode") as pool:
         while block := list(islice(items, BLOCK)):
-            yield from (pool.map if _encoded_bytes(block[0][1]) >= THREADED_FROM else map)(decode, block)
+            if _encoded_bytes(block[0][1]) < THREADED_FROM:
+                yield from map(decode, block)
+            else:
+                yield from pool.map(decode, block)
 
 
 def _encoded_bytes(payload: Payload) -> int:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,12 @@ def load_images(
         DataError: Files that are missing, corrupted, hostile, unlabeled or inconsistent.
     """
     for name, value, least in (("image_size", image_size, 4), ("limit", limit, 1), ("seed", seed, 0)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        if (value is not None or name == "seed") and (
+            isinstance(value, bool) or not isinstance(value, Integral) or value < least
+        ):
             raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+    image_size, limit = (None if n is None else int(n) for n in (image_size, limit))
+    seed = int(seed)
     if image_size is not None and image_size > MAX_IMAGE_SIZE:
         raise ConfigError(f"image_size is {image_size}; it must be at most {MAX_IMAGE_SIZE:,}, for example 64 or 224")
     if not isinstance(source, str):
@@ -119,7 +124,7 @@ def load_images(
         warn_of_skipped(images.name, skipped)
         return images
     settings = {"image_size": image_size, "limit": limit, "seed": seed, "skip_unreadable": skip_unreadable}
-    return cached_images(set_key(found.name, found.files, settings), build, progress=progress)
+    return cached_images(set_key(found.name, found.files, settings), build)
 
 
 def absolute_source(source: str, root: str | None) -> str:

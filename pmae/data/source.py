@@ -116,12 +116,12 @@ def name_labels(
     return labels.reshape(-1).astype(np.int64), tuple(str(name) for name in names.tolist())
 
 
-def read_rows(images: npt.NDArray[np.uint8], name: str) -> Reader:
-    """Return a reader of pixels in memory, uint8 (N, H, W, C)."""
+def read_each(get: Callable[[int], Payload], name: str) -> Reader:
+    """Return a reader of images in memory, of which ``get(i)`` is the i-th payload."""
 
     def read(indices: Indices) -> Iterator[tuple[str, Payload]]:
         for i in indices:
-            yield f"{name}, image {i}", images[i]
+            yield f"{name}, image {i}", get(int(i))
 
     return read
 

@@ -19,7 +19,7 @@ import numpy as np
 from pmae.data.cache import cache_dir
 from pmae.data.download import Remote, fetch, warn_unless_official
 from pmae.data.imageset import Indices
-from pmae.data.source import Listing, Payload, Request, Source, broken_as, consecutive_splits, name_labels, read_rows
+from pmae.data.source import Listing, Payload, Request, Source, broken_as, consecutive_splits, name_labels, read_each
 from pmae.data.sources.npz import list_npz
 from pmae.errors import ConfigError, DataError
 
@@ -78,7 +78,7 @@ def _list_digits() -> Listing:
         labels=table[:, -1].astype(np.int64),
         class_names=tuple(str(d) for d in range(10)),
         splits={"train": np.arange(len(images), dtype=np.int64)},
-        read=read_rows(images, "digits"),
+        read=read_each(images.__getitem__, "digits"),
     )
 
 
@@ -117,7 +117,7 @@ def _list_cifar10(files: Iterator[tuple[str, bytes]]) -> Listing:
     labels, class_names = name_labels(rows[:, 0], CIFAR10_CLASSES, "corrupted files of CIFAR-10")
     train = sum(len(data[f"{name}.bin"]) for name in CIFAR10_BATCHES["train"]) // CIFAR10_ROW
     splits = consecutive_splits({"train": train, "test": len(rows) - train})
-    return Listing(labels, class_names, splits, read_rows(images, "cifar10"))
+    return Listing(labels, class_names, splits, read_each(images.__getitem__, "cifar10"))
 
 
 def find_tinyimagenet(request: Request) -> Source:

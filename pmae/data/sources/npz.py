@@ -28,11 +28,9 @@ MAX_COMPRESSION = 500  # deflate reaches about 1030 to 1, real images less than 
 def find(request: Request) -> Source:
     """Find the archive at the request's path."""
     path = request.path
-    if path.is_dir():
-        inside = ", ".join(sorted(p.name for p in path.glob("*.npz"))[:10]) or "it has no .npz file"
-        raise DataError(f"{path} does not exist; it is a folder, name one of its files: {inside}")
     if not path.is_file():
-        raise DataError(f"{path} does not exist; give npz:PATH the path of a .npz file")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"{path} {what}; give npz:PATH the path of a .npz file")
     return Source(path.stem, (path,), lambda: list_npz(path))
 
 

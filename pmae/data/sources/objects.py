@@ -6,7 +6,7 @@ They are recognized by their attributes, not by their class, so that neither tor
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pmae.data.decode import MAX_PIXELS, Pixels, UnreadableError, pixels_of
-from pmae.data.imageset import UNLABELED, ImageSet, Indices
-from pmae.data.source import SPLIT_OF, Listing, Payload, Source, join_parts, name_labels, read_rows
+from pmae.data.imageset import UNLABELED, ImageSet
+from pmae.data.source import SPLIT_OF, Listing, Payload, Source, join_parts, name_labels, read_each
 from pmae.data.sources.parquet import IMAGE_COLUMNS, LABEL_COLUMNS, choose_column
 from pmae.errors import ConfigError, DataError
 
@@ -38,15 +38,11 @@ class Part:
     labels: Raw | None = None
     class_names: tuple[str, ...] = ()
 
-    def payloads(self, indices: Indices) -> Iterator[tuple[str, Payload]]:
-        for i in indices:
-            yield f"{self.name}, image {i}", self.read(int(i))
-
 
 def find_object(source: Any) -> Source:
     """Return the source for images in memory. It has no files, so it is not cached."""
     if isinstance(source, ImageSet):
-        rows = read_rows(source.images, source.name)
+        rows = read_each(source.images.__getitem__, source.name)
         return Source(source.name, (), lambda: Listing(source.labels, source.class_names, dict(source.splits), rows))
     if isinstance(source, Mapping):
         parts = _split_parts(source)
@@ -223,7 +219,7 @@ def _split_parts(source: Mapping[Any, Any]) -> dict[str, Part]:
 
 
 def _list(parts: dict[str, Part], name: str) -> Listing:
-    splits, read = join_parts([(split, part.count, part.payloads) for split, part in parts.items()])
+    splits, read = join_parts([(split, part.count, read_each(part.read, part.name)) for split, part in parts.items()])
     known = [part.labels for part in parts.values() if part.labels is not None]
     if not known:
         return Listing(np.zeros(sum(part.count for part in parts.values()), np.int64), UNLABELED, splits, read)

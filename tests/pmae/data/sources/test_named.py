@@ -96,7 +96,7 @@ def test_the_binary_archive_is_read_where_both_versions_are_there(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f.popitem(), "CIFAR-10 is incomplete: .*test_batch missing"),
+        (lambda f: f.popitem(), "CIFAR-10 is incomplete: .*test_batch.bin missing"),
         (lambda f: f.update({"cifar-10-batches-bin/data_batch_2.bin": b"short"}), "data_batch_2.bin has 5 bytes"),
         (
             lambda f: f.update({"cifar-10-batches-bin/data_batch_2.bin": b"\xff" * 3073}),
@@ -335,3 +335,8 @@ def test_a_path_without_its_kind_is_recognised(tmp_path: Path) -> None:
 def test_settings_that_cannot_be_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_images("digits", **settings)
+
+
+def test_settings_may_be_numpy_integers() -> None:
+    found = load_images("digits", image_size=np.int64(8), limit=np.int32(20), seed=np.int64(1))
+    assert found.fingerprint == load_images("digits", image_size=8, limit=20, seed=1).fingerprint

@@ -136,5 +136,5 @@ def test_a_folder_and_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"missing\.npz does not exist"):
         load_images(f"npz:{tmp_path / 'missing.npz'}")
     save(tmp_path / "toy.npz", **medmnist_arrays())
-    with pytest.raises(DataError, match=r"it is a folder, name one of its files: toy\.npz"):
+    with pytest.raises(DataError, match=r"is a folder; give npz:PATH the path of a \.npz file"):
         load_images(f"npz:{tmp_path}")
