@@ -54,7 +54,9 @@ def decode_image(name: str, payload: Payload, image_size: int | None = None) -> 
                 raise ValueError(f"above {MAX_FILE_BYTES >> 20} MiB")
             payload = payload.read_bytes()
         if isinstance(payload, np.ndarray):
-            return _fitted_pixels(payload, image_size)
+            if image_size is None or payload.shape[:2] == (image_size, image_size):
+                return payload
+            return _fitted(Image.fromarray(payload[..., 0] if payload.shape[2] == 1 else payload), image_size)
         with Image.open(io.BytesIO(payload), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableError(
@@ -71,12 +73,6 @@ def decode_image(name: str, payload: Payload, image_size: int | None = None) -> 
             f"{name} cannot be read as an image ({why}); "
             "repair or remove it, or skip such files with skip_unreadable=True (--skip-unreadable)"
         ) from error
-
-
-def _fitted_pixels(pixels: Pixels, image_size: int | None) -> Pixels:
-    if image_size is None or pixels.shape[:2] == (image_size, image_size):
-        return pixels
-    return _fitted(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels), image_size)
 
 
 def pixels_of(image: Image.Image, image_size: int | None = None) -> Pixels:
@@ -126,11 +122,10 @@ def decode_images(
         images: Pixels | None = None
         if image_size is not None:  # whether there is room is known before the first image is read
             images = allocate((len(wanted), image_size, image_size, 3 if color else 1))
-        first, positions = "", iter(order)
+        first = ""
         failed: list[tuple[int, str]] = []
         with progress_bar(title, len(wanted), unit="images", shown=progress) as advance:
-            for name, result in _decoded(read(wanted[order]), image_size):
-                position = next(positions)
+            for position, (name, result) in zip(order, _decoded(read(wanted[order]), image_size), strict=True):
                 if isinstance(result, np.ndarray):
                     first = first or name
                     height, width, channels = result.shape
