@@ -45,6 +45,7 @@ __all__ = ["extract_features", "load_encoder", "load_model", "save_encoder", "sa
 FORMAT, MODEL_FORMAT, FORMAT_VERSION = "pmae-encoder", "pmae-model", 1
 TIMM_POOLS = {"cls": "token", "mean": "avg", "concat": ""}  # timm has no concatenation: it then returns all tokens
 DESCRIPTION, WEIGHTS, STATISTICS = "encoder.json", "encoder.safetensors", "standardisation.safetensors"
+RUN_FACTS = ("seed", "history", "precision", "threads")  # of a result, as they are in the model's description
 MODEL_DESCRIPTION, MODEL_WEIGHTS, COMPONENTS = "model.json", "model.safetensors", "components.safetensors"
 
 
@@ -164,34 +165,33 @@ def _read_description(path: Path, kind: str) -> dict[str, Any]:
             f"there is no {path.name} in {path.parent}; give the folder that 'python -m pmae pretrain' wrote"
         )
     try:
-        description = json.loads(path.read_bytes())
+        read = json.loads(path.read_bytes())
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}") from None
-    if not isinstance(description, dict) or description.get("format") != kind:
-        raise DataError(f"{path} is not of the format {kind!r}")
-    if description.get("format_version") != FORMAT_VERSION:
-        raise DataError(
-            f"{path} has format version {description.get('format_version')}, this code reads {FORMAT_VERSION}; "
-            "update pmae"
-        )
-    if not isinstance(description.get("sha256"), dict) or not isinstance(description.get("model"), dict):
-        raise DataError(f"{path} lacks checksums or shapes; save it again")
-    return description
+    content = read if isinstance(read, dict) else {}
+    found = content.get("format_version")
+    problems = {
+        f"is not of the format {kind!r}; give another folder": content.get("format") != kind,
+        f"has format version {found}, this code reads {FORMAT_VERSION}; update pmae": found != FORMAT_VERSION,
+        "lacks checksums or shapes; save it again": {type(content.get(key)) for key in ("sha256", "model")} != {dict},
+    }
+    for problem, present in problems.items():
+        if present:
+            raise DataError(f"{path} {problem}")
+    return content
 
 
 def _model_config(encoder: Encoder, config: PretrainConfig | ModelConfig | None) -> ModelConfig:
     """Resolved shapes that rebuild exactly this encoder."""
     model = config.model if isinstance(config, PretrainConfig) else config or _shapes_of(encoder.vit)
-    for name in ("image_size", "channels"):
-        if getattr(model, name) not in (None, getattr(encoder, name)):
-            raise ConfigError(
-                f"config says {name} {getattr(model, name)}, the encoder has {getattr(encoder, name)}; "
-                "give the config it was trained with"
-            )
+    size, channels = model.image_size or encoder.image_size, model.channels or encoder.channels
     pool: Any = encoder.pool
-    model = dataclasses.replace(model, image_size=encoder.image_size, channels=encoder.channels, pool=pool)
+    model = dataclasses.replace(model, image_size=size, channels=channels, pool=pool)
     if not _rebuilds(model, encoder.vit):
-        raise ConfigError("config does not describe this encoder; give the one it was trained with")
+        raise ConfigError(
+            f"config ({size} px, {channels} channels) does not describe this encoder ({encoder.image_size} px, "
+            f"{encoder.channels} channels); give the one it was trained with"
+        )
     return model
 
 
@@ -231,11 +231,8 @@ def save_model(result: PretrainResult, folder: str | os.PathLike[str], *, images
         (folder / COMPONENTS).unlink(missing_ok=True)
     description = {
         "model": result.config.to_dict(),
-        "seed": result.seed,
         "sha256": {MODEL_WEIGHTS: checksum},
-        "history": result.history,
-        "precision": result.precision,
-        "threads": result.threads,
+        **{name: getattr(result, name) for name in RUN_FACTS},
     }
     _write_description(folder / MODEL_DESCRIPTION, MODEL_FORMAT, description, images)
     return folder
@@ -260,16 +257,9 @@ def load_model(folder: str | os.PathLike[str]) -> PretrainResult:
             config.model, components, loss=masking.loss, normalize_target=masking.normalize_target
         )
         model.load_state_dict(weights)
-    except (ConfigError, RuntimeError) as error:
+        facts = {name: description[name] for name in RUN_FACTS}
+    except (ConfigError, RuntimeError, KeyError) as error:
         raise DataError(f"{folder / MODEL_DESCRIPTION} does not describe the weights next to it: {error}") from None
     pixels = PixelStatistics(statistics["mean"], statistics["std"])
-    return PretrainResult(
-        model.on(torch.device("cpu")).eval(),
-        description["history"],
-        config,
-        pixels,
-        components,
-        description["seed"],
-        description.get("precision", "fp32"),
-        description.get("threads"),
-    )
+    model = model.on(torch.device("cpu")).eval()
+    return PretrainResult(model=model, config=config, statistics=pixels, components=components, **facts)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from pmae.cli.options import field_docs
+from pmae.cli.options import field_docs, options_of
 
 HELP = {"-h", "--help", "--help-all"}
 
@@ -36,14 +36,12 @@ def answer_help(
 
 def _usual_options(usual: Sequence[str], kind: type) -> Any:
     """The usual ones of a class of options and of its groups, each with the first sentence of its help."""
-    found: dict[str, tuple[str, Any, Any]] = {}
-    groups = [f.default_factory() for f in dataclasses.fields(kind) if f.default_factory is not dataclasses.MISSING]
-    for owner in (kind, *groups):
-        owner_kind = kind if owner is kind else type(owner)
-        docs, hints = field_docs(owner_kind), get_type_hints(owner_kind, include_extras=True)
-        for name in {*usual} & {*hints}:
-            default = getattr(owner, name, dataclasses.MISSING)
-            text = docs[name].partition(". ")[0].rstrip(".")
-            shown = tyro.conf.arg(help=text, help_behavior_hint="" if default is False else None)
-            found[name] = (name, Annotated[hints[name], shown], dataclasses.field(default=default))
-    return dataclasses.make_dataclass("Usual", [found[name] for name in usual])
+    known = options_of(kind)
+    fields: list[Any] = []
+    for name in usual:
+        owner, default = known[name]
+        text = field_docs(owner)[name].partition(". ")[0].rstrip(".")
+        shown = tyro.conf.arg(help=text, help_behavior_hint="" if default is False else None)
+        hint = Annotated[get_type_hints(owner, include_extras=True)[name], shown]
+        fields.append((name, hint, dataclasses.field(default=default)))
+    return dataclasses.make_dataclass("Usual", fields)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pmae.cli.options import DataOptions, PrintOptions, SavedDataOptions
+from pmae.cli.options import DataOptions, PrintOptions, SavedDataOptions, given
 from pmae.config import DataConfig
 from pmae.data import ImageSet, load_images
 from pmae.errors import ConfigError
@@ -17,15 +18,7 @@ from pmae.files import make_writable_folder
 
 def load_dataset(options: DataOptions, printing: PrintOptions) -> ImageSet:
     """Load the images that the options name."""
-    return load_images(
-        options.dataset,
-        options.data_root,
-        options.image_size,
-        options.limit,
-        options.data_seed or 0,
-        skip_unreadable=options.skip_unreadable,
-        progress=not printing.quiet,
-    )
+    return _load(DataConfig(**given(options)), options.skip_unreadable, printing)
 
 
 def load_for_encoder(
@@ -35,19 +28,17 @@ def load_for_encoder(
 
     For its own images the limit and the seed of the training apply: another split would validate on training images.
     """
-    if options.dataset is None and trained is None:
+    asked = given(options)
+    if trained is None and options.dataset is None:
         raise ConfigError("the encoder has no record of the images it was trained on; give --dataset")
     own = trained is not None and options.dataset in (None, trained.dataset)
-    default = trained if own and trained is not None else DataConfig(dataset=options.dataset or "digits")
-    return load_images(
-        default.dataset,
-        default.data_root if options.data_root is None else options.data_root,
-        image_size,
-        default.limit if options.limit is None else options.limit,
-        default.data_seed if options.data_seed is None else options.data_seed,
-        skip_unreadable=options.skip_unreadable,
-        progress=not printing.quiet,
-    )
+    base = trained if trained is not None and own else DataConfig()
+    return _load(dataclasses.replace(base, image_size=image_size, **asked), options.skip_unreadable, printing)
+
+
+def _load(data: DataConfig, skip_unreadable: bool, printing: PrintOptions) -> ImageSet:
+    where = data.dataset, data.data_root, data.image_size, data.limit, data.data_seed
+    return load_images(*where, skip_unreadable=skip_unreadable, progress=not printing.quiet)
 
 
 def check_output(path: Path, suffixes: tuple[str, ...]) -> Path:

@@ -6,17 +6,14 @@ names and help. Values are checked by the settings and by the functions that rec
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import itertools
-import textwrap
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
+from docstring_parser import parse_from_object
 from tyro.conf import Positional
 from tyro.constructors import PrimitiveConstructorSpec
 
@@ -87,19 +84,31 @@ def given(*groups: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name in SETTINGS and value is not None}
 
 
+def options_of(owner: Any) -> dict[str, tuple[type, Any]]:
+    """Every option of a class of options and of its groups by name: the class that declares it, and its default."""
+    found: dict[str, tuple[type, Any]] = {}
+    for f in dataclasses.fields(owner):
+        if f.default_factory is dataclasses.MISSING:
+            kind = owner if isinstance(owner, type) else type(owner)
+            found[f.name] = (kind, getattr(owner, f.name, dataclasses.MISSING))
+        else:
+            found |= options_of(f.default_factory())
+    return found
+
+
+def option_words(value: Any) -> list[str]:
+    """Return a value as words of a command line."""
+    if isinstance(value, bool):
+        return ["on" if value else "off"]
+    return [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
+
+
 def field_docs(kind: type) -> dict[str, str]:
     """Return the docstring below each field of a dataclass, each as one line."""
     docs: dict[str, str] = {}
     for base in reversed(kind.__mro__[:-1]):
-        docs |= base.__dict__.get("_docs", {})
-        try:
-            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        except (OSError, TypeError, SyntaxError):
-            continue
-        lines = getattr(body, "body", [])
-        for line, text in itertools.pairwise(lines):
-            if isinstance(line, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                docs[ast.unparse(line.target)] = " ".join(str(text.value.value).split())
+        own = {} if "_docs" in vars(base) else {p.arg_name: p.description for p in parse_from_object(base).params}
+        docs |= vars(base).get("_docs") or {name: " ".join(str(text).split()) for name, text in own.items()}
     return docs
 
 
@@ -111,17 +120,11 @@ def _metavar(hint: Any) -> str:
 
 def _default_text(section: str, name: str) -> str:
     values = {p: getattr(getattr(preset(p), section), name) for p in PRESETS}
-    known = {p: _shown(value) for p, value in values.items() if value is not None}
+    known = {p: " ".join(option_words(value)) for p, value in values.items() if value is not None}
     if len(known) == len(values) and len(set(known.values())) == 1:
         return f"(default: {next(iter(known.values()))})"
     recipes = {value: " and ".join(p for p in known if known[p] == value) for value in known.values()}
     return f"(default: {', '.join(f'{value} in {names}' for value, names in recipes.items())})" if known else ""
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 _Images: Any = settings_options("_Images", DataConfig, without=("crop_scale", "flip"), keep=("dataset",))
@@ -134,20 +137,20 @@ Augmentation: Any = settings_options("Augmentation", DataConfig, only=("crop_sca
 
 
 @dataclass(frozen=True)
-class DataOptions(_Images):
-    """Images to use."""
-
+class _SkipOption:
     skip_unreadable: bool = False
     """Leave out files that cannot be read as images instead of stopping at the first one."""
 
 
 @dataclass(frozen=True)
-class SavedDataOptions(_SavedImages):
+class DataOptions(_SkipOption, _Images):
+    """Images to use."""
+
+
+@dataclass(frozen=True)
+class SavedDataOptions(_SkipOption, _SavedImages):
     """Images to use, resized to the encoder's size. By default those that it was trained on, with the limit and the
     split of its training."""
-
-    skip_unreadable: bool = False
-    """Leave out files that cannot be read as images instead of stopping at the first one."""
 
 
 @dataclass(frozen=True)

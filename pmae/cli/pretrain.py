@@ -12,7 +12,7 @@ from pmae.config import METHODS, PretrainConfig, preset
 from pmae.data.load import absolute_source
 from pmae.data.progress import progress_bar
 from pmae.errors import ConfigError
-from pmae.export import MODEL_DESCRIPTION, save_model
+from pmae.export import MODEL_DESCRIPTION, RUN_FACTS, save_model
 from pmae.trainer import pretrain
 from pmae.training.checkpoint import list_checkpoints
 
@@ -65,13 +65,8 @@ def run(options: PretrainOptions) -> None:
     print_result(
         options.printing,
         {
-            "folder": str(out),
-            "config": result.config.to_dict(),
-            "seed": result.seed,
-            "history": result.history,
-            "training_problem": result.training_problem,
-            "precision": result.precision,
-            "threads": result.threads,
+            **{"folder": str(out), "config": result.config.to_dict()},
+            **{name: getattr(result, name) for name in (*RUN_FACTS, "training_problem")},
         },
         [
             ("final training loss", f"{last['train_loss']:.4f}"),

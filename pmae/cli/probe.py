@@ -16,21 +16,13 @@ from pmae.export import DESCRIPTION, load_encoder
 from pmae.model.encoder import Encoder
 from pmae.probes import ProbeResult, corruption_probe, finetune, knn_probe, linear_probe, mlp_probe
 
-# The options that each kind of probe reads; others are refused.
-EFFECTIVE = {
-    "linear": ("protocol", "augment"),
-    "mlp": ("epochs",),
-    "knn": ("k",),
-    "finetune": ("epochs", "layer_decay", "augment"),
-    "corruptions": ("severity",),
-}
-
-PROBES: dict[str, Callable[..., ProbeResult]] = {
-    "linear": linear_probe,
-    "mlp": mlp_probe,
-    "knn": knn_probe,
-    "finetune": finetune,
-    "corruptions": corruption_probe,
+# The function of each kind of probe, and the options that it reads; others are refused.
+PROBES: dict[str, tuple[Callable[..., ProbeResult], tuple[str, ...]]] = {
+    "linear": (linear_probe, ("protocol", "augment")),
+    "mlp": (mlp_probe, ("epochs",)),
+    "knn": (knn_probe, ("k",)),
+    "finetune": (finetune, ("epochs", "layer_decay", "augment")),
+    "corruptions": (corruption_probe, ("severity",)),
 }
 
 
@@ -58,7 +50,8 @@ def run(options: ProbeOptions) -> None:
 
 def probe(options: ProbeOptions, encoder: Encoder, images: ImageSet, trained: DataConfig | None) -> ProbeResult:
     """Run the probe that the options ask for."""
-    given: dict[str, Any] = {name: getattr(options, name) for name in EFFECTIVE[options.kind] if name != "augment"}
+    function, effective = PROBES[options.kind]
+    given: dict[str, Any] = {name: getattr(options, name) for name in effective if name != "augment"}
     given = {name: value for name, value in given.items() if value is not None}
     given |= {"seed": options.seed, "score_test": not options.skip_test}
     given |= {"device": options.machine.device, "precision": options.machine.precision}
@@ -66,14 +59,14 @@ def probe(options: ProbeOptions, encoder: Encoder, images: ImageSet, trained: Da
         given["augmentation"] = trained or DataConfig()
     if options.pool == "both":
         given["pools"] = ("cls", "mean")
-    return PROBES[options.kind](encoder, images, **given)
+    return function(encoder, images, **given)
 
 
 def check_effect(options: ProbeOptions) -> None:
     """Refuse options that the kind of probe does not read."""
-    for name in ("protocol", "k", "epochs", "layer_decay", "severity", "augment"):
-        if name not in EFFECTIVE[options.kind] and getattr(options, name) not in (None, False):
-            kinds = " or ".join(kind for kind, names in EFFECTIVE.items() if name in names)
+    for name in (name for _, names in PROBES.values() for name in names):
+        if name not in PROBES[options.kind][1] and getattr(options, name) not in (None, False):
+            kinds = " or ".join(kind for kind, (_, names) in PROBES.items() if name in names)
             raise ConfigError(
                 f"--{name.replace('_', '-')} has no effect with --kind {options.kind}; it is for {kinds}: leave it out"
             )

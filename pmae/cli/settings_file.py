@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pmae.cli.options import option_words, options_of
 from pmae.config import REPLACES, SECTIONS, SETTINGS
 from pmae.errors import ConfigError, did_you_mean
 
@@ -27,37 +27,29 @@ def expand_config(argv: Sequence[str], options: type, searched: Mapping[str, str
             files.append(file if equals else next(words, ""))
         else:
             rest.append(word)
+    searched = searched or {}
     asked = {word.partition("=")[0][2:].replace("-", "_") for word in rest if word.startswith("--")}
-    for name in asked & {*(searched or {})}:
-        _refuse_searched(name, searched or {}, "")
+    for name in asked & {*searched}:
+        _refuse_searched(name, searched, "")
     replaced = {name.partition(".")[2] for a in asked for name in REPLACES.get(SETTINGS.get(a, ""), ())}
-    read = [_words(read_settings(file), options, file, asked | replaced, searched or {}) for file in files]
+    read = [_words(read_settings(file), options, file, asked | replaced, searched) for file in files]
     return [word for words_ in (*read, rest) for word in words_]
 
 
 def read_settings(file: str) -> Mapping[str, Any]:
-    """Read the mapping in a YAML or JSON file; of a ``study.json`` the options of the study."""
+    """Read the mapping in a YAML or JSON file, which is YAML too; of a ``study.json`` the options of the study."""
+    import yaml
+
     path = Path(file).expanduser()
     if not file or not path.is_file():
         raise ConfigError(f"--config is {file!r}; it must be a YAML or JSON file")
     try:
-        values = _parse(path.read_text(encoding="utf-8"), path.suffix)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--config: {path} cannot be read: {error}") from None
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config: {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(values, Mapping):
         raise ConfigError(f"--config: {path} holds {type(values).__name__}; it must map option names to values")
     return values["options"] if "schema_version" in values and "options" in values else values
-
-
-def _parse(text: str, suffix: str) -> Any:
-    if suffix == ".json":
-        return json.loads(text)
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
 
 
 def _refuse_searched(name: str, searched: Mapping[str, str], where: str) -> None:
@@ -68,8 +60,9 @@ def _refuse_searched(name: str, searched: Mapping[str, str], where: str) -> None
 def _words(
     values: Mapping[str, Any], options: type, file: str, overridden: set[str], searched: Mapping[str, str]
 ) -> list[str]:
-    known, words = dict(_defaults(options)), []
-    for name, value in _flat(values, {*SECTIONS, *(f.name for f in _groups(options))}):
+    known = {name: default for name, (_, default) in options_of(options).items() if name != "config"}
+    words = []
+    for name, value in _flat(values, {*SECTIONS, *(f.name for f in dataclasses.fields(options))} - {*known, "config"}):
         if name in searched:
             _refuse_searched(name, searched, f"--config: {file}: ")
         if name not in known:
@@ -80,16 +73,9 @@ def _words(
         if name in overridden or value is None or (value is False and known[name] is False):
             continue
         words.append(f"--{name.replace('_', '-')}")
-        if known[name] is not False:
+        if known[name] is not False:  # only flags are
             words += option_words(value)
     return words
-
-
-def option_words(value: Any) -> list[str]:
-    """Return a value as words of a command line."""
-    if isinstance(value, bool):
-        return ["on" if value else "off"]
-    return [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
 
 
 def _flat(values: Mapping[str, Any], groups: set[str]) -> Iterator[tuple[str, Any]]:
@@ -99,17 +85,3 @@ def _flat(values: Mapping[str, Any], groups: set[str]) -> Iterator[tuple[str, An
             yield from _flat(value, groups)
         else:
             yield name, value
-
-
-def _groups(options: type) -> list[dataclasses.Field[Any]]:
-    return [f for f in dataclasses.fields(options) if f.default_factory is not dataclasses.MISSING]
-
-
-def _defaults(options: type) -> Iterator[tuple[str, Any]]:
-    """Yield every option of a command with its default; only flags have False."""
-    groups = _groups(options)
-    for f in dataclasses.fields(options):
-        if f in groups:
-            yield from _defaults(type(f.default_factory()))  # type: ignore[misc, operator]
-        elif f.name != "config":
-            yield f.name, f.default

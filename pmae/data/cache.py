@@ -1,6 +1,6 @@
 """Decoded images on disk: one folder per set, memory-mapped by every process that uses it.
 
-A set is written atomically, its hash is checked when a process first reads it, and a corrupted set is rebuilt with a
+A set is written atomically, its hash is checked when it is read, and a corrupted set is rebuilt with a
 warning. Of processes that need the same set at the same time one builds it, and the others wait.
 """
 
@@ -14,7 +14,6 @@ import os
 import re
 import secrets
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import AcquireReturnProxy, FileLock, Timeout
+from filelock import FileLock
 
 from pmae.data.decode import Allocate, Pixels
 from pmae.data.imageset import ImageSet
@@ -30,7 +29,7 @@ from pmae.data.source import consecutive_splits
 from pmae.errors import DataError
 
 SCHEMA_VERSION = 1
-_verified: dict[Path, tuple[int, ...]] = {}  # folders with a hash that this process has checked -> state of the files
+BLOCK = 1 << 24  # bytes
 
 
 def cache_dir() -> Path:
@@ -62,19 +61,20 @@ def allocate_in_memory(shape: tuple[int, int, int, int]) -> Pixels:
 
 
 def _allocate_in_file(path: Path, shape: tuple[int, int, int, int]) -> Pixels:
-    if path.exists():  # of a first attempt, in gray
-        os.truncate(path, 0)
+    """Zeros in a file that is written in full: a write to a map of a file without room would kill the process."""
+    path.unlink(missing_ok=True)  # of a first attempt, in gray
     needed, free = math.prod(shape), shutil.disk_usage(path.parent).free
     if needed > free:
         raise DataError(
             f"the decoded images need {needed / 1e6:,.1f} MB, but {path.parent.parent} has "
             f"{free / 1e6:,.1f} MB free; lower limit or image_size, or set PMAE_CACHE to a larger disk"
         )
-    images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    if hasattr(os, "posix_fallocate"):  # a write to a map whose disk is full would kill the process
-        with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return images
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+        for start in range(0, needed, BLOCK):
+            file.write(bytes(min(BLOCK, needed - start)))
+    return np.lib.format.open_memmap(path, "r+")
 
 
 def set_key(name: str, files: tuple[Path, ...], settings: dict[str, Any]) -> str:
@@ -87,7 +87,7 @@ def set_key(name: str, files: tuple[Path, ...], settings: dict[str, Any]) -> str
     return f"{slug}-{digest.hexdigest()[:20]}"
 
 
-def cached_images(key: str, build: Build, *, progress: bool = False) -> ImageSet:
+def cached_images(key: str, build: Build) -> ImageSet:
     """The set with this ``key`` from the cache, or built and cached; DataError where the cache cannot be written."""
     folder = cache_dir() / "images" / key
     found = _read(folder)
@@ -95,7 +95,7 @@ def cached_images(key: str, build: Build, *, progress: bool = False) -> ImageSet
         return found
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _acquired(folder.with_name(f"{key}.lock"), progress):
+        with FileLock(folder.with_name(f"{key}.lock")):  # released by the system when its holder dies
             found = _read(folder)  # another process may have built it meanwhile
             if isinstance(found, ImageSet):
                 return found
@@ -107,17 +107,6 @@ def cached_images(key: str, build: Build, *, progress: bool = False) -> ImageSet
             f"the cache {folder.parent} cannot be written ({error}); "
             "make room there, or set PMAE_CACHE to another folder"
         ) from error
-
-
-def _acquired(path: Path, progress: bool) -> AcquireReturnProxy:
-    """The lock, released at the end of a ``with``, and by the system when its holder dies."""
-    lock = FileLock(path)
-    try:
-        return lock.acquire(timeout=2)
-    except Timeout:
-        if progress:
-            print("another process is preparing the same images; waiting for it", file=sys.stderr, flush=True)
-        return lock.acquire()
 
 
 def _write(folder: Path, build: Build) -> ImageSet:
@@ -144,7 +133,6 @@ def _write(folder: Path, build: Build) -> ImageSet:
             folder.rename(temporary / "corrupted")
         os.replace(temporary, folder)
         shutil.rmtree(folder / "corrupted", ignore_errors=True)
-        _verified[folder] = _state(folder)
         return dataclasses.replace(built, images=_map(folder))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -159,19 +147,10 @@ def _read(folder: Path) -> ImageSet | str:
         if description["schema_version"] != SCHEMA_VERSION:
             return f"schema version {description['schema_version']}, not {SCHEMA_VERSION}"
         warn_of_skipped(description["name"], description["skipped"])
-        state, fingerprint = _state(folder), description["fingerprint"]
-        images = ImageSet(
-            _map(folder),
-            np.load(folder / "labels.npy", allow_pickle=False),
-            tuple(description["class_names"]),
-            consecutive_splits(description["splits"]),
-            description["name"],
-            fingerprint if _verified.get(folder) == state else "",
-        )
-        if images.fingerprint != fingerprint:
-            return "its checksum does not match"
-        _verified[folder] = state
-        return images
+        labels = np.load(folder / "labels.npy", allow_pickle=False)
+        splits = consecutive_splits(description["splits"])
+        images = ImageSet(_map(folder), labels, description["class_names"], splits, description["name"])
+        return images if images.fingerprint == description["fingerprint"] else "its checksum does not match"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         return f"{type(error).__name__}: {error}"
 
@@ -179,8 +158,3 @@ def _read(folder: Path) -> ImageSet | str:
 def _map(folder: Path) -> Pixels:
     # The plain view of the map pickles out of band, so Ray shares it instead of copying it.
     return np.asarray(np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False))
-
-
-def _state(folder: Path) -> tuple[int, ...]:
-    stats = [(folder / name).stat() for name in ("images.npy", "labels.npy", "set.json")]
-    return tuple(x for s in stats for x in (s.st_ino, s.st_size, s.st_mtime_ns))

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -28,11 +28,9 @@ MAX_PIXELS = 64 * 1024 * 1024
 MAX_FILE_BYTES = 1 << 28
 THREADED_FROM = 16 * 1024  # bytes of an encoded image; smaller ones are faster without threads
 GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
-BATCH = 128
+BLOCK = 256  # images
 
 Pixels = npt.NDArray[np.uint8]
-Item = tuple[int, str, Payload]
-Decoded = tuple[int, str, "Pixels | UnreadableError"]
 Allocate = Callable[[tuple[int, int, int, int]], Pixels]
 """Makes room for images uint8 (N, H, W, C); raises DataError if there is none."""
 
@@ -52,16 +50,20 @@ def decode_image(name: str, payload: Payload, image_size: int | None = None) -> 
     """
     try:
         if isinstance(payload, Path):
-            payload = _file_bytes(payload)
+            if payload.stat().st_size > MAX_FILE_BYTES:
+                raise ValueError(f"above {MAX_FILE_BYTES >> 20} MiB")
+            payload = payload.read_bytes()
         if isinstance(payload, np.ndarray):
-            return _fitted_pixels(payload, image_size)
+            if image_size is None or payload.shape[:2] == (image_size, image_size):
+                return payload
+            return _fitted(Image.fromarray(payload[..., 0] if payload.shape[2] == 1 else payload), image_size)
         with Image.open(io.BytesIO(payload), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableError(
                     f"{name} has {image.width} x {image.height} pixels, above the limit of {MAX_PIXELS:,}; "
                     "downscale it before loading"
                 )
-            return _fitted(_upright(image), image_size)
+            return pixels_of(image, image_size)
     except UnreadableError:
         raise
     except Exception as error:  # Pillow's exceptions for hostile bytes have no common base class
@@ -73,25 +75,9 @@ def decode_image(name: str, payload: Payload, image_size: int | None = None) -> 
         ) from error
 
 
-def _file_bytes(path: Path) -> bytes:
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"above {MAX_FILE_BYTES >> 20} MiB")
-    return path.read_bytes()
-
-
-def _fitted_pixels(pixels: Pixels, image_size: int | None) -> Pixels:
-    if image_size is None or pixels.shape[:2] == (image_size, image_size):
-        return pixels
-    return _fitted(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels), image_size)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image) if "exif" in image.info else image
-
-
-def pixels_of(image: Image.Image) -> Pixels:
-    """Convert a Pillow image to uint8 (H, W, C), upright by its EXIF orientation."""
-    return _fitted(_upright(image), None)
+def pixels_of(image: Image.Image, image_size: int | None = None) -> Pixels:
+    """Convert a Pillow image to uint8 (H, W, C), upright by its EXIF orientation, and to ``image_size``."""
+    return _fitted(ImageOps.exif_transpose(image) if "exif" in image.info else image, image_size)
 
 
 def _fitted(image: Image.Image, image_size: int | None) -> Pixels:
@@ -133,27 +119,37 @@ def decode_images(
     order = np.argsort(wanted, kind="stable")
 
     def attempt(color: bool) -> tuple[Pixels, list[tuple[int, str]]]:
-        images, first = np.zeros((0, 0, 0, 1), np.uint8), ""
+        images: Pixels | None = None
         if image_size is not None:  # whether there is room is known before the first image is read
             images = allocate((len(wanted), image_size, image_size, 3 if color else 1))
+        first = ""
         failed: list[tuple[int, str]] = []
-        items = ((int(p), *item) for p, item in zip(order, read(wanted[order]), strict=True))
         with progress_bar(title, len(wanted), unit="images", shown=progress) as advance:
-            for batch in _decoded(items, image_size):
-                for position, name, result in batch:
-                    if isinstance(result, np.ndarray):
-                        if not first:
-                            first = name
-                            if image_size is None:
-                                images = _allocated(len(wanted), name, result, color, allocate)
-                        _check_shape(name, result, images, first)
-                        images[position] = result
-                    elif skip_unreadable:
-                        failed.append((int(wanted[position]), str(result)))
-                    else:
-                        raise result
-                advance(len(batch))
-        return images, failed
+            for position, (name, result) in zip(order, _decoded(read(wanted[order]), image_size), strict=True):
+                if isinstance(result, np.ndarray):
+                    first = first or name
+                    height, width, channels = result.shape
+                    if images is None:
+                        if height != width:
+                            raise DataError(
+                                f"{name} has {width} x {height} pixels and is not square; give image_size=PIXELS "
+                                "(--image-size) to crop every image to its center square and resize it"
+                            )
+                        images = allocate((len(wanted), height, width, 3 if color else channels))
+                    if (height, width) != images.shape[1:3]:
+                        raise DataError(
+                            f"images have different sizes: {first} has {images.shape[2]} x {images.shape[1]} pixels, "
+                            f"{name} has {width} x {height}; give image_size=PIXELS (--image-size) to resize all"
+                        )
+                    if channels > images.shape[3]:
+                        raise _ColorAfterGrayError
+                    images[position] = result
+                elif skip_unreadable:
+                    failed.append((int(wanted[position]), str(result)))
+                else:
+                    raise result
+                advance(1)
+        return np.zeros((0, 0, 0, 1), np.uint8) if images is None else images, failed
 
     try:
         return attempt(color=False)
@@ -161,55 +157,24 @@ def decode_images(
         return attempt(color=True)
 
 
-def _allocated(count: int, name: str, pixels: Pixels, color: bool, allocate: Allocate) -> Pixels:
-    """Room for ``count`` images like the first one."""
-    height, width, channels = pixels.shape
-    if height != width:
-        raise DataError(
-            f"{name} has {width} x {height} pixels and is not square; give image_size=PIXELS (--image-size) "
-            "to crop every image to its center square and resize it"
-        )
-    return allocate((count, height, width, 3 if color else channels))
-
-
-def _check_shape(name: str, pixels: Pixels, images: Pixels, first: str) -> None:
-    height, width, channels = pixels.shape
-    if (height, width) != images.shape[1:3]:
-        raise DataError(
-            f"images have different sizes: {first} has {images.shape[2]} x {images.shape[1]} pixels, {name} has "
-            f"{width} x {height}; give image_size=PIXELS (--image-size) to resize all of them"
-        )
-    if channels > images.shape[3]:
-        raise _ColorAfterGrayError
-
-
-def _decode_batch(batch: list[Item], image_size: int | None) -> list[Decoded]:
-    done: list[Decoded] = []
-    for position, name, payload in batch:
-        try:
-            done.append((position, name, decode_image(name, payload, image_size)))
-        except UnreadableError as error:
-            done.append((position, name, error))
-    return done
-
-
-def _decoded(items: Iterator[Item], image_size: int | None) -> Iterator[list[Decoded]]:
-    """Yield decoded batches in order; at most ``2 * workers`` are in progress, which bounds memory."""
-    workers = available_cpus()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    pending: deque[Future[list[Decoded]]] = deque()
+def _decode_or_error(item: tuple[str, Payload], image_size: int | None) -> tuple[str, Pixels | UnreadableError]:
     try:
-        while batch := list(islice(items, BATCH)):
-            if not pending and _encoded_bytes(batch[0][2]) < THREADED_FROM:
-                yield _decode_batch(batch, image_size)
-                continue
-            pending.append(pool.submit(_decode_batch, batch, image_size))
-            if len(pending) > 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        return item[0], decode_image(*item, image_size)
+    except UnreadableError as error:
+        return item[0], error
+
+
+def _decoded(
+    items: Iterator[tuple[str, Payload]], image_size: int | None
+) -> Iterator[tuple[str, Pixels | UnreadableError]]:
+    """Yield the names and decoded images in order; a block at a time is in memory."""
+    decode = partial(_decode_or_error, image_size=image_size)
+    with ThreadPoolExecutor(available_cpus(), thread_name_prefix="decode") as pool:
+        while block := list(islice(items, BLOCK)):
+            if _encoded_bytes(block[0][1]) < THREADED_FROM:
+                yield from map(decode, block)
+            else:
+                yield from pool.map(decode, block)
 
 
 def _encoded_bytes(payload: Payload) -> int:

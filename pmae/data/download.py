@@ -29,6 +29,7 @@ FIRST_PAUSE = 0.5  # seconds before the second attempt, doubled for each further
 TIMEOUT = 30.0  # seconds
 CHUNK = 1 << 18  # bytes
 RETRIED_STATUS = (408, 425, 429, 500, 502, 503, 504)
+BROKEN = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,6 @@ class Remote:
     url: str
     filename: str
     md5: str
-
-
-class _Retry(Exception):
-    """The connection failed, but another attempt may succeed."""
 
 
 def fetch(remote: Remote, folder: Path | None = None, *, progress: bool = False) -> Path:
@@ -87,91 +84,64 @@ def md5_of(path: Path) -> str:
 
 
 def _download(remote: Remote, target: Path, progress: bool) -> None:
+    """Complete the part that earlier connections left, with a new one whenever one breaks."""
+    mirror = os.environ.get("PMAE_MIRROR")
+    url = f"{mirror.rstrip('/')}/{remote.filename}" if mirror else remote.url
+    by_hand = f"Try again later, or get the file elsewhere (MD5 {remote.md5}) and put it at {target}"
     part = target.with_name(f".{target.name}.part")
-    resumed = part.exists()
-    found = _transfer(remote, target, part, progress)
-    if found != remote.md5 and resumed:  # the part may be of another version of the file: start over
+    part.touch()
+    resumed, failures = part.stat().st_size > 0, 0
+    while True:
+        before = part.stat().st_size
+        try:
+            _receive(url, part, f"downloading {remote.filename}", progress)
+        except BROKEN as error:
+            failures = 1 if part.stat().st_size > before else failures + 1
+            if failures == ATTEMPTS or getattr(error, "code", 503) not in RETRIED_STATUS:
+                raise DataError(
+                    f"{url} cannot be downloaded ({error or type(error).__name__}; attempt {failures} of {ATTEMPTS}); "
+                    f"what has arrived is kept and the next run resumes from there. {by_hand}"
+                ) from error
+            time.sleep(FIRST_PAUSE * 2 ** (failures - 1))
+            continue
+        found = md5_of(part)
+        if found == remote.md5:
+            break
         part.unlink()
-        found = _transfer(remote, target, part, progress)
-    if found != remote.md5:
-        part.unlink()
-        raise DataError(
-            f"{_url(remote)} sent a file with MD5 {found} instead of {remote.md5}; it is corrupted or was replaced. "
-            + _by_hand(remote, target)
-        )
+        if not resumed:
+            raise DataError(
+                f"{url} sent a file with MD5 {found} instead of {remote.md5}; it is corrupted or replaced. {by_hand}"
+            )
+        resumed = False  # the part may be of another version of the file: start over
+        part.touch()
     os.replace(part, target)
 
 
-def _transfer(remote: Remote, target: Path, part: Path, progress: bool) -> str:
-    """Complete ``part``, with a new connection whenever one breaks, and return its MD5; ``ATTEMPTS`` in vain fail."""
-    failures = 0
-    while True:
-        before = part.stat().st_size if part.exists() else 0
-        try:
-            _receive(remote, part, progress)
-            return md5_of(part)
-        except _Retry as error:
-            gained = (part.stat().st_size if part.exists() else 0) > before
-            failures = 1 if gained else failures + 1
-            if failures >= ATTEMPTS:
-                raise DataError(
-                    f"{_url(remote)} cannot be downloaded ({error}, {ATTEMPTS} attempts); what has arrived is kept "
-                    f"and the next run resumes from there. {_by_hand(remote, target)}"
-                ) from error
-            time.sleep(FIRST_PAUSE * 2 ** (failures - 1))
-        except urllib.error.HTTPError as error:
-            raise DataError(
-                f"{_url(remote)} cannot be downloaded (HTTP {error.code} {error.reason}). {_by_hand(remote, target)}"
-            ) from error
-
-
-def _receive(remote: Remote, part: Path, progress: bool) -> None:
+def _receive(url: str, part: Path, title: str, progress: bool) -> None:
     """Append the rest of the file to ``part`` over one connection."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(_url(remote), headers={"User-Agent": "pmae", "Accept-Encoding": "identity"})
+    have = part.stat().st_size
+    request = urllib.request.Request(url, headers={"User-Agent": "pmae", "Accept-Encoding": "identity"})
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-            given, length = (response.headers.get(name, "") for name in ("Content-Range", "Content-Length"))
-            # The answer begins at byte 0 if the server ignored the range.
-            start = have if response.status == 206 and given.startswith(f"bytes {have}-") else 0
-            total = start + int(length) if length.isdigit() else None
-            _check_space(part, total, start)
-            with (
-                part.open("r+b" if part.exists() else "wb") as file,
-                progress_bar(f"downloading {remote.filename}", total, unit="bytes", shown=progress) as advance,
-            ):
-                file.truncate(start)
-                file.seek(start)
-                advance(start)
-                while chunk := response.read1(CHUNK):
-                    file.write(chunk)
-                    advance(len(chunk))
-                received = file.tell()
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # the part is complete, or longer than the file: its checksum tells
-            error.close()
-            return
-        if error.code in RETRIED_STATUS:
-            raise _Retry(f"HTTP {error.code}") from error
-        raise
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
-        raise _Retry(str(getattr(error, "reason", error)) or type(error).__name__) from error
-    if total is not None and received < total:
-        raise _Retry(f"the connection broke after {received:,} of {total:,} bytes")
-
-
-def _check_space(part: Path, total: int | None, start: int) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if total is not None and total - start > free:
-        raise OSError(f"{(total - start) / 1e9:.2f} GB to come, {free / 1e9:.2f} GB free")
-
-
-def _url(remote: Remote) -> str:
-    mirror = os.environ.get("PMAE_MIRROR")
-    return f"{mirror.rstrip('/')}/{remote.filename}" if mirror else remote.url
-
-
-def _by_hand(remote: Remote, target: Path) -> str:
-    return f"Try again later, or get the file elsewhere (MD5 {remote.md5}) and put it at {target}"
+        if error.code != 416:
+            raise
+        return  # the part is complete, or longer than the file: its checksum tells
+    with response, part.open("ab") as file:
+        # The answer begins at byte 0 if the server ignored the range.
+        start = have if response.headers.get("Content-Range", "").startswith(f"bytes {have}-") else 0
+        length = response.headers.get("Content-Length", "")
+        coming, free = int(length) if length.isdigit() else 0, shutil.disk_usage(part.parent).free
+        if coming > free:
+            raise OSError(f"{coming / 1e9:.2f} GB to come, {free / 1e9:.2f} GB free")
+        file.truncate(start)
+        with progress_bar(title, start + coming if coming else None, unit="bytes", shown=progress) as advance:
+            advance(start)
+            while chunk := response.read1(CHUNK):
+                file.write(chunk)
+                advance(len(chunk))
+        received = file.tell() - start
+    if received < coming:
+        raise ConnectionError(f"the connection broke after {received:,} of {coming:,} bytes")

@@ -42,33 +42,31 @@ class ImageSet:
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(self.class_names))
         object.__setattr__(self, "splits", {k: np.asarray(v, dtype=np.int64) for k, v in self.splits.items()})
-        self._check_images()
-        self._check_labels()
+        self._check()
         for name, indices in self.splits.items():
             if indices.size and not (indices.min() >= 0 and indices.max() < len(self)):
                 raise DataError(f"split {name!r} of {self.name!r} points outside the {len(self)} images")
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", content_hash(self))
 
-    def _check_images(self) -> None:
-        images: Any = self.images
-        if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-            found = f"{getattr(images, 'dtype', type(images).__name__)} {getattr(images, 'shape', '')}"
-            raise DataError(f"images of {self.name!r} are {found}; they must be uint8 (N, H, W, C) with C 1 or 3")
-        if images.shape[1] != images.shape[2]:
+    def _check(self) -> None:
+        images, labels = (
+            f"{getattr(array, 'dtype', type(array).__name__)} {getattr(array, 'shape', '')}"
+            for array in (self.images, self.labels)
+        )
+        array: Any = self.images
+        if getattr(array, "dtype", None) != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3):
+            raise DataError(f"images of {self.name!r} are {images}; they must be uint8 (N, H, W, C) with C 1 or 3")
+        if array.shape[1] != array.shape[2]:
             raise DataError(
-                f"images of {self.name!r} are {images.shape[2]}x{images.shape[1]} px; they must be square: "
+                f"images of {self.name!r} are {array.shape[2]}x{array.shape[1]} px; they must be square: "
                 "load them with image_size=PIXELS, which crops to the square and resizes"
             )
-
-    def _check_labels(self) -> None:
-        labels: Any = self.labels
-        if getattr(labels, "dtype", None) != np.int64 or labels.shape != (len(self.images),):
-            found = f"{getattr(labels, 'dtype', type(labels).__name__)} {getattr(labels, 'shape', '')}"
-            raise DataError(f"labels of {self.name!r} are {found}; they must be int64 ({len(self.images)},)")
-        if labels.size and not (labels.min() >= 0 and labels.max() < len(self.class_names)):
+        if getattr(self.labels, "dtype", None) != np.int64 or self.labels.shape != (len(array),):
+            raise DataError(f"labels of {self.name!r} are {labels}; they must be int64 ({len(array)},)")
+        if self.labels.size and not (self.labels.min() >= 0 and self.labels.max() < len(self.class_names)):
             raise DataError(
-                f"labels of {self.name!r} run from {labels.min()} to {labels.max()}, but there are "
+                f"labels of {self.name!r} run from {self.labels.min()} to {self.labels.max()}, but there are "
                 f"{len(self.class_names)} class names; labels must be indices into the class names"
             )
 

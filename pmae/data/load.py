@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from pmae.errors import ConfigError, DataError, did_you_mean
 from pmae.files import user_path
 
 Find = Callable[[Request], Source]
+Counts = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
 
 NAMED: dict[str, Find] = {
     "digits": named.find_digits,
@@ -78,8 +81,12 @@ def load_images(
         DataError: Files that are missing, corrupted, hostile, unlabeled or inconsistent.
     """
     for name, value, least in (("image_size", image_size, 4), ("limit", limit, 1), ("seed", seed, 0)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        if (value is not None or name == "seed") and (
+            isinstance(value, bool) or not isinstance(value, Integral) or value < least
+        ):
             raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+    image_size, limit = (None if n is None else int(n) for n in (image_size, limit))
+    seed = int(seed)
     if image_size is not None and image_size > MAX_IMAGE_SIZE:
         raise ConfigError(f"image_size is {image_size}; it must be at most {MAX_IMAGE_SIZE:,}, for example 64 or 224")
     if not isinstance(source, str):
@@ -117,7 +124,7 @@ def load_images(
         warn_of_skipped(images.name, skipped)
         return images
     settings = {"image_size": image_size, "limit": limit, "seed": seed, "skip_unreadable": skip_unreadable}
-    return cached_images(set_key(found.name, found.files, settings), build, progress=progress)
+    return cached_images(set_key(found.name, found.files, settings), build)
 
 
 def absolute_source(source: str, root: str | None) -> str:
@@ -135,29 +142,22 @@ def _find(source: str, root: Path | None, image_size: int | None, progress: bool
     request = Request(name=name, argument=argument, root=root, image_size=image_size, progress=progress)
     if name in NAMED and not colon:
         return NAMED[name](request)
-    if name in AT_PATH and (argument or root is not None):
-        return AT_PATH[name](request)
     if name in AT_PATH:
-        raise ConfigError(f"source {source!r} has no path; write {name}:PATH")
+        if not argument and root is None:
+            raise ConfigError(f"source {source!r} has no path; write {name}:PATH")
+        return AT_PATH[name](request)
     if source in named.medmnist_info():
         return named.find_medmnist(request)
-    raise ConfigError(_unknown(source))
-
-
-def _unknown(source: str) -> str:
     known = [*NAMED, *(flag for flag in named.medmnist_info() if not flag.endswith("3d"))]
-    allowed = [*known, *(f"{kind}:PATH" for kind in AT_PATH)]
     try:
         is_path = user_path(source, "source").exists()
     except (ConfigError, OSError):
         is_path = False
-    if is_path:
-        kind = {".parquet": "parquet", ".npz": "npz"}.get(Path(source).suffix.lower(), "folder")
-        hint = f" (did you mean '{kind}:{source}'?)"
-    else:
-        hint = did_you_mean(source.lower(), [*known, *AT_PATH])
+    kind = {".parquet": "parquet", ".npz": "npz"}.get(Path(source).suffix.lower(), "folder")
+    hint = f" (did you mean '{kind}:{source}'?)" if is_path else did_you_mean(source.lower(), [*known, *AT_PATH])
     shown = source if len(source) <= 100 else f"{source[:60]}... ({len(source)} characters)"
-    return f"unknown dataset {shown!r}{hint}; available are {', '.join(allowed)}"
+    allowed = ", ".join([*known, *(f"{kind}:PATH" for kind in AT_PATH)])
+    raise ConfigError(f"unknown dataset {shown!r}{hint}; available are {allowed}")
 
 
 def _without(listing: Listing, official: dict[str, Any], failed: list[int]) -> dict[str, Any]:
@@ -189,10 +189,10 @@ def plan_splits(
     _check_classes(labels, class_names, splits, name)
     if "test" not in splits and "val" in splits:
         splits["test"] = splits.pop("val")
-    draw = np.random.default_rng([seed, 0x5EED])
+    rng = np.random.default_rng([seed, 0x5EED])
     for held, share in (("test", TEST_SHARE), ("val", VALIDATION_SHARE)):
         if held not in splits:
-            splits[held] = _hold_out(labels, splits["train"], share, draw)
+            splits[held] = _draw(labels, splits["train"], partial(_held_counts, share=share), rng)
             splits["train"] = np.setdiff1d(splits["train"], splits[held])
             if not len(splits[held]):
                 raise DataError(
@@ -200,7 +200,7 @@ def plan_splits(
                     f"add images, or give it a {held} split"
                 )
     if limit is not None:
-        splits = _limited(labels, splits, limit, draw, name)
+        splits = _limited(labels, splits, limit, rng, name)
     return {split: splits[split] for split in ("train", "val", "test")}
 
 
@@ -208,93 +208,69 @@ def _check_classes(
     labels: npt.NDArray[np.int64], class_names: tuple[str, ...], splits: dict[str, Indices], name: str
 ) -> None:
     present = {split: set(np.unique(labels[indices]).tolist()) for split, indices in splits.items()}
-    if len(present["train"]) < 2 and class_names != UNLABELED:
-        only = ", ".join(class_names[c] for c in present["train"])
+    train = present["train"]
+    if len(train) < 2 and class_names != UNLABELED:
         raise DataError(
-            f"the train split of {name!r} has a single class ({only}); a probe needs two: add images of another class"
+            f"the train split of {name!r} has a single class ({', '.join(class_names[c] for c in train)}); a probe "
+            "needs two: add images of another class"
         )
+
+    def shown(classes: set[int]) -> str:
+        some = ", ".join(repr(class_names[c]) for c in sorted(classes)[:5]) + (", ..." if len(classes) > 5 else "")
+        return f"{'class' if len(classes) == 1 else f'{len(classes)} classes:'} {some}"
+
     for split, classes in present.items():
-        extra = sorted(classes - present["train"])
-        if extra:
+        if classes - train:
             raise DataError(
-                f"the {split} split of {name!r} has {_names(extra, class_names)}, which train lacks; "
+                f"the {split} split of {name!r} has {shown(classes - train)}, which train lacks; "
                 "add training images of it or remove it"
             )
-        missing = sorted(present["train"] - classes)
+    for split, classes in present.items():
+        missing = (set(range(len(class_names))) if split == "train" else train) - classes
         if missing:
-            warnings.warn(
-                f"the {split} split of {name!r} has no images of {_names(missing, class_names)}", stacklevel=2
-            )
-    unused = sorted(set(range(len(class_names))) - present["train"])
-    if unused:
-        warnings.warn(f"the train split of {name!r} has no images of {_names(unused, class_names)}", stacklevel=2)
-
-
-def _names(classes: list[int], class_names: tuple[str, ...]) -> str:
-    shown = ", ".join(repr(class_names[c]) for c in classes[:5]) + (", ..." if len(classes) > 5 else "")
-    return f"{'class' if len(classes) == 1 else f'{len(classes)} classes:'} {shown}"
-
-
-def _hold_out(labels: npt.NDArray[np.int64], indices: Indices, share: float, draw: np.random.Generator) -> Indices:
-    """Draw ``share`` of every class: at least one image, but never the last of a class."""
-    held = []
-    for members in _by_class(labels, indices):
-        count = min(max(1, round(len(members) * share)), len(members) - 1)
-        held.append(draw.permutation(members)[:count])
-    return np.sort(np.concatenate(held))
+            warnings.warn(f"the {split} split of {name!r} has no images of {shown(missing)}", stacklevel=2)
 
 
 def _limited(
-    labels: npt.NDArray[np.int64], splits: dict[str, Indices], limit: int, draw: np.random.Generator, name: str
+    labels: npt.NDArray[np.int64], splits: dict[str, Indices], limit: int, rng: np.random.Generator, name: str
 ) -> dict[str, Indices]:
     classes = len(np.unique(labels[splits["train"]]))
     if limit < classes:
         raise ConfigError(
             f"limit is {limit}, but {name!r} has {classes} classes; take at least {classes} (one image per class)"
         )
-    balanced = _draw_counts(labels, splits["train"], _even_counts, limit, draw)
+    train = _draw(labels, splits["train"], partial(_even_counts, total=limit), rng)
     return {
-        split: balanced if split == "train" else _draw_counts(labels, indices, _shared_counts, limit, draw)
+        split: train if split == "train" else _draw(labels, indices, partial(_shared_counts, total=limit), rng)
         for split, indices in splits.items()
     }
 
 
-def _draw_counts(
-    labels: npt.NDArray[np.int64],
-    indices: Indices,
-    counts: Callable[[npt.NDArray[np.int64], int], npt.NDArray[np.int64]],
-    limit: int,
-    draw: np.random.Generator,
-) -> Indices:
-    members = _by_class(labels, indices)
-    wanted = counts(np.array([len(m) for m in members]), min(limit, len(indices)))
-    return np.sort(np.concatenate([draw.permutation(m)[:n] for m, n in zip(members, wanted, strict=True)]))
+def _draw(labels: npt.NDArray[np.int64], indices: Indices, counts: Counts, rng: np.random.Generator) -> Indices:
+    """Draw from every class as many of ``indices`` as ``counts`` says for the sizes of the classes; sorted."""
+    own = labels[indices]
+    order = np.argsort(own, kind="stable")
+    members = np.split(indices[order], np.flatnonzero(np.diff(own[order])) + 1)
+    wanted = counts(np.array([len(m) for m in members]))
+    return np.sort(np.concatenate([rng.permutation(m)[:n] for m, n in zip(members, wanted, strict=True)]))
+
+
+def _held_counts(sizes: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.int64]:
+    """The ``share`` of every class: at least one image, but never the last of a class."""
+    return np.clip(np.round(sizes * share), 1, sizes - 1).astype(np.int64)
 
 
 def _even_counts(sizes: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
-    """Spread ``total`` over the classes as evenly as their sizes allow."""
-    counts = np.zeros_like(sizes)
-    while total:
-        open_classes = np.flatnonzero(counts < sizes)
-        each = total // len(open_classes)
-        if each == 0:  # fewer are left than classes: one each for the first ones
-            counts[open_classes[:total]] += 1
-            break
-        more = np.minimum(each, (sizes - counts)[open_classes])
-        counts[open_classes] += more
-        total -= int(more.sum())
-    return counts
+    """Spread ``total`` over the classes as evenly as their sizes allow: one each in turn, while images are left."""
+    turns = np.concatenate([np.arange(size) for size in sizes])
+    classes = np.repeat(np.arange(len(sizes)), sizes)
+    return np.bincount(classes[np.argsort(turns, kind="stable")[:total]], minlength=len(sizes))
 
 
 def _shared_counts(sizes: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
     """Spread ``total`` over the classes in proportion to their sizes (largest remainders)."""
+    total = min(total, int(sizes.sum()))
     exact = sizes * (total / sizes.sum())
     counts = np.floor(exact).astype(np.int64)
     counts[np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]] += 1
     return counts
-
-
-def _by_class(labels: npt.NDArray[np.int64], indices: Indices) -> list[Indices]:
-    own = labels[indices]
-    order = np.argsort(own, kind="stable")
-    return list(np.split(indices[order], np.flatnonzero(np.diff(own[order])) + 1))

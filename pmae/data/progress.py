@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TypeAlias
 
 SECONDS_BETWEEN_LINES = 5.0
 
 
-class Advance(Protocol):
-    """Reports ``n`` more units, and a ``note`` to show with them."""
-
-    def __call__(self, n: int, note: str = "") -> None: ...
+Advance: TypeAlias = Callable[..., None]
+"""``advance(n, note="")`` reports ``n`` more units, and a ``note`` to show with them."""
 
 
 @contextmanager
 def progress_bar(title: str, total: int | None, *, unit: str, shown: bool) -> Iterator[Advance]:
-    """Yield ``advance(n, note="")``. ``unit`` is ``bytes`` or a plural noun; ``total`` is None if unknown."""
+    """Yield ``advance``. ``unit`` is ``bytes`` or a plural noun; ``total`` is None if unknown."""
     if not shown:
         yield lambda n, note="": None
     elif sys.stderr.isatty():

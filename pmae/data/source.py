@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -95,18 +95,33 @@ def join_parts(parts: Sequence[tuple[str, int, Reader]]) -> tuple[dict[str, Indi
     return consecutive_splits(counts), read
 
 
-def encode_labels(values: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Return labels int64 (N,) and class names: the distinct ``values``, sorted."""
+def name_labels(
+    values: npt.NDArray[Any], class_names: tuple[str, ...], where: str
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """Return labels int64 (N,), indices into class names, and these: the given ones, else the distinct values, sorted.
+
+    DataError, which begins with ``where``, for class numbers below 0, or without a name where names are given.
+    """
+    if values.dtype.kind != "U" and len(values):
+        low, high = values.min(), values.max()
+        if low < 0 or (class_names and high >= len(class_names)):
+            named = f"from 0 to {len(class_names) - 1} ({', '.join(class_names[:10])})" if class_names else "from 0"
+            raise DataError(
+                f"{where}: labels run from {low} to {high}; they must be class numbers {named}. -1 usually means that "
+                "labels are not public: leave those images out"
+            )
+        if class_names:
+            return values.astype(np.int64), class_names
     names, labels = np.unique(values, return_inverse=True)
     return labels.reshape(-1).astype(np.int64), tuple(str(name) for name in names.tolist())
 
 
-def read_rows(images: npt.NDArray[np.uint8], name: str) -> Reader:
-    """Return a reader of pixels in memory, uint8 (N, H, W, C)."""
+def read_each(get: Callable[[int], Payload], name: str) -> Reader:
+    """Return a reader of images in memory, of which ``get(i)`` is the i-th payload."""
 
     def read(indices: Indices) -> Iterator[tuple[str, Payload]]:
         for i in indices:
-            yield f"{name}, image {i}", images[i]
+            yield f"{name}, image {i}", get(int(i))
 
     return read
 

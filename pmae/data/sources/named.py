@@ -10,18 +10,16 @@ import importlib.util
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pmae.data.cache import cache_dir
 from pmae.data.download import Remote, fetch, warn_unless_official
 from pmae.data.imageset import Indices
-from pmae.data.source import Listing, Payload, Request, Source, broken_as, read_rows
+from pmae.data.source import Listing, Payload, Request, Source, broken_as, consecutive_splits, name_labels, read_each
 from pmae.data.sources.npz import list_npz
 from pmae.errors import ConfigError, DataError
 
@@ -36,10 +34,9 @@ CIFAR10 = Remote(
     "c32a1d4ab5d03f1284b67883e8d87530",
 )
 CIFAR10_FOLDER = "cifar-10-batches-bin"
-CIFAR10_PICKLED = ("cifar-10-batches-py", "cifar-10-python.tar.gz")  # torchvision's
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
-CIFAR10_PIXELS = 3 * 32 * 32
+CIFAR10_ROW = 1 + 3 * 32 * 32  # bytes of a label and an image
 
 TINY_IMAGENET = Remote(
     "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
@@ -51,7 +48,7 @@ TRAIN_IMAGE = re.compile(r"train/(n\d{8})/images/[^/]+\.JPEG")
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
 
-Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+ReadMembers = Callable[[Sequence[str]], Iterator[bytes]]
 
 
 def find_digits(request: Request) -> Source:
@@ -81,7 +78,7 @@ def _list_digits() -> Listing:
         labels=table[:, -1].astype(np.int64),
         class_names=tuple(str(d) for d in range(10)),
         splits={"train": np.arange(len(images), dtype=np.int64)},
-        read=read_rows(images, "digits"),
+        read=read_each(images.__getitem__, "digits"),
     )
 
 
@@ -94,14 +91,6 @@ def find_cifar10(request: Request) -> Source:
     if (root / CIFAR10_FOLDER).is_dir():
         files = tuple(sorted((root / CIFAR10_FOLDER).glob("*.bin")))
         return Source("cifar10", files, lambda: _list_cifar10((p.name, p.read_bytes()) for p in files))
-    pickled = next((root / name for name in CIFAR10_PICKLED if (root / name).exists()), None)
-    if pickled is not None and not (root / CIFAR10.filename).is_file():
-        raise DataError(
-            f"{pickled} is torchvision's pickled CIFAR-10, which is not read, as unpickling a file runs its code. Put "
-            f"{CIFAR10.filename} from {CIFAR10.url} into {root}, or name another root (--data-root) to download it "
-            "there, or in Python pass the datasets themselves: load_images({'train': CIFAR10(root), 'test': "
-            "CIFAR10(root, train=False)}) with torchvision.datasets.CIFAR10"
-        )
     archive = fetch(CIFAR10, root, progress=request.progress)
 
     def list_archive() -> Listing:
@@ -112,33 +101,23 @@ def find_cifar10(request: Request) -> Source:
 
 
 def _list_cifar10(files: Iterator[tuple[str, bytes]]) -> Listing:
-    batches: dict[str, Batch] = {}
-    for path, data in files:
-        name = path.rsplit("/", 1)[-1]
-        stem = name.removesuffix(".bin")
-        if name.endswith(".bin") and any(stem in names for names in CIFAR10_BATCHES.values()):
-            batches[stem] = _parse_cifar10(name, data)
-    missing = [name for names in CIFAR10_BATCHES.values() for name in names if name not in batches]
+    """Rows <label><red><green><blue> of the files ``NAME.bin`` as images uint8 (N, 32, 32, 3) and labels."""
+    wanted = [f"{name}.bin" for names in CIFAR10_BATCHES.values() for name in names]
+    data = {name: content for path, content in files if (name := path.rsplit("/", 1)[-1]) in wanted}
+    missing = [name for name in wanted if name not in data]
     if missing:
         raise DataError(f"CIFAR-10 is incomplete: {', '.join(missing)} missing; remove the files to download them")
-    ordered = [batches[name] for names in CIFAR10_BATCHES.values() for name in names]
-    images, labels = (np.concatenate(parts) for parts in zip(*ordered, strict=True))
-    train = sum(len(batches[name][1]) for name in CIFAR10_BATCHES["train"])
-    splits = {"train": np.arange(train), "test": np.arange(train, len(labels))}
-    return Listing(labels, CIFAR10_CLASSES, splits, read_rows(images, "cifar10"))
-
-
-def _parse_cifar10(name: str, data: bytes) -> Batch:
-    """Rows <label><red><green><blue> as images uint8 (N, 32, 32, 3) and labels int64 (N,)."""
-    size = 1 + CIFAR10_PIXELS
-    if not data or len(data) % size:
-        raise DataError(f"{name} has {len(data):,} bytes, not a multiple of {size}; it is truncated: remove it")
-    rows = np.frombuffer(data, dtype=np.uint8).reshape(-1, size)
-    planes, labels = rows[:, 1:], rows[:, 0]
-    if labels.max(initial=0) >= len(CIFAR10_CLASSES):
-        raise DataError(f"{name} has label {labels.max()}, CIFAR-10 has 10 classes; the file is corrupted: remove it")
-    images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(images), labels.astype(np.int64)
+    for name, content in data.items():
+        if not content or len(content) % CIFAR10_ROW:
+            raise DataError(
+                f"{name} has {len(content):,} bytes, not a multiple of {CIFAR10_ROW}; it is truncated: remove it"
+            )
+    rows = np.frombuffer(b"".join(data[name] for name in wanted), np.uint8).reshape(-1, CIFAR10_ROW)
+    images = np.ascontiguousarray(rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    labels, class_names = name_labels(rows[:, 0], CIFAR10_CLASSES, "corrupted files of CIFAR-10")
+    train = sum(len(data[f"{name}.bin"]) for name in CIFAR10_BATCHES["train"]) // CIFAR10_ROW
+    splits = consecutive_splits({"train": train, "test": len(rows) - train})
+    return Listing(labels, class_names, splits, read_each(images.__getitem__, "cifar10"))
 
 
 def find_tinyimagenet(request: Request) -> Source:
@@ -153,88 +132,65 @@ def find_tinyimagenet(request: Request) -> Source:
             return _unpacked_tiny(folder)
     there = [root / TINY_IMAGENET.filename, *sorted(root.glob("tiny-imagenet*.zip"))]
     archive = next((p for p in there if p.is_file()), None) or fetch(TINY_IMAGENET, root, progress=request.progress)
-
-    def list_archive() -> Listing:
-        warn_unless_official(archive, TINY_IMAGENET)
-        return _list_tiny(_packed_tiny(archive))
-
-    return Source("tinyimagenet", (archive,), list_archive)
-
-
-@dataclass(frozen=True)
-class _Tree:
-    """The files of TinyImageNet, packed or not: a text by its name, and payloads by their names."""
-
-    where: str
-    names: tuple[str, ...]
-    text: Callable[[str], str]
-    read: Callable[[list[str]], Iterator[Payload]]
+    return Source("tinyimagenet", (archive,), lambda: _packed_tiny(archive))
 
 
 def _unpacked_tiny(folder: Path) -> Source:
     files = tuple(sorted(p for p in folder.rglob("*") if p.is_file()))
-    tree = _Tree(
-        where=str(folder),
-        names=tuple(p.relative_to(folder).as_posix() for p in files),
-        text=lambda name: (folder / name).read_text(encoding="utf-8"),
-        read=lambda names: (folder / name for name in names),
+    names = [p.relative_to(folder).as_posix() for p in files]
+    return Source(
+        "tinyimagenet",
+        files,
+        lambda: _list_tiny(str(folder), names, lambda wanted: ((folder / name).read_bytes() for name in wanted)),
     )
-    return Source("tinyimagenet", files, lambda: _list_tiny(tree))
 
 
-def _packed_tiny(path: Path) -> _Tree:
+def _packed_tiny(path: Path) -> Listing:
+    warn_unless_official(path, TINY_IMAGENET)
     with open_zip(path) as archive:
         every = archive.namelist()
     start = next((n.removesuffix("wnids.txt") for n in every if n.endswith("wnids.txt")), f"{TINY_IMAGENET_FOLDER}/")
 
-    def read(names: list[str]) -> Iterator[Payload]:
+    def read(names: Sequence[str]) -> Iterator[bytes]:
         with open_zip(path) as archive:
             for name in names:
                 yield read_zip_member(archive, start + name)
 
-    def text(name: str) -> str:
-        with open_zip(path) as archive:
-            return read_zip_member(archive, start + name).decode("utf-8", "replace")
-
-    return _Tree(str(path), tuple(n.removeprefix(start) for n in every), text, read)
+    return _list_tiny(str(path), [name.removeprefix(start) for name in every], read)
 
 
-def _list_tiny(tree: _Tree) -> Listing:
-    present = set(tree.names)
-    for name in ("words.txt", "val/val_annotations.txt"):
+def _list_tiny(where: str, present: list[str], read_members: ReadMembers) -> Listing:
+    """The listing of a folder or archive that holds the files ``present``."""
+    texts = ("words.txt", "val/val_annotations.txt")
+    for name in texts:
         if name not in present:
-            raise DataError(f"{tree.where} is not TinyImageNet: {name} is missing; remove it to download the archive")
-    train = sorted(name for name in tree.names if TRAIN_IMAGE.fullmatch(name))
+            raise DataError(f"{where} is not TinyImageNet: {name} is missing; remove it to download the archive")
+    words, annotations = (text.decode("utf-8", "replace").splitlines() for text in read_members(texts))
+    train = sorted(name for name in present if TRAIN_IMAGE.fullmatch(name))
     wnids = sorted({name.split("/")[1] for name in train})
     label_of = {wnid: i for i, wnid in enumerate(wnids)}
-    held = _annotations(tree, label_of, present)
-    names = train + list(held)
-    labels = [label_of[name.split("/")[1]] for name in train] + list(held.values())
+    label_of_image = {name: label_of[name.split("/")[1]] for name in train}
+    known = set(present)
+    for line in annotations:
+        image, wnid = [*line.split("\t"), "", ""][:2]
+        name = f"val/images/{image}"
+        if wnid not in label_of or name not in known:
+            what = f"names class {wnid!r}, which has no training images" if name in known else f"names missing {name}"
+            raise DataError(f"{where}: val_annotations.txt {what}; remove the files to download the archive")
+        label_of_image[name] = label_of[wnid]
+    names = list(label_of_image)
 
     def read(indices: Indices) -> Iterator[tuple[str, Payload]]:
         wanted = [names[i] for i in indices]
-        for name, payload in zip(wanted, tree.read(wanted), strict=True):
-            yield f"{tree.where}: {name}", payload
+        for name, payload in zip(wanted, read_members(wanted), strict=True):
+            yield f"{where}: {name}", payload
 
-    splits = {"train": np.arange(len(train)), "test": np.arange(len(train), len(names))}
     # The class is named by the first word, with the WordNet id if two classes share it.
-    words = dict(line.split("\t", 1) for line in tree.text("words.txt").splitlines() if "\t" in line)
-    first = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
+    called = dict(line.split("\t", 1) for line in words if "\t" in line)
+    first = [called.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     class_names = tuple(f"{w} ({wnid})" if first.count(w) > 1 else w for w, wnid in zip(first, wnids, strict=True))
-    return Listing(np.array(labels, dtype=np.int64), class_names, splits, read)
-
-
-def _annotations(tree: _Tree, label_of: dict[str, int], present: set[str]) -> dict[str, int]:
-    """Validation image -> label."""
-    held: dict[str, int] = {}
-    for line in tree.text("val/val_annotations.txt").splitlines():
-        image, wnid = [*line.split("\t"), "", ""][:2]
-        name = f"val/images/{image}"
-        if wnid not in label_of or name not in present:
-            what = f"names class {wnid!r}, which has no training images" if name in present else f"names missing {name}"
-            raise DataError(f"{tree.where}: val_annotations.txt {what}; remove the files to download the archive")
-        held[name] = label_of[wnid]
-    return held
+    splits = consecutive_splits({"train": len(train), "test": len(names) - len(train)})
+    return Listing(np.array(list(label_of_image.values()), dtype=np.int64), class_names, splits, read)
 
 
 def find_medmnist(request: Request) -> Source:
@@ -264,11 +220,9 @@ def find_medmnist(request: Request) -> Source:
 
 
 def medmnist_info() -> dict[str, dict[str, Any]]:
-    """What the ``medmnist`` package says of every set by its flag; empty if it is not installed."""
-    try:
-        from medmnist import INFO
-    except ImportError:
-        return {}
+    """What the ``medmnist`` package says of every set by its flag."""
+    from medmnist import INFO
+
     return INFO
 
 

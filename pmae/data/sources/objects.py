@@ -6,7 +6,7 @@ They are recognized by their attributes, not by their class, so that neither tor
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pmae.data.decode import MAX_PIXELS, Pixels, UnreadableError, pixels_of
-from pmae.data.imageset import UNLABELED, ImageSet, Indices
-from pmae.data.source import SPLIT_OF, Listing, Payload, Source, encode_labels, join_parts, read_rows
-from pmae.data.sources.parquet import IMAGE_COLUMNS, LABEL_COLUMNS
+from pmae.data.imageset import UNLABELED, ImageSet
+from pmae.data.source import SPLIT_OF, Listing, Payload, Source, join_parts, name_labels, read_each
+from pmae.data.sources.parquet import IMAGE_COLUMNS, LABEL_COLUMNS, choose_column
 from pmae.errors import ConfigError, DataError
 
 ALLOWED = (
@@ -38,15 +38,11 @@ class Part:
     labels: Raw | None = None
     class_names: tuple[str, ...] = ()
 
-    def payloads(self, indices: Indices) -> Iterator[tuple[str, Payload]]:
-        for i in indices:
-            yield f"{self.name}, image {i}", self.read(int(i))
-
 
 def find_object(source: Any) -> Source:
     """Return the source for images in memory. It has no files, so it is not cached."""
     if isinstance(source, ImageSet):
-        rows = read_rows(source.images, source.name)
+        rows = read_each(source.images.__getitem__, source.name)
         return Source(source.name, (), lambda: Listing(source.labels, source.class_names, dict(source.splits), rows))
     if isinstance(source, Mapping):
         parts = _split_parts(source)
@@ -128,18 +124,20 @@ def _part(source: Any) -> Part:
         return Part("array", len(array), lambda i: array[i])
     if hasattr(source, "column_names") and hasattr(source, "features"):
         return _hugging_face(source)
-    if isinstance(source, str | bytes) or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
+    is_sequence = hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, str | bytes)
+    if not is_sequence or hasattr(source, "columns") or hasattr(source, "dtype"):  # also a table, an h5py dataset
         way_out = "pass its dataset, loader.dataset" if hasattr(source, "batch_size") else ALLOWED
         raise ConfigError(f"source is {describe_object(source)}; {way_out}")
-    if hasattr(source, "columns") or hasattr(source, "dtype"):  # a table, an h5py dataset
-        raise ConfigError(f"source is {describe_object(source)}; {ALLOWED}")
     return _indexed(source)
 
 
 def _hugging_face(source: Any) -> Part:
     columns, features = list(source.column_names), source.features or {}
-    image = _column(columns, features, IMAGE_COLUMNS, "Image")
-    label = _column([c for c in columns if c != image], features, LABEL_COLUMNS, "ClassLabel")
+    kinds = {column: type(features.get(column)).__name__ for column in columns}
+    image, label = (
+        choose_column(usual, [c for c in columns if kinds[c] == kind], [c for c in columns if c in usual])
+        for usual, kind in ((IMAGE_COLUMNS, "Image"), (LABEL_COLUMNS, "ClassLabel"))
+    )
     name = _name(getattr(getattr(source, "info", None), "dataset_name", None) or "dataset")
     if image is None:
         raise DataError(
@@ -149,12 +147,6 @@ def _hugging_face(source: Any) -> Part:
     labels = None if label is None else to_labels(list(source[label]), count, name)
     class_names = tuple(map(str, getattr(features.get(label), "names", None) or ()))
     return Part(name, count, lambda i: _image(source[i][image], name, i), labels, class_names)
-
-
-def _column(columns: list[str], features: Any, names: tuple[str, ...], kind: str) -> str | None:
-    marked = [c for c in columns if type(features.get(c)).__name__ == kind]
-    usual = [name for name in names if name in columns]
-    return next(iter([name for name in usual if name in marked] + marked + usual), None)
 
 
 def _indexed(source: Any) -> Part:
@@ -227,29 +219,14 @@ def _split_parts(source: Mapping[Any, Any]) -> dict[str, Part]:
 
 
 def _list(parts: dict[str, Part], name: str) -> Listing:
-    ordered = list(parts.values())
-    splits, read = join_parts([(split, part.count, part.payloads) for split, part in parts.items()])
-    known = [part.labels for part in ordered if part.labels is not None]
+    splits, read = join_parts([(split, part.count, read_each(part.read, part.name)) for split, part in parts.items()])
+    known = [part.labels for part in parts.values() if part.labels is not None]
     if not known:
-        labels, class_names = np.zeros(sum(part.count for part in ordered), dtype=np.int64), UNLABELED
-    elif len(known) < len(ordered):
+        return Listing(np.zeros(sum(part.count for part in parts.values()), np.int64), UNLABELED, splits, read)
+    if len(known) < len(parts):
         raise DataError(f"only some splits of {name!r} have labels; give all of them labels, or none")
-    else:
-        given = next((part.class_names for part in ordered if part.class_names), ())
-        labels, class_names = name_labels(np.concatenate(known), given, name)
-    return Listing(labels, class_names, splits, read)
-
-
-def name_labels(values: Raw, class_names: tuple[str, ...], name: str) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Convert labels (N,) to int64 indices into class names, by default the sorted values."""
-    if not class_names or values.dtype.kind == "U":
-        return encode_labels(values)
-    if len(values) and not 0 <= values.min() <= values.max() < len(class_names):
-        raise DataError(
-            f"labels of {name!r} run from {values.min()} to {values.max()}, but there are {len(class_names)} class "
-            "names; labels must be indices into the class names"
-        )
-    return values.astype(np.int64), class_names
+    class_names = next((part.class_names for part in parts.values() if part.class_names), ())
+    return Listing(*name_labels(np.concatenate(known), class_names, repr(name)), splits, read)
 
 
 def _name(text: str) -> str:

@@ -13,7 +13,6 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pmae.data.imageset import Indices
-from pmae.data.source import SPLIT_OF, Listing, Payload, Request, Source, broken_as, encode_labels, join_parts
+from pmae.data.source import (
+    SPLIT_NAMES,
+    SPLIT_OF,
+    Listing,
+    Payload,
+    Reader,
+    Request,
+    Source,
+    broken_as,
+    join_parts,
+    name_labels,
+)
 from pmae.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,15 +43,6 @@ IMAGE_COLUMNS = ("image", "img", "images", "pixel_values", "jpg", "png")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls")
 ROWS_AT_ONCE = 1024
 AGAIN = "copy or download it again"
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the image and the label column, and the class names in the schema (may be empty)."""
-
-    image: str
-    label: str
-    class_names: tuple[str, ...]
 
 
 def find(request: Request) -> Source:
@@ -62,14 +63,17 @@ def find(request: Request) -> Source:
 
 def _list(base: Path, files: list[Path]) -> Listing:
     by_split = _by_split(base, files)
-    ordered = [path for paths in by_split.values() for path in paths]
-    columns = [_columns(path) for path in ordered]
-    raw = [_labels(path, c.label) for path, c in zip(ordered, columns, strict=True)]
-    labels, class_names = _encode(ordered, raw, columns)
-    named = [split for split, paths in by_split.items() for _ in paths]
-    readers = [partial(_read_images, path, c.image) for path, c in zip(ordered, columns, strict=True)]
-    splits, read = join_parts(list(zip(named, map(len, raw), readers, strict=True)))
-    return Listing(labels, class_names, splits, read)
+    raw: list[npt.NDArray[Any]] = []
+    parts: list[tuple[str, int, Reader]] = []
+    class_names: tuple[str, ...] = ()
+    for split, path in ((split, path) for split, paths in by_split.items() for path in paths):
+        image, label, names = _columns(path)
+        class_names = class_names or names
+        raw.append(_labels(path, label))
+        parts.append((split, len(raw[-1]), partial(_read_images, path, image)))
+    for own, path in zip(raw, (path for paths in by_split.values() for path in paths), strict=True):
+        name_labels(own, class_names, str(path))  # refuses labels with the name of their file
+    return Listing(*name_labels(np.concatenate(raw), class_names, str(base)), *join_parts(parts))
 
 
 def _by_split(base: Path, files: list[Path]) -> dict[str, list[Path]]:
@@ -79,13 +83,9 @@ def _by_split(base: Path, files: list[Path]) -> dict[str, list[Path]]:
     unnamed = [path.name for path, split in named.items() if split is None]
     if unnamed:
         warnings.warn(f"left out, as their names contain no split: {', '.join(unnamed)}", stacklevel=2)
-    by_split: dict[str, list[Path]] = {}
-    for split in ("train", "val", "test"):
-        if own := [path for path, named_split in named.items() if named_split == split]:
-            by_split[split] = own
-    if "train" not in by_split and len(by_split) == 1:
-        return {"train": files}  # the source is a single split
-    return by_split
+    by_split = {split: [path for path in files if named[path] == split] for split in SPLIT_NAMES}
+    present = {split: paths for split, paths in by_split.items() if paths}
+    return {"train": next(iter(present.values()))} if len(present) == 1 else present
 
 
 def _split_of(path: Path) -> str | None:
@@ -104,31 +104,29 @@ def _opened(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path)
 
 
-def _columns(path: Path) -> Columns:
+def _columns(path: Path) -> tuple[str, str, tuple[str, ...]]:
+    """Names of the image and the label column, and the class names in the schema (may be empty)."""
     with _opened(path) as file:
         schema = file.schema_arrow
     features = _features(schema)
-    there = ", ".join(f"{f.name} ({f.type})" for f in schema)
     images = [f.name for f in schema if _is_image(f)]
-    images = _preferred(images, [n for n in images if features.get(n, {}).get("_type") == "Image"], IMAGE_COLUMNS)
-    if not images:
-        raise DataError(
-            f"{path} has no image column (a struct with bytes, or binary); its columns: {there}. "
-            f"Name it {' or '.join(IMAGE_COLUMNS[:2])}"
-        )
     others = [f.name for f in schema if f.name not in images]
-    marked = [n for n in others if features.get(n, {}).get("_type") == "ClassLabel"]
-    labels = _preferred([], marked, LABEL_COLUMNS) or [n for n in LABEL_COLUMNS if n in others]
-    if not labels:
-        raise DataError(f"{path} has no label column; its columns: {there}. Name it {' or '.join(LABEL_COLUMNS[:2])}")
-    names = features.get(labels[0], {}).get("names")
-    return Columns(images[0], labels[0], tuple(map(str, names)) if isinstance(names, list) else ())
+    kinds = {name: feature.get("_type") for name, feature in features.items()}
+    image = choose_column(IMAGE_COLUMNS, [n for n in images if kinds.get(n) == "Image"], images)
+    usual = [n for n in others if n in LABEL_COLUMNS]
+    label = choose_column(LABEL_COLUMNS, [n for n in others if kinds.get(n) == "ClassLabel"], usual)
+    if image is None or label is None:
+        missing = "image column (a struct with bytes, or binary)" if image is None else "label column"
+        there = ", ".join(f"{f.name} ({f.type})" for f in schema)
+        wanted = " or ".join((IMAGE_COLUMNS if image is None else LABEL_COLUMNS)[:2])
+        raise DataError(f"{path} has no {missing}; its columns: {there}. Name it {wanted}")
+    names = features.get(label, {}).get("names")
+    return image, label, tuple(map(str, names)) if isinstance(names, list) else ()
 
 
-def _preferred(candidates: list[str], marked: list[str], names: tuple[str, ...]) -> list[str]:
-    """Return the columns marked in the metadata, or all candidates if none is, those with a usual name first."""
-    pool = marked or candidates
-    return sorted(pool, key=lambda n: names.index(n) if n in names else len(names))
+def choose_column(usual: tuple[str, ...], marked: list[str], others: list[str]) -> str | None:
+    """The most usual name among the columns that metadata mark, or else among the others; None without any."""
+    return min(marked or others, key=lambda name: usual.index(name) if name in usual else len(usual), default=None)
 
 
 def _is_image(column: pa.Field) -> bool:
@@ -149,43 +147,26 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
         return {}
 
 
-def _labels(path: Path, column: str) -> pa.ChunkedArray:
+def _labels(path: Path, column: str) -> npt.NDArray[Any]:
     import pyarrow.types as types
 
     with _opened(path) as file, broken_as(f"{path} cannot be read", AGAIN):
         labels = file.read(columns=[column]).column(0)
-    if types.is_dictionary(labels.type):
-        labels = labels.cast(labels.type.value_type)
-    if types.is_list(labels.type) or types.is_large_list(labels.type):
-        raise DataError(
-            f"{path}: column {column!r} has several labels per image (multi-label); the probes here score one label "
-            "per image by accuracy, so choose another column or set"
-        )
-    if not (types.is_integer(labels.type) or types.is_string(labels.type) or types.is_large_string(labels.type)):
-        raise DataError(f"{path}: column {column!r} is {labels.type}; labels must be whole numbers or text")
-    if labels.null_count:
-        raise DataError(f"{path}: {labels.null_count} of {len(labels)} labels in {column!r} are missing; remove those")
-    return labels
-
-
-def _encode(
-    files: list[Path], raw: list[pa.ChunkedArray], columns: list[Columns]
-) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Return the labels as int64 indices into class names, and these."""
-    values = np.concatenate([np.asarray(r.to_pylist()) if len(r) else np.zeros(0, np.int64) for r in raw])
-    class_names = next((c.class_names for c in columns if c.class_names), ())
-    if values.dtype.kind == "U" or (not class_names and values.min(initial=0) >= 0):
-        return encode_labels(values)
-    for path, r in zip(files, raw, strict=True):
-        own = r.to_numpy()
-        if len(own) and not 0 <= own.min() <= own.max() < len(class_names):
-            way_out = "-1 usually means that labels are not public; leave this file out, for example by a glob"
-            if own.min() >= 0:
-                way_out = f"the metadata names {len(class_names)} classes: {', '.join(class_names[:10])}"
+        if types.is_dictionary(labels.type):
+            labels = labels.cast(labels.type.value_type)
+        kind = labels.type
+        if types.is_list(kind) or types.is_large_list(kind):
             raise DataError(
-                f"{path}: labels run from {own.min()} to {own.max()}, which are not class numbers; {way_out}"
+                f"{path}: column {column!r} has several labels per image (multi-label); the probes here score one "
+                "label per image by accuracy, so choose another column or set"
             )
-    return values.astype(np.int64), class_names
+        if not (types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)):
+            raise DataError(f"{path}: column {column!r} is {kind}; labels must be whole numbers or text")
+        if labels.null_count:
+            raise DataError(
+                f"{path}: {labels.null_count} of {len(labels)} labels in {column!r} are missing; remove them"
+            )
+        return np.array(labels.to_pylist(), np.int64 if types.is_integer(kind) else np.str_)
 
 
 def _read_images(path: Path, column: str, rows: Indices) -> Iterator[tuple[str, Payload]]:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -139,3 +142,30 @@ def test_the_cache_is_in_the_home_folder_by_default(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("PMAE_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_module.cache_dir() == tmp_path / ".cache" / "pmae"
+
+
+def test_a_full_disk_while_allocating_is_one_clear_error(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.posix_fallocate", raising=False)  # macOS has none
+
+    class FullDisk(io.FileIO):
+        def write(self, content: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    opened = Path.open
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda self, mode="r", *a, **k: FullDisk(self, mode) if mode == "wb" else opened(self, mode, *a, **k),
+    )
+    with pytest.raises(DataError, match=r"cannot be written .*No space left.*PMAE_CACHE"):
+        load_images(source)
+
+
+def test_the_file_of_a_set_is_allocated_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "BLOCK", 1000)
+    images = cache_module._allocate_in_file(tmp_path / "x.npy", (7, 10, 10, 3))
+    assert images.shape == (7, 10, 10, 3) and not images.any()
+    assert os.stat(tmp_path / "x.npy").st_blocks * 512 >= images.size
+    images[:] = 1
+    again = cache_module._allocate_in_file(tmp_path / "x.npy", (2, 10, 10, 1))  # after gray images, in color
+    assert again.shape == (2, 10, 10, 1) and not again.any()

@@ -105,7 +105,7 @@ def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "toy.npz").read_bytes())
     data[5000] ^= 1  # among the pixels of the first member
     (tmp_path / "toy.npz").write_bytes(bytes(data))
-    with pytest.raises(DataError, match=r"train_images.* corrupted"):
+    with pytest.raises(DataError, match=r"train_images is corrupted or truncated"):
         load_images(f"npz:{tmp_path / 'toy.npz'}")
 
 
@@ -136,5 +136,5 @@ def test_a_folder_and_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"missing\.npz does not exist"):
         load_images(f"npz:{tmp_path / 'missing.npz'}")
     save(tmp_path / "toy.npz", **medmnist_arrays())
-    with pytest.raises(DataError, match=r"it is a folder, name one of its files: toy\.npz"):
+    with pytest.raises(DataError, match=r"is a folder; give npz:PATH the path of a \.npz file"):
         load_images(f"npz:{tmp_path}")

@@ -142,6 +142,7 @@ def test_images_without_labels_can_be_loaded() -> None:
         ((IMAGES, LABELS[:-1]), "40 images, but 39 labels"),
         ((IMAGES, np.eye(2)[LABELS]), r"float64 array of shape \(40, 2\); they must be whole numbers or text"),
         ((IMAGES, LABELS * 1.0), "labels of 'array' are a float64 array"),
+        ((IMAGES, LABELS - 1), "'array': labels run from -1 to 0; they must be class numbers from 0"),
         ([object()] * 5, "image 0 is a object; it must be a PIL image"),
         ([(image,) for image in IMAGES[:8]], "label of item 0 is None; it must be a number or text"),
     ],

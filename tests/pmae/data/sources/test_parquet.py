@@ -136,7 +136,7 @@ def test_tables_that_cannot_serve_are_refused(tmp_path: Path, columns: dict, mes
 def test_labels_beyond_the_class_names_are_refused(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "x.parquet", [0, 1, 2] * 4, class_names=["a", "b"])
     with pytest.raises(
-        DataError, match="labels run from 0 to 2, which are not class numbers; the metadata names 2 classes: a, b"
+        DataError, match=r"x\.parquet: labels run from 0 to 2; they must be class numbers from 0 to 1 \(a, b\)"
     ):
         load_images(f"parquet:{path}")
 
