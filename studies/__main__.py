@@ -130,18 +130,6 @@ def report(paths: Paths, *, out: Output = None, refresh: float | None = None, fi
 
 
 @app.command
-def overview(paths: Paths, *, out: Output = None) -> None:
-    """Write one Markdown page about several studies: verdicts, means over data sets, PMAE against MAE, noise, costs.
-
-    Args:
-        out: The page; overview.md in the current folder if left out. Its figure is written next to it.
-    """
-    from studies.report.overview import write_overview
-
-    print(*write_overview([study.folder for study in _read(paths)], out or Path("overview.md")), sep="\n")
-
-
-@app.command
 def export(
     paths: Paths,
     *,

@@ -18,7 +18,7 @@ from studies.errors import StudyError
 from studies.storage import rows as stored
 from studies.storage.atomic import read_json
 from studies.storage.rows import HISTORY_SCHEMA, SCHEMA_VERSION, TRIAL_SCHEMA, check_document
-from studies.storage.tables import JournalledTable, read_table
+from studies.storage.tables import JournalledTable, read_table, with_column
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ class Study:
         trials: One row per trial and seed, columns of ``TRIAL_SCHEMA``.
         history: One row per epoch of a trial, columns of ``HISTORY_SCHEMA``.
         plan: ``study.json``; empty where it is missing.
-        stored_verdict: ``verdict.json``; None where there is none yet.
+        stored_verdict: ``verdict.json``; None where there is none yet, or one of another version.
         folder, name: Where it is, and its name.
     """
 
@@ -193,26 +193,16 @@ def _read(folder: Path) -> Study:
     check_document(folder / "study.json", plan, stored.StudyRecord, way_out)
     check_document(folder / "study.json", plan.get("resources") or {}, stored.Resources, way_out, "resources")
     verdict = read_json(folder / "verdict.json")
+    if verdict is not None and verdict.get("schema_version") != SCHEMA_VERSION:
+        verdict = None  # judged again
     if verdict is not None:
-        current = verdict.get("schema_version") == SCHEMA_VERSION
-        kind = stored.VerdictRecord if current else stored.OtherVerdictRecord
-        check_document(folder / "verdict.json", verdict, kind, "delete it, and it is judged again")
+        check_document(folder / "verdict.json", verdict, stored.VerdictRecord, "delete it, and it is judged again")
     names = trials["study"].unique().drop_null().to_pylist()
     name = str(plan.get("name") or (names[0] if names else folder.name))
-    return Study(
-        trials=_named(trials, name),
-        history=_named(read_table(folder / "history.arrow", HISTORY_SCHEMA, HISTORY_KEYS), name),
-        plan=plan,
-        stored_verdict=verdict,
-        folder=folder,
-        name=name,
-    )
-
-
-def _named(table: pa.Table, name: str) -> pa.Table:
-    """The table with the study's name where rows of another program have none."""
-    place = table.schema.get_field_index("study")
-    return table.set_column(place, table.schema.field("study"), table["study"].fill_null(name))
+    history = read_table(folder / "history.arrow", HISTORY_SCHEMA, HISTORY_KEYS)
+    # Rows of another program may have no name.
+    trials, history = (with_column(table, "study", table["study"].fill_null(name)) for table in (trials, history))
+    return Study(trials, history, plan, verdict, folder, name)
 
 
 def last_change(study: Study, *names: str) -> float | None:
@@ -235,12 +225,10 @@ def disambiguate_names(studies: Sequence[Study]) -> list[Study]:
     for study, place in zip(studies, places, strict=True):
         if names[study.name] > 1:
             name = f"{study.name} ({place if places.count(place) == 1 else study.folder})"
-            tables = {}
-            for key in ("trials", "history"):
-                table = getattr(study, key)
-                column = pa.array([name] * table.num_rows, pa.string())
-                field = table.schema.field("study")
-                tables[key] = table.set_column(table.schema.get_field_index("study"), field, column)
-            study = replace(study, name=name, **tables)
+            trials, history = (
+                with_column(table, "study", pa.array([name] * table.num_rows, pa.string()))
+                for table in (study.trials, study.history)
+            )
+            study = replace(study, name=name, trials=trials, history=history)
         apart.append(study)
     return apart

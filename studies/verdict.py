@@ -18,12 +18,11 @@ from studies.errors import StudyError
 from studies.records import Study, disambiguate_names, is_stale
 from studies.statistics.decision import Margin, Rules, judge_comparison, row_answer
 from studies.statistics.pairing import PLAIN, pair_trials
+from studies.statistics.ratio_curves import DEFAULT_RATIOS
 from studies.statistics.sequential import Looks
-from studies.storage.rows import VerdictRow
+from studies.storage.rows import SCHEMA_VERSION, VerdictRow
 
-VERDICT_VERSION = 2
-MARGIN, DEFAULT_RATIO, MAE_DEFAULT_RATIO = 0.01, 0.20, 0.75
-ALPHA = 0.05
+MARGIN, ALPHA = 0.01, 0.05
 PLANNED = ("margin", "default_ratio", "mae_default_ratio", "alpha", "looks", "ladder")  # of a plan, for the judge
 VERDICTS = ("holds", "fails", "inconclusive", "uninformative")
 
@@ -57,7 +56,7 @@ class Verdict:
     def to_dict(self) -> dict[str, Any]:
         """JSON types only: numbers that do not exist are None."""
         names = ("answer", "alpha", "rows", "overall", "warnings")
-        return {"schema_version": VERDICT_VERSION, **{name: getattr(self, name) for name in names}}
+        return {"schema_version": SCHEMA_VERSION, **{name: getattr(self, name) for name in names}}
 
 
 def judge(
@@ -94,8 +93,8 @@ def judge(
     level = float(_first(alpha, plan.get("alpha"), ALPHA))
     _check(level, "alpha", 0, 0.5)
     defaults = {
-        "pmae": float(_first(default_ratio, plan.get("default_ratio"), DEFAULT_RATIO)),
-        "mae": float(_first(mae_default_ratio, plan.get("mae_default_ratio"), MAE_DEFAULT_RATIO)),
+        "pmae": float(_first(default_ratio, plan.get("default_ratio"), DEFAULT_RATIOS["pmae"])),
+        "mae": float(_first(mae_default_ratio, plan.get("mae_default_ratio"), DEFAULT_RATIOS["mae"])),
     }
     for ratio in defaults.values():
         _check(ratio, "a default ratio", 0, 1)
@@ -126,22 +125,19 @@ def current_verdict(
     asked = {"margin": margin, "default_ratio": default_ratio}
     given = {name: value for name, value in asked.items() if value is not None}
     stored = studies[0].stored_verdict
-    current = stored is not None and stored.get("schema_version") == VERDICT_VERSION and not is_stale(studies[0])
-    if len(studies) == 1 and not given and stored is not None and current:
+    if len(studies) == 1 and not given and stored is not None and not is_stale(studies[0]):
         return stored
     plan = studies[0].plan
     planned: dict[str, Any] = {name: plan[name] for name in PLANNED if plan.get(name) is not None}
     rules = planned | given | {"looks": _planned_looks(plan)}
     verdict = judge(list(studies) if len(studies) > 1 else studies[0], **rules).to_dict()
-    otherwise = []
-    for study in studies[1:]:
-        for name in (name for name in planned if name not in given):
-            theirs = study.plan.get(name)
-            if theirs not in (None, planned[name]):
-                otherwise.append(
-                    f"{study.name} was planned with {name.replace('_', ' ')} {theirs} and is judged with "
-                    f"{planned[name]}, as {studies[0].name} was"
-                )
+    otherwise = [
+        f"{study.name} was planned with {name.replace('_', ' ')} {study.plan[name]} and is judged with "
+        f"{planned[name]}, as {studies[0].name} was"
+        for study in studies[1:]
+        for name in planned
+        if name not in given and study.plan.get(name) not in (None, planned[name])
+    ]
     return verdict | {"warnings": [*otherwise, *verdict["warnings"]]}
 
 
@@ -178,14 +174,11 @@ def _planned_looks(plan: Mapping[str, Any]) -> Looks | None:
 
 
 def _one_table(parts: Sequence[Trials]) -> pa.Table:
-    given = [part for part in parts if isinstance(part, Study)]
-    studies = iter(disambiguate_names(given) if len(given) > 1 else given)
-    tables = []
-    for part in (next(studies) if isinstance(part, Study) else part for part in parts):
-        table = part.trials if isinstance(part, Study) else part
+    studies = iter(disambiguate_names([part for part in parts if isinstance(part, Study)]))
+    tables = [next(studies).trials if isinstance(part, Study) else part for part in parts]
+    for table in tables:
         if not isinstance(table, pa.Table):
             raise StudyError(f"trials is a {type(table).__name__}; give a pyarrow Table, a Study, or several of them")
-        tables.append(table)
     if not tables:
         raise StudyError("there is nothing to judge; give a table or a study")
     return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")

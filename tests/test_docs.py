@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from docs.evidence.overview import write_overview
 from studies import judge, read_study
 from studies.formatting import at_most, in_points
-from studies.report.overview import write_overview
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"])

@@ -35,9 +35,7 @@ NEWEST = 8
 WIDTH_WITHOUT_TERMINAL = 160  # wide enough for every table
 MAX_LOST = 10
 LABEL_WIDTH = 14  # of a table of 80 columns; the rest of a longer label is printed next to the following rungs
-VERDICT_STYLES = {
-    "holds": "green", "fails": "red", "inconclusive": "yellow", "uninformative": "yellow", "withheld": "red",
-}  # fmt: skip
+VERDICT_STYLES = {"holds": "green", "fails": "red", "inconclusive": "yellow", "uninformative": "yellow"}
 CHECK_MARKS = {True: "passed", False: "FAILED", None: "not known"}
 
 
@@ -109,11 +107,11 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
 
 def print_verdict(console: Console, verdict: Mapping[str, Any], all_checks: bool = True) -> None:
     """One table of all comparisons (at most 80 columns), each one's outcome and (failed) checks, at last the answer."""
-    rows, answer = wording.judged_rows(verdict), wording.headline(verdict)
+    rows, answer = wording.judged_rows(verdict), verdict["answer"]
     if any(row["rungs"] for row in rows):
         console.print(_rung_table(rows))
     for row in rows:
-        word = wording.verdict_word(row)
+        word = row["verdict"]
         text = Text(plain(f"{wording.row_label(row, rows)}: "), style="bold")
         text.append(plain(word), style=VERDICT_STYLES.get(word, ""))
         rest = f". The default {percent(row['default_ratio'])} {wording.loses(row)}."

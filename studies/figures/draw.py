@@ -80,7 +80,7 @@ def _figures(study: Study) -> Iterator[tuple[str, Figure]]:
         yield "eigenimages", eigenimage_figure(samples)
     scale = error_scale(samples.strips)
     for strip in samples.strips:
-        yield "_".join(filter(None, ("reconstruction", _file_name(strip.label)))), strip_figure(strip, scale)
+        yield _file_name(f"reconstruction {strip.candidate['label']}"), strip_figure(strip, scale)
 
 
 def _file_name(text: str) -> str:

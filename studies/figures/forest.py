@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from studies.figures.palette import GREEN, INK, MUTED, PAPER, VERDICT_COLORS, VERMILLION
 from studies.figures.style import COLUMN, SMALL, add_tooltip, place_inches
 from studies.formatting import in_points, interval, is_number, percent, points, share_of
-from studies.views.wording import confidence, row_label, verdict_word
+from studies.views.wording import confidence, row_label
 
 LEFT, RIGHT, TOP, BOTTOM, LINE, GAP = 0.46, 1.12, 0.56, 0.5, 0.19, 0.14  # inches
 MARKERS = {"holds": "o", "fails": "X"}
+Numbers = tuple[float | None, float | None, float | None]  # lower bound, upper bound, value
 
 
 def can_draw(row: Mapping[str, Any]) -> bool:
@@ -37,24 +40,19 @@ def forest_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 def _draw_block(axes: Axes, row: Mapping[str, Any], title: str) -> None:
     rungs = row["rungs"]
-    _frame(axes, [percent(rung["ratio"]) for rung in rungs])
-    drawn = [rung for rung in rungs if is_number(rung["difference"])]
-    ends = [100 * v for rung in drawn for v in (rung["low"], rung["high"], rung["difference"]) if is_number(v)]
-    _limits(axes, ends, row["margin"])
-    _shade_margin(axes, row["margin"])
-    for place, rung in enumerate(rungs):
-        if rung["is_default"] or not is_number(rung["difference"]):
-            text = "default" if rung["is_default"] else "not compared"
-            axes.plot([0], [place], "|", color=INK, ms=7, mew=1.2) if rung["is_default"] else None
+    found = [(rung["low"], rung["high"], rung["difference"]) for rung in rungs]
+    _frame(axes, [percent(rung["ratio"]) for rung in rungs], found, row["margin"])
+    for place, (rung, numbers) in enumerate(zip(rungs, found, strict=True)):
+        if rung["is_default"]:
+            axes.plot([0], [place], "|", color=INK, ms=7, mew=1.2)
+            _number(axes, place, "default")
+        elif not is_number(rung["difference"]):
+            _number(axes, place, "not compared")
+        else:
+            text = f"{in_points(rung['difference'], True)}  ({interval(rung['low'], rung['high'], True)})"
+            tooltip = f"{percent(rung['ratio'])} minus default: {text} points"
+            _mark(axes, place, numbers, "o", _color(rung, row["margin"]), tooltip)
             _number(axes, place, text)
-            continue
-        color = _color(rung, row["margin"])
-        numbers = f"{in_points(rung['difference'], True)}  ({interval(rung['low'], rung['high'], True)})"
-        if is_number(rung["low"]) and is_number(rung["high"]):
-            axes.plot([100 * rung["low"], 100 * rung["high"]], [place] * 2, color=color, lw=1.8)
-        (dot,) = axes.plot([100 * rung["difference"]], [place], "o", color=color, ms=4.5, mec=PAPER, mew=0.7)
-        add_tooltip(dot, f"{percent(rung['ratio'])} minus default: {numbers} points")
-        _number(axes, place, numbers)
     _head(axes, title, f"masked share {share_of(row['method'])}".rstrip(), f"({confidence(row)} bounds)")
     axes.set_xlabel("difference to the default (points)", labelpad=11)
     for x, text, side in ((0, "← default better", "left"), (1, "default worse →", "right")):
@@ -71,52 +69,48 @@ def regret_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     width = left + RIGHT + 2.2
     figure = Figure(figsize=(width, height))
     axes = place_inches(figure, left, BOTTOM, width - left - RIGHT, height - TOP - BOTTOM)
-    _frame(axes, labels)
     margins = {row["margin"] for row in rows if is_number(row["margin"])}
-    ends = [100 * v for row in rows for v in (row["ci_low"], row["ci_high"], row["regret"]) if is_number(v)]
-    shared = margins.pop() if len(margins) == 1 else None
-    _limits(axes, ends, shared)
-    _shade_margin(axes, shared)
-    for place, row in enumerate(rows):
-        word = verdict_word(row)
-        color = VERDICT_COLORS.get(word, MUTED)
-        if is_number(row["ci_low"]) and is_number(row["ci_high"]):
-            axes.plot([100 * row["ci_low"], 100 * row["ci_high"]], [place] * 2, color=color, lw=1.8)
-        (dot,) = axes.plot(
-            [100 * row["regret"]], [place], MARKERS.get(word, "D"), color=color, ms=4.5, mec=PAPER, mew=0.7
-        )
-        add_tooltip(dot, f"{labels[place]}: regret {points(row['regret'])}, {word}")
+    found = [(row["ci_low"], row["ci_high"], row["regret"]) for row in rows]
+    _frame(axes, labels, found, margins.pop() if len(margins) == 1 else None)
+    for place, (row, numbers) in enumerate(zip(rows, found, strict=True)):
+        word = row["verdict"]
+        tooltip = f"{labels[place]}: regret {points(row['regret'])}, {word}"
+        _mark(axes, place, numbers, MARKERS.get(word, "D"), VERDICT_COLORS.get(word, MUTED), tooltip)
         _number(axes, place, f"{in_points(row['regret'])}  ({interval(row['ci_low'], row['ci_high'])})  {word}")
     _head(axes, "Regret of the default", "", "points, bounds, verdict")
     axes.set_xlabel("regret: best rung minus default (points of accuracy)")
     return figure
 
 
-def _frame(axes: Axes, labels: Sequence[str]) -> None:
+def _frame(axes: Axes, labels: Sequence[str], found: Sequence[Numbers], margin: float | None) -> None:
+    """A line per label, room for all of ``found``, and up to the margin where the default is good enough."""
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.45, -0.55)
     axes.grid(visible=False)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", labelcolor=INK)
     axes.axvline(0, color=MUTED, lw=0.7, zorder=1)
-
-
-def _limits(axes: Axes, ends: Sequence[float], margin: float | None) -> None:
-    low, high = min([*ends, 0.0]), max([*ends, 0.0, 100 * (margin or 0)])
+    ends = [0.0, *(100 * value for numbers in found for value in numbers if value is not None and is_number(value))]
+    low, high = min(ends), max(*ends, 100 * (margin or 0))
     edge = 0.06 * max(high - low, 0.5)
     axes.set_xlim(low - edge, high + edge)
     axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value + 0.0:g}")
-
-
-def _shade_margin(axes: Axes, margin: float | None) -> None:
-    """Where the default is good enough: up to the margin."""
     if not is_number(margin) or margin is None:
         return
     axes.axvspan(axes.get_xlim()[0], 100 * margin, color=GREEN, alpha=0.11, lw=0, zorder=0)
     axes.axvline(100 * margin, color=GREEN, lw=0.9, ls=(0, (3, 2)), zorder=1)
     axes.annotate(f"margin {points(margin)}", (100 * margin, 1), xycoords=("data", "axes fraction"), xytext=(1, 2),
                   textcoords="offset points", ha="right", va="bottom", fontsize=SMALL, color=GREEN)  # fmt: skip
+
+
+def _mark(axes: Axes, place: int, numbers: Numbers, marker: str, color: str, tooltip: str) -> None:
+    """A line from the lower to the upper bound, if there are any, and a marker at the value."""
+    *bounds, value = (math.nan if number is None else 100 * number for number in numbers)
+    if np.isfinite(bounds).all():
+        axes.plot(bounds, [place] * 2, color=color, lw=1.8)
+    (dot,) = axes.plot([value], [place], marker, color=color, ms=4.5, mec=PAPER, mew=0.7)
+    add_tooltip(dot, tooltip)
 
 
 def _color(rung: Mapping[str, Any], margin: float | None) -> str:

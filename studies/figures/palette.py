@@ -5,9 +5,7 @@ from __future__ import annotations
 BLUE, VERMILLION, GREEN, ORANGE = "#0072b2", "#d55e00", "#007a5a", "#b07800"
 INK, MUTED, GRID, PAPER = "#1b1e23", "#5d6570", "#e6e9ee", "#ffffff"
 METHOD_COLORS = {"pmae": BLUE, "mae": VERMILLION}
-VERDICT_COLORS = {
-    "holds": GREEN, "fails": VERMILLION, "inconclusive": MUTED, "uninformative": ORANGE, "withheld": ORANGE,
-}  # fmt: skip
+VERDICT_COLORS = {"holds": GREEN, "fails": VERMILLION, "inconclusive": MUTED, "uninformative": ORANGE}
 VARIABLES = {
     BLUE: "--pmae", VERMILLION: "--mae", GREEN: "--holds", ORANGE: "--uninformative",
     INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper",

@@ -1,22 +1,21 @@
 """Pictures of what the encoder saw (``samples.npz``): reconstruction strips, eigen-images, the explained variance.
 
 The file holds ``eigenimages`` (k, H, W, C), ``spectrum`` (K,) and, per encoder, ``<trial id>/candidate`` (JSON of
-method, ratio and patches), and ``<trial id>/original``, ``visible``, ``completed`` (uint8) and ``error`` (float32,
-completed minus original in levels over 255), each (n, H, W, C).
-Files of earlier versions hold ``prediction`` instead of the last two, and a label in place of id and candidate.
+label, method, ratio and patches), and ``<trial id>/original``, ``visible``, ``completed`` (uint8) and ``error``
+(float32, completed minus original in levels over 255), each (n, H, W, C).
 """
 
 from __future__ import annotations
 
 import json
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from studies.errors import StudyError
@@ -32,23 +31,20 @@ IMAGES, EIGENIMAGES, COLUMNS = 6, 24, 8
 class Strip:
     """A few images reconstructed by one encoder; each array (n, H, W, C), uint8 but for the signed ``error``.
 
-    ``candidate`` has ``method``, ``ratio``, ``patch_size``, ``patch_stride``, ``mask_unit``, ``strategy`` and
-    ``basis``; it is empty in files of earlier versions whose label is not understood.
+    ``candidate`` has ``label``, ``method``, ``ratio``, ``patch_size``, ``patch_stride``, ``mask_unit``, ``strategy``
+    and ``basis``.
     """
 
-    label: str
+    candidate: Mapping[str, Any]
     original: np.ndarray
     visible: np.ndarray
     completed: np.ndarray
     error: np.ndarray
-    candidate: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
-        """The candidate in words, for example ``PMAE, 20 % masked, patch 4``; the label where it is unknown."""
+        """The candidate in words, for example ``PMAE, 20 % masked, patch 4``."""
         found = self.candidate
-        if not found:
-            return self.label
         patch = str(found["patch_size"])
         if found.get("patch_stride") not in (None, found["patch_size"]):
             patch += f" stride {found['patch_stride']}"
@@ -63,7 +59,7 @@ class Strip:
 
     def panels(self, scale: float) -> list[tuple[str, list[np.ndarray]]]:
         """Per panel its caption and images (H, W, 3), uint8; ``scale`` is the error that has the full color."""
-        visible = "visible patches" if self.candidate.get("method") == "mae" else "visible components"
+        visible = "visible patches" if self.candidate["method"] == "mae" else "visible components"
         images = {"original": self.original, visible: self.visible, "visible + prediction": self.completed}
         # Images with one channel are shown as gray.
         panels = [(name, [np.broadcast_to(i, (*i.shape[:2], 3)) for i in found]) for name, found in images.items()]
@@ -94,10 +90,11 @@ def read_samples(folder: Path) -> Samples:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             stored = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        keys = [name.removesuffix("candidate") for name in stored if name.endswith("/candidate")]
+        parts = ("original", "visible", "completed", "error")
+        strips = [Strip(json.loads(str(stored[f"{k}candidate"])), *(stored[k + part] for part in parts)) for k in keys]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise StudyError(f"{path} cannot be read ({error}); delete it: the study is intact without it") from error
-    keys = [name.removesuffix("original") for name in stored if name.endswith("original")]
-    strips = [strip for key in keys if (strip := _strip(key, stored)) is not None]
     return Samples(tuple(strips), stored.get("eigenimages"), stored.get("spectrum"))
 
 
@@ -128,36 +125,6 @@ def component_picture(image: np.ndarray) -> np.ndarray:
     return np.round(127.5 * (1 + values / scale)).astype(np.uint8)
 
 
-def _strip(key: str, stored: dict[str, np.ndarray]) -> Strip | None:
-    names = ("original", "visible", "completed", "error", "prediction")
-    original, visible, completed, error, prediction = (stored.get(key + name) for name in names)
-    if original is None or visible is None or (completed is None and prediction is None):
-        return None
-    if completed is None:  # of an earlier version: MAE's predictions were set into the image, PMAE's are deviations
-        assert prediction is not None
-        whole = prediction if prediction.dtype == np.uint8 else np.round(visible + 255 * prediction.astype(np.float64))
-        completed = np.clip(whole, 0, 255).astype(np.uint8)
-    if error is None:
-        error = ((completed.astype(np.float64) - original) / 255).astype(np.float32)
-    label = key.rstrip("/")
-    candidate = json.loads(str(stored[f"{key}candidate"])) if f"{key}candidate" in stored else parse_label(label)
-    return Strip(candidate.get("label", label), original, visible, completed, error, candidate)
-
-
-def parse_label(label: str) -> dict[str, Any]:
-    """The candidate that a label of earlier versions such as ``pmae r=0.20 p=4 stride 2`` names; empty if none."""
-    pattern = (
-        r"(?P<method>pmae|mae)(?: r=(?P<ratio>\d*\.?\d+))? p=(?P<patch_size>\d+)(?: stride (?P<patch_stride>\d+))?"
-        r"(?: unit (?P<mask_unit>\d+))?(?: (?P<strategy>.*))?"
-    )
-    found = re.fullmatch(pattern, label)
-    if found is None:
-        return {}
-    numbers = {"ratio": float, "patch_size": int, "patch_stride": int, "mask_unit": int}
-    given = {name: text for name, text in found.groupdict().items() if text is not None}
-    return {name: numbers[name](text) if name in numbers else text for name, text in given.items()}
-
-
 def strip_figure(strip: Strip, scale: float) -> Figure:
     """A row per panel of ``strip.panels(scale)``, a column per image."""
     count = min(IMAGES, len(strip.original))
@@ -169,12 +136,17 @@ def strip_figure(strip: Strip, scale: float) -> Figure:
         y = (len(panels) - 1 - row) * side
         figure.text(0, (y + side / 2) / height, caption.replace(" ", "\n", 1), va="center")
         for column in range(count):
-            axes = place_inches(figure, left + column * side, y, side * 0.96, side * 0.96)
-            axes.imshow(images[column], interpolation="nearest")
-            axes.set_axis_off()
+            _show(figure, images[column], left + column * side, y, side * 0.96)
     figure.text(0, 0.995, strip.title, fontsize=8, fontweight="bold", va="top")
     figure.text(1, 0.99, error_legend(scale), fontsize=SMALL, color=MUTED, ha="right", va="top")
     return figure
+
+
+def _show(figure: Figure, image: np.ndarray, left: float, bottom: float, side: float) -> Axes:
+    axes = place_inches(figure, left, bottom, side, side)
+    axes.imshow(image, interpolation="nearest")
+    axes.set_axis_off()
+    return axes
 
 
 def error_legend(scale: float) -> str:
@@ -189,9 +161,7 @@ def eigenimage_figure(samples: Samples) -> Figure:
     figure = Figure(figsize=(PAGE, rows * (side + 0.16)))
     for index, (caption, image) in enumerate(shown):
         row, column = divmod(index, COLUMNS)
-        axes = place_inches(figure, column * side, (rows - 1 - row) * (side + 0.16), side * 0.94, side * 0.94)
-        axes.imshow(image, interpolation="nearest")
-        axes.set_axis_off()
+        axes = _show(figure, image, column * side, (rows - 1 - row) * (side + 0.16), side * 0.94)
         axes.set_title(caption, fontsize=SMALL, fontweight="normal", loc="center", pad=2)
     return figure
 

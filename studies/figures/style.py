@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -26,42 +27,19 @@ _METADATA: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@contextmanager
-def paper_style() -> Iterator[None]:
+def paper_style() -> AbstractContextManager[None]:
     """Matplotlib settings of all figures; the user's own are back afterwards."""
-    with mpl.rc_context(
+    return mpl.rc_context(
         {
-            "font.family": "sans-serif",
-            "font.sans-serif": ["Arial", "Helvetica", "Liberation Sans", "DejaVu Sans"],
-            "font.size": 7,
             "text.color": INK,
-            "axes.titlesize": 8,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
             "axes.labelcolor": MUTED,
-            "axes.labelsize": 7,
             "axes.edgecolor": MUTED,
-            "axes.linewidth": 0.6,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.axisbelow": True,
             "grid.color": GRID,
-            "grid.linewidth": 0.6,
             "xtick.color": MUTED,
             "ytick.color": MUTED,
-            "xtick.major.width": 0.6,
-            "ytick.major.width": 0.6,
-            "xtick.major.size": 2.5,
-            "ytick.major.size": 0,
-            "lines.linewidth": 1.4,
-            "svg.fonttype": "none",
-            "svg.hashsalt": "pmae",
-            "pdf.fonttype": 42,
-            "savefig.dpi": 300,
-        }
-    ):
-        yield
+        },
+        fname=Path(__file__).with_name("paper.mplstyle"),
+    )
 
 
 def percent_ticks(axis: Any) -> None:

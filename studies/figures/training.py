@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,39 +44,27 @@ def loss_curves(trials: pa.Table, history: pa.Table) -> list[LossCurve]:
     if not chosen.num_rows or not history.num_rows:
         return []
     columns = ("study", "trial_id", "ratio", "achieved_ratio", *Setting._fields)
-    rows = [row for row in rows_of(chosen, columns) if is_number(row["ratio"])]
-    if not rows:
-        return []
-    keys = sorted({_key(row) for row in rows}, key=lambda key: (key[1] != "pmae", str(key)))
-    keys = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, MAX_CURVES).astype(int))]
-    number = {key: i for i, key in enumerate(keys)}
-    picked = [(row, number[key]) for row in rows if (key := _key(row)) in number]
-    index = pa.table(
-        {
-            "study": [row["study"] for row, _ in picked],
-            "trial_id": [row["trial_id"] for row, _ in picked],
-            "curve": pa.array([curve for _, curve in picked], pa.int64()),
-        }
-    )
+    members: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows_of(chosen, columns):
+        if is_number(row["ratio"]):
+            members[_key(row)].append(row)
+    keys = sorted(members, key=lambda key: (key[1] != "pmae", str(key)))
+    keys = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, MAX_CURVES).astype(int))] if keys else []
     labels = setting_labels(Setting(*key[:-1]) for key in keys)
-    joined = history.select(["study", "trial_id", "epoch", "train_loss"]).join(
-        index, ["study", "trial_id"], join_type="inner"
-    )
-    means = joined.group_by(["curve", "epoch"]).aggregate([("train_loss", "mean"), ("train_loss", "count")])
-    means = means.sort_by([("curve", "ascending"), ("epoch", "ascending")])
-    names = ("curve", "epoch", "train_loss_mean", "train_loss_count")
-    numbers, *parts = (means[name].to_numpy() for name in names)
     curves = []
-    for place, key in enumerate(keys):
-        epochs, losses, counts = (part[numbers == place] for part in parts)
-        finite = np.isfinite(losses.astype(float))
-        if not finite.any():
-            continue
-        kept = np.flatnonzero(finite)[:: max(1, -(-int(finite.sum()) // MAX_EPOCHS))]
-        setting = Setting(*key[:-1])
-        ratio = float(np.mean([achieved(row) for row, curve in picked if curve == place]))
-        shown = tuple(map(int, epochs[kept])), tuple(map(float, losses[kept]))
-        curves.append(LossCurve(setting.method, labels[setting], ratio, int(counts.max()), *shown))
+    for key in keys:
+        trials_of = pa.table({name: [row[name] for row in members[key]] for name in ("study", "trial_id")})
+        own = history.join(trials_of, ["study", "trial_id"], join_type="inner").group_by("epoch")
+        means = own.aggregate([("train_loss", "mean"), ("train_loss", "count")]).sort_by("epoch")
+        names = ("epoch", "train_loss_mean", "train_loss_count")
+        epochs, losses, counts = (means[name].to_numpy() for name in names)
+        finite = np.flatnonzero(np.isfinite(losses.astype(float)))
+        if len(finite):
+            kept = finite[:: -(-len(finite) // MAX_EPOCHS)]
+            setting = Setting(*key[:-1])
+            ratio = float(np.mean([achieved(row) for row in members[key]]))
+            shown = tuple(map(int, epochs[kept])), tuple(map(float, losses[kept]))
+            curves.append(LossCurve(setting.method, labels[setting], ratio, int(counts.max()), *shown))
     return curves
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.integrate import quad
 from scipy.special import ndtr
 
-DEFAULTS = {"pmae": 0.20, "mae": 0.75}
+from studies.statistics.ratio_curves import DEFAULT_RATIOS
 
 
 class CurvePoint(NamedTuple):
@@ -61,7 +61,7 @@ def published_regrets() -> list[tuple[str, str, float, float, float, float]]:
         curves[point.source, point.dataset, point.method].append(point)
     found = []
     for (_, dataset, method), points in curves.items():
-        default = DEFAULTS.get(method, np.nan)
+        default = DEFAULT_RATIOS.get(method, np.nan)
         at_default = [p.accuracy for p in points if abs(p.ratio - default) < 1e-6]
         if at_default and len(points) > 1:
             best = max(points, key=lambda p: p.accuracy)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,30 +23,10 @@ from studies.figures.training import loss_curves, training_figure
 from studies.formatting import accuracy, in_points, interval, method_name, percent
 from studies.records import Study
 from studies.statistics.ratio_curves import Panel
-from studies.views.wording import confidence, row_label, rung_cells, verdict_word
+from studies.views.wording import confidence, row_label, rung_cells
 
 MAX_IMAGES, MAX_STRIPS = 8, 12
 Cells = tuple[str, ...]
-Chart = dict[str, Any]
-
-
-@dataclass
-class Charts:
-    """All charts of a page; empty sections have no data."""
-
-    answer: list[Chart] = field(default_factory=list)
-    differences: list[Chart] = field(default_factory=list)
-    regret: Chart | None = None
-    training: list[Chart] = field(default_factory=list)
-    spectra: list[Chart] = field(default_factory=list)
-    count: int = 0
-
-    def make(self, title: str, figure: Figure, description: str, headings: Cells, numbers: Iterable[Cells]) -> Chart:
-        """The next chart; ``description`` is for readers who cannot see it."""
-        wide = figure.get_size_inches()[0] > 4
-        svg = Markup(as_inline(figure, description, f"c{self.count}"))
-        self.count += 1
-        return {"title": title, "svg": svg, "headings": headings, "numbers": list(numbers), "wide": wide}
 
 
 @dataclass(frozen=True)
@@ -67,45 +47,50 @@ def make_charts(
     trials: pa.Table,
     history: pa.Table,
     galleries: Sequence[Gallery],
-) -> Charts:
-    """Every chart that there is data for."""
-    charts = Charts()
+) -> dict[str, list[dict[str, Any]]]:
+    """Every chart that there is data for, by section of the page."""
+    charts: dict[str, list[dict[str, Any]]]
+    charts = {section: [] for section in ("answer", "differences", "regret", "training", "spectra")}
+
+    def add(section: str, title: str, figure: Figure, alt: str, headings: Cells, cells: Sequence[Cells]) -> None:
+        wide = figure.get_size_inches()[0] > 4
+        svg = Markup(as_inline(figure, alt, f"c{sum(map(len, charts.values()))}"))
+        chart = {"title": title, "svg": svg, "headings": headings, "numbers": cells, "wide": wide}
+        charts[section].append(chart)
+
     headings: Cells
     with paper_style():
         for panel in panels:
-            headings, numbers = ("masked", "test accuracy", "95 % interval", "seeds"), _panel_numbers(panel)
+            headings = ("masked", "test accuracy", "95 % interval", "seeds")
             figure, description = answer_figure([panel]), answer_description(panel)
-            charts.answer.append(charts.make(panel.title, figure, description, headings, numbers))
+            add("answer", panel.title, figure, description, headings, _panel_numbers(panel))
         for row in filter(can_draw, rows):
             title = row_label(row, rows)
             headings = ("masked", "difference (points)", f"{confidence(row)} bounds")
-            cells = map(rung_cells, row["rungs"])
-            numbers = [(masked, difference, bounds) for masked, _, difference, bounds, _ in cells]
+            numbers = [(cells[0], *cells[2:4]) for cells in map(rung_cells, row["rungs"])]
             description = f"{title}: difference of every ratio to the default"
-            charts.differences.append(charts.make(title, forest_figure([row]), description, headings, numbers))
+            add("differences", title, forest_figure([row]), description, headings, numbers)
         judged = [row for row in rows if row["regret"] is not None]
         if len({row["dataset"] for row in judged}) > 1:
-            headings, numbers = ("comparison", "regret (points)", "bounds", "verdict"), []
+            headings, cells = ("comparison", "regret (points)", "bounds", "verdict"), []
             for row in judged:
                 bounds = interval(row["ci_low"], row["ci_high"])
-                numbers.append((row_label(row, rows), in_points(row["regret"]), bounds, verdict_word(row)))
-            description = "Regret of the default by data set"
-            charts.regret = charts.make("Regret", regret_figure(judged), description, headings, numbers)
+                cells.append((row_label(row, rows), in_points(row["regret"]), bounds, row["verdict"]))
+            add("regret", "Regret", regret_figure(judged), "Regret of the default by data set", headings, cells)
         losses = loss_curves(trials, history)
         for method, label in dict.fromkeys((curve.method, curve.label) for curve in losses):
             own = [curve for curve in losses if (curve.method, curve.label) == (method, label)]
-            numbers = [(percent(c.ratio), f"{c.losses[0]:.3g}", f"{c.losses[-1]:.3g}", str(c.trials)) for c in own]
+            ends = [(percent(c.ratio), f"{c.losses[0]:.3g}", f"{c.losses[-1]:.3g}", str(c.trials)) for c in own]
             headings = ("masked", "first epoch", "last epoch", "trials")
             description = f"Training loss of {method_name(method)} over the epochs, a curve per ratio"
-            charts.training.append(charts.make(label, training_figure(own), description, headings, numbers))
+            add("training", label, training_figure(own), description, headings, ends)
         for found in galleries:
             if found.spectrum is not None:
                 running = np.cumsum(found.spectrum)
                 counts = [n for n in (1, 2, 5, 10, 20, 50, 100, 1000) if n <= len(running)]
-                numbers = [(str(n), accuracy(float(running[n - 1]))) for n in counts]
+                shares = [(str(n), accuracy(float(running[n - 1]))) for n in counts]
                 figure, description = spectrum_figure(found.spectrum), "Variance held by the leading components"
-                headings = ("components", "variance held")
-                charts.spectra.append(charts.make(found.study, figure, description, headings, numbers))
+                add("spectra", found.study, figure, description, ("components", "variance held"), shares)
     return charts
 
 

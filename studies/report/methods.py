@@ -47,7 +47,7 @@ def _data(plan: Mapping[str, Any]) -> str:
 def _training(study: Study) -> str:
     config, plan = study.plan.get("config") or {}, study.plan
     model, optim = config.get("model") or {}, config.get("optim") or {}
-    rate = optim.get("learning_rate") or optim.get("base_learning_rate")  # the name in older studies
+    rate = optim.get("learning_rate")
     methods = " and ".join(method_name(str(m)) for m in plan.get("methods") or [])
     details = []
     if model.get("encoder"):

@@ -32,9 +32,9 @@ from studies.statistics.contrasts import contrasts
 from studies.statistics.inverted_u import shape_sentences
 from studies.statistics.ratio_curves import DEFAULT_RATIOS, make_panels
 from studies.storage.atomic import write_file
-from studies.storage.tables import csv_bytes
+from studies.storage.tables import csv_bytes, with_column
 from studies.verdict import current_verdict
-from studies.views.wording import headline, judged_rows, verdict_word
+from studies.views.wording import judged_rows
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Larger files would make the page too large to forward; they are in the study's folder.
@@ -77,8 +77,6 @@ def render_report(studies: Sequence[Study], refresh_seconds: float | None = None
     own, compared = studies[0].plan.get("question"), contrasts(shown)
     default = studies[0].plan.get("default_ratio") or DEFAULT_RATIOS["pmae"]
     cards = [sections.make_card(row, rows, trials, studies[0].plan) for row in rows]
-    overall = (verdict.get("overall") or {}).get("verdict") or "inconclusive"
-    withheld = any(row["kind"] == "default" and verdict_word(row) == "withheld" for row in rows)
     table = json.dumps(trial_table(trials), ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False)
     for character in ("<", "\u2028", "\u2029"):  # the text must not end the script element that holds it
         table = table.replace(character, f"\\u{ord(character):04x}")
@@ -89,8 +87,8 @@ def render_report(studies: Sequence[Study], refresh_seconds: float | None = None
     return environment.get_template("report.html").render(
         title=", ".join(study.name for study in studies),
         question=own or f"Is masking {percent(default)} of the variance good enough?",
-        headline=sections.own_answer(compared, shape_sentences(shown)) if own else headline(verdict),
-        verdict=None if own or not cards else "withheld" if withheld else overall,
+        headline=sections.own_answer(compared, shape_sentences(shown)) if own else verdict["answer"],
+        verdict=None if own or not cards else verdict["overall"].get("verdict", "inconclusive"),
         cards=[] if own else cards,
         rung_headings=sections.RUNG_HEADINGS,
         missing=what_is_missing(studies, trials, galleries),
@@ -121,9 +119,7 @@ def disambiguate_datasets(trials: pa.Table, rows: Sequence[Mapping[str, Any]]) -
     shared = {name for name, count in Counter(p["dataset"] for p in pairs).items() if count > 1}
     longer = pc.binary_join_element_wise(trials["dataset"], trials["study"], ", ", null_handling="skip")
     is_shared = pc.is_in(trials["dataset"], pa.array(sorted(shared), pa.string()))
-    place = trials.schema.get_field_index("dataset")
-    named = trials.set_column(place, "dataset", pc.if_else(is_shared, longer, trials["dataset"]))
-    return named, [
+    return with_column(trials, "dataset", pc.if_else(is_shared, longer, trials["dataset"])), [
         {**row, "dataset": f"{row['dataset']}, {row['study']}"} if row.get("dataset") in shared else dict(row)
         for row in rows
     ]
@@ -135,8 +131,8 @@ def _downloads(
     """The study's tables and JSON files as data URIs, without empty tables; a file that is too large has no URI."""
     shown: list[dict[str, Any]] = []
 
-    def add(name: str, title: str, kind: str, content: bytes, size: int | None = None) -> None:
-        size = len(content) if size is None else size
+    def add(name: str, title: str, kind: str, content: bytes) -> None:
+        size = len(content)
         readable = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(size / 1e3, 0.1):.3g} kB"
         uri = f"data:{kind};base64,{base64.b64encode(content).decode()}" if size <= MAX_BYTES else None
         shown.append({"name": name, "title": title, "readable_size": readable, "uri": uri})
@@ -144,9 +140,7 @@ def _downloads(
     for name, table in (("trials", trials), ("history", history)):
         if table.num_rows == 0:
             continue
-        if table.nbytes > 30 * MAX_BYTES:  # too large however it is packed
-            add(f"{name}.csv", f"{name} as CSV", "text/csv;charset=utf-8", b"", table.nbytes)
-        elif len(content := csv_bytes(table)) > PLAIN_CSV_BYTES:
+        if len(content := csv_bytes(table)) > PLAIN_CSV_BYTES:
             add(f"{name}.csv.gz", f"{name} as CSV, gzip", "application/gzip", gzip.compress(content, 6, mtime=0))
         else:
             add(f"{name}.csv", f"{name} as CSV", "text/csv;charset=utf-8", content)

@@ -47,7 +47,6 @@ RUNG_HEADINGS = (
     "may be the best",
     "as default loses at most",
 )
-
 ACCURACIES = {"linear": "linear", "knn": "k-NN"}  # as in the columns val_linear, test_linear, ...
 
 
@@ -67,7 +66,7 @@ def make_card(
     return {
         "label": wording.row_label(row, rows),
         "asked": f"masking {percent(row['default_ratio'])} {share_of(row['method'])}".rstrip(),
-        "verdict": wording.verdict_word(row),
+        "verdict": row["verdict"],
         "loss": at_most(row["ci_high"]) if judged else None,
         "loss_note": note,
         "facts": _facts(row),

@@ -129,16 +129,21 @@ def _compare(dataset: str, method: str, column: str, values: dict[Any, Cells]) -
         return []
     splits = _halves(len(seeds))
     ordered = sorted(cells, key=lambda v: (v not in REFERENCES, v))
-    picked = {value: _Picked.of(cells[value], seeds, splits) for value in ordered}
-    reference = picked[ordered[0]]
+    reference: np.ndarray | None = None
     out = []
     for value in ordered:
-        mine = picked[value]
-        difference = low = high = None
-        if mine is not reference:
-            difference, low, high = mine.against(reference, splits, len(ordered) - 1)
+        ratios = sorted(cells[value])
+        both = np.array([[cells[value][ratio][seed] for ratio in ratios] for seed in seeds])  # (n, K, 2)
+        val, test = both[..., 0], both[..., 1]
+        per_split = test[:, (splits.astype(float) @ val).argmax(axis=1)].T  # (S, n) test at each split's pick
+        best, accuracy = ratios[int(val.mean(axis=0).argmax())], float(_measured(per_split, splits).mean())
+        bounds: tuple[float | None, float | None, float | None] = (None, None, None)
+        if reference is None:
+            reference = per_split
+        else:
+            bounds = _bound(per_split - reference, splits, len(ordered) - 1)
         compared = dataset, method, column, str(value), str(ordered[0])
-        out.append(Contrast(*compared, mine.ratio, float(mine.scores.mean()), difference, low, high, len(seeds)))
+        out.append(Contrast(*compared, best, accuracy, *bounds, len(seeds)))
     return out
 
 
@@ -148,33 +153,15 @@ def _without_thin(ratios: Cells) -> Cells:
     return {ratio: seeds for ratio, seeds in ratios.items() if 2 * len(seeds) >= most}
 
 
-@dataclass(frozen=True, eq=False)
-class _Picked:
-    """One value at the ratio that each split of the seeds picks."""
-
-    ratio: float  # the one that all seeds together pick
-    per_split: np.ndarray  # (S, n) test accuracy of every seed at the split's pick
-    scores: np.ndarray  # (n,) contribution of each seed to the cross-fitted accuracy
-
-    @classmethod
-    def of(cls, cells: Cells, seeds: list[int], splits: np.ndarray) -> _Picked:
-        ratios = sorted(cells)
-        both = np.array([[cells[ratio][seed] for ratio in ratios] for seed in seeds])  # (n, K, 2)
-        val, test = both[..., 0], both[..., 1]
-        picks = (splits.astype(float) @ val).argmax(axis=1)
-        per_split = test[:, picks].T
-        return cls(ratios[int(val.mean(axis=0).argmax())], per_split, _measured(per_split, splits))
-
-    def against(self, other: _Picked, splits: np.ndarray, comparisons: int) -> tuple[float, float, float]:
-        """Difference of accuracy and its bounds."""
-        difference = self.per_split - other.per_split
-        scores = _measured(difference, splits)
-        # The scores' spread alone is too small when splits pick different ratios.
-        spread = max(scores.std(ddof=1), math.sqrt(float(difference.var(axis=1, ddof=1).mean())))
-        error = spread / math.sqrt(len(scores))
-        reach = float(stdtrit(len(scores) - 1, 1 - 0.05 / (2 * comparisons))) * error
-        middle = float(scores.mean())
-        return middle, middle - reach, middle + reach
+def _bound(difference: np.ndarray, splits: np.ndarray, comparisons: int) -> tuple[float, float, float]:
+    """Mean of (S, n) differences of accuracy and its bounds."""
+    scores = _measured(difference, splits)
+    # The scores' spread alone is too small when splits pick different ratios.
+    spread = max(scores.std(ddof=1), math.sqrt(float(difference.var(axis=1, ddof=1).mean())))
+    error = spread / math.sqrt(len(scores))
+    reach = float(stdtrit(len(scores) - 1, 1 - 0.05 / (2 * comparisons))) * error
+    middle = float(scores.mean())
+    return middle, middle - reach, middle + reach
 
 
 def _measured(per_split: np.ndarray, splits: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ second row of the same seed) is left out and named. The statistics of what remai
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from studies.errors import StudyError
+from studies.formatting import is_number
 from studies.statistics.ratio_curves import Setting
 from studies.statistics.regret import MIN_SEEDS
 from studies.storage.rows import CONTROLS, TRIAL_SCHEMA
@@ -54,7 +54,7 @@ class Rung:
         """The rung of finished trials at one ratio."""
         means = {}
         for name in ("achieved_ratio", "achieved_sd", "train_loss"):
-            values = [row[name] for row in rows if _is_finite(row[name])]
+            values = [row[name] for row in rows if is_number(row[name])]
             means[name] = float(np.mean(values)) if values else None
         share = means["achieved_ratio"]
         problems = sum(bool(row["training_problem"]) for row in rows)
@@ -221,7 +221,7 @@ def _pair(study: str, setting: Setting, rows: list[Row], controls: list[Row], wa
     scored: dict[str, np.ndarray] = {}
     column = "val_linear" if stand_in else "test_linear"
     for method in CONTROLS:
-        usable = (row for row in controls if row["method"] == method and row not in odd and _is_finite(row[column]))
+        usable = (row for row in controls if row["method"] == method and row not in odd and is_number(row[column]))
         values = {row["seed"]: row[column] for row in usable}
         if values:
             scored[method] = np.array([values.get(seed, np.nan) for seed in seeds], dtype=float)
@@ -289,10 +289,6 @@ def _difference(usual: str, other: str) -> str:
     return ", ".join(f"{name} {theirs.get(name)!r} instead of {ours.get(name)!r}" for name in names[:4])
 
 
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
 def _names(rows: Sequence[Row], most: int = 5) -> str:
     """The first few ``rows`` by trial, ratio and seed, for messages."""
     named = [f"{row['trial_id'] or 'unnamed'} (ratio {row['ratio']:g}, seed {row['seed']})" for row in rows[:most]]
@@ -305,7 +301,7 @@ def _with_accuracies(label: str, rows: list[Row], warnings: list[str]) -> tuple[
     if stand_in and any(row["val_linear"] is not None for row in rows):
         rows = [{**row, "test_linear": row["val_linear"]} for row in rows]
         warnings.append(f"{label}: no trial has test_linear; val_linear stands in for it")
-    odd = [row for row in rows if not _is_finite(row["test_linear"])]
+    odd = [row for row in rows if not is_number(row["test_linear"])]
     if odd:
         warnings.append(f"{label}: {len(odd)} finished trials lack a finite accuracy and are left out: {_names(odd)}")
-    return [row for row in rows if _is_finite(row["test_linear"])], stand_in
+    return [row for row in rows if is_number(row["test_linear"])], stand_in

@@ -218,15 +218,10 @@ class VerdictRow(TypedDict):
     rungs: list[RungRow]
 
 
-class VerdictWord(TypedDict, total=False):
-    """What is read of a joint verdict of any version."""
-
-    verdict: str
-
-
-class JointRecord(VerdictWord, total=False):
+class JointRecord(TypedDict, total=False):
     """The joint verdict on one method's default over all comparisons."""
 
+    verdict: str
     margin: float
     margin_share: float
     comparisons: int
@@ -245,19 +240,11 @@ class VerdictRecord(TypedDict):
     """``verdict.json``."""
 
     schema_version: int
-    answer: str | None
+    answer: str
     alpha: float | None
     rows: list[VerdictRow]
     overall: OverallRecord
     warnings: list[str] | None
-
-
-class OtherVerdictRecord(TypedDict, total=False):
-    """A ``verdict.json`` of another version, which is judged again: what is shown without doing so."""
-
-    answer: str
-    overall: VerdictWord
-    warnings: list[str]
 
 
 _TEXT, _NUMBER, _COUNT = pa.string(), pa.float64(), pa.int64()
@@ -404,9 +391,6 @@ def _problem(value: Any, hint: Any, where: str) -> str | None:
 def _is_scalar(value: Any, kind: type) -> bool:
     if kind in (str, bool):
         return isinstance(value, kind)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    if isinstance(value, float) and not math.isfinite(value):
-        return False
-    whole = isinstance(value, int) or value.is_integer()
-    return abs(value) <= MAX_COUNT and (kind is float or (whole and value >= 0))
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_COUNT:
+        return False  # NaN is not below the limit
+    return kind is float or (value >= 0 and float(value).is_integer())

@@ -121,17 +121,10 @@ def _merge_rows(table: pa.Table, rows: Sequence[Mapping[str, Any]], keys: Sequen
     if not rows:
         return table
     latest = {tuple(row[key] for key in keys): row for row in rows}
-    # Only rows that share the first key can be replaced, so that few are looked at one by one.
-    firsts = pa.array({key[0] for key in latest}, table.schema.field(keys[0]).type)
-    suspects = np.flatnonzero(pc.is_in(table[keys[0]], value_set=firsts).to_numpy(zero_copy_only=False))
-    if len(suspects):
-        values = zip(*(table[key].take(suspects).to_pylist() for key in keys), strict=True)
-        replaced = suspects[[value in latest for value in values]]
-        keep = np.ones(table.num_rows, dtype=bool)
-        keep[replaced] = False
-        table = table.filter(pa.array(keep))
+    there = zip(*(table[key].to_pylist() for key in keys), strict=True)
+    kept = table.filter(pa.array([key not in latest for key in there], pa.bool_()))
     added = pa.Table.from_pylist([dict(row) for row in latest.values()], schema=table.schema)
-    return pa.concat_tables([table, added]).combine_chunks()
+    return pa.concat_tables([kept, added]).combine_chunks()
 
 
 def _read_journal(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], int]:
@@ -193,14 +186,10 @@ def read_arrow(path: Path, schema: pa.Schema) -> tuple[pa.Table, int]:
         raise _corrupted(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
     marks = table.schema.metadata or {}
     version = marks.get(VERSION_KEY, b"1")  # a table that another program wrote: its columns decide
-    if not version.isdigit() or int(version) > SCHEMA_VERSION:
+    if not version.isdigit() or not 1 <= int(version) <= SCHEMA_VERSION:
         raise StudyError(
-            f"{path} has schema version {version.decode(errors='replace')}, this program reads up to "
-            f"{SCHEMA_VERSION}: it was written by a newer version; update this program"
-        )
-    if int(version) < 1:
-        raise StudyError(
-            f"{path} has schema version {version.decode()}; versions start at 1, so this toolkit did not write it"
+            f"{path} has schema version {version.decode(errors='replace')}, this program reads 1 to "
+            f"{SCHEMA_VERSION}; a newer version is read after updating this program"
         )
     # Another program that filtered the rows may have kept our metadata: its checksum then says nothing.
     ours = marks.get(_ROWS_KEY) == str(table.num_rows).encode() and _CHECK_KEY in marks
@@ -221,27 +210,17 @@ def checksum(table: pa.Table) -> int:
     """CRC-32 of the values (not of the file, so that it is the same for every version of pyarrow)."""
     crc = 0
     for column in table.columns:
-        array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        array = column.combine_chunks()
         crc = zlib.crc32(array.is_null().to_numpy(zero_copy_only=False).tobytes(), crc)
         if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-            array = array.cast(pa.large_string())
-            lengths = pc.fill_null(pc.binary_length(array), 0)
-            crc = zlib.crc32(lengths.to_numpy(zero_copy_only=False).astype(np.int64).tobytes(), crc)
-            crc = zlib.crc32(_characters(array.drop_null()), crc)
+            texts = [text or b"" for text in array.cast(pa.large_binary()).to_pylist()]
+            crc = zlib.crc32(np.array([len(text) for text in texts], np.int64).tobytes(), crc)
+            crc = zlib.crc32(b"".join(texts), crc)
         elif len(array):
             if pa.types.is_timestamp(array.type):
                 array = array.cast(pa.int64())
             crc = zlib.crc32(pc.fill_null(array, 0).to_numpy(zero_copy_only=False).tobytes(), crc)
     return crc
-
-
-def _characters(array: pa.Array) -> bytes | memoryview:
-    """The bytes of all strings, without a copy."""
-    _, offsets, data = array.buffers()
-    if not len(array) or data is None:
-        return b""
-    ends = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
-    return memoryview(data)[int(ends[0]) : int(ends[-1])]
 
 
 def _corrupted(path: Path, how: str) -> StudyError:
@@ -269,6 +248,11 @@ def cast_columns(table: pa.Table, schema: pa.Schema, where: str) -> dict[str, pa
                 f"column {field.name!r} of {where} is {column.type}, not {field.type} ({error}); convert it"
             ) from error
     return columns
+
+
+def with_column(table: pa.Table, name: str, values: pa.ChunkedArray | pa.Array) -> pa.Table:
+    """``table`` with other ``values`` in the column ``name``."""
+    return table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
 
 
 def rows_of(table: pa.Table, columns: Iterable[str]) -> list[dict[str, Any]]:
@@ -302,10 +286,10 @@ def csv_bytes(rows: pa.Table | Sequence[dict[str, Any]]) -> bytes:
     spreadsheets evaluate it otherwise. Numbers are left as they are.
     """
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
-    for place, field in enumerate(table.schema):
+    for field in table.schema:
         if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
             safe = pc.replace_substring_regex(table[field.name], pattern=r"^([=+\-@\t\r])", replacement=r"'\1")
-            table = table.set_column(place, field, safe)
+            table = with_column(table, field.name, safe)
     buffer = io.BytesIO()
     pa.csv.write_csv(table, buffer)
     return buffer.getvalue()

@@ -9,37 +9,14 @@ from studies.formatting import accuracy, at_most, count, in_points, interval, is
 from studies.statistics.ratio_curves import Setting, on_dataset, setting_labels
 from studies.storage.rows import RungRow, VerdictRow
 
-KINDS = ("default", "mae_default")
-LISTS = ("ratios", "excluded", "checks", "rungs")
-NO_ANSWER = "No answer yet: no default was confirmed next to other ratios with at least two paired seeds."
-
 
 def judged_rows(verdict: Mapping[str, Any]) -> list[VerdictRow]:
-    """The verdict's rows on defaults, as :class:`VerdictRow`; fields that an older file lacks are None or empty."""
-    rows = []
-    for row in verdict.get("rows") or []:
-        if row.get("kind", "default") not in KINDS:
-            continue
-        full: Any = {**dict.fromkeys(VerdictRow.__annotations__), **{name: [] for name in LISTS}, **row}
-        full["rungs"] = [{**dict.fromkeys(RungRow.__annotations__), **rung} for rung in full["rungs"] or []]
-        full["verdict"] = full["verdict"] or "inconclusive"
-        rows.append(full)
+    """The verdict's rows; fields that may be missing from a file are None."""
+    rows: list[Any] = []
+    for row in verdict["rows"]:
+        rungs = [dict.fromkeys(RungRow.__annotations__) | rung for rung in row["rungs"]]
+        rows.append(dict.fromkeys(VerdictRow.__annotations__) | row | {"rungs": rungs})
     return rows
-
-
-def headline(verdict: Mapping[str, Any]) -> str:
-    """The answer, as the judge worded it."""
-    return str(verdict.get("answer") or NO_ANSWER)
-
-
-def verdict_word(row: Mapping[str, Any]) -> str:
-    """The row's verdict; ``withheld`` where it holds although a check failed, which :func:`judge` never returns.
-
-    A default that fails against the rungs at hand does so whatever else is missing.
-    """
-    failed = any(check.get("passed") is False for check in row.get("checks") or [])
-    word = str(row.get("verdict") or "inconclusive")
-    return "withheld" if failed and word == "holds" else word
 
 
 def row_label(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) -> str:

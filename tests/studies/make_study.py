@@ -235,7 +235,10 @@ def _samples() -> dict[str, np.ndarray]:
     hidden[order[: np.searchsorted(share[order].cumsum(), 0.2)]] = True
     target = (chosen - mean) @ rows[hidden].T @ rows[hidden]
     strips = {}
-    for label, spread in (("pmae r=0.20 p=2", 0.04), ("mae r=0.75 p=2", 0.12)):
+    for method, ratio, spread in (("pmae", 0.2, 0.04), ("mae", 0.75, 0.12)):
+        label = f"{method} r={ratio:.2f} p=2"
+        candidate = {"label": label, "method": method, "ratio": ratio, "patch_size": 2}
+        strips[f"{label}/candidate"] = np.array(json.dumps(candidate))
         completed = np.clip(chosen + draw.normal(0, spread, target.shape), 0, 1)
         parts = {"original": chosen, "visible": np.clip(chosen - target, 0, 1), "completed": completed}
         strips |= {f"{label}/{name}": np.uint8(255 * v).reshape(-1, 8, 8, 1) for name, v in parts.items()}

@@ -29,7 +29,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def panels_of(folder: Path) -> list[Any]:
     study = read_study(folder)
-    return make_panels(study.trials, judged_rows(study.stored_verdict or {}), study.plan)
+    return make_panels(study.trials, judged_rows(study.stored_verdict or {"rows": []}), study.plan)
 
 
 def test_a_complete_study_has_every_figure_in_three_formats(judged: Path, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_published_curve_is_drawn_only_where_the_data_set_is_the_papers_and_it_f
 
 
 def test_forest_names_the_default_and_leaves_out_rows_without_differences(judged: Path) -> None:
-    rows = judged_rows(read_study(judged).stored_verdict or {})
+    rows = judged_rows(read_study(judged).stored_verdict or {"rows": []})
     empty = {**rows[0], "rungs": []}
     axes = forest_figure([*rows, empty]).axes
     assert len(axes) == 2

@@ -1,42 +1,51 @@
-"""Strips of reconstructed images: titles, one error scale, files of earlier versions, signed pictures."""
+"""Strips of reconstructed images: titles, one error scale, signed pictures."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from studies.figures.pictures import Strip, component_picture, error_scale, parse_label, read_samples, signed_picture
+from studies.errors import StudyError
+from studies.figures.pictures import Strip, component_picture, error_scale, read_samples, signed_picture
 
 
 @pytest.mark.parametrize(
-    ("label", "title", "visible"),
+    ("candidate", "title", "visible"),
     [
-        ("pmae r=0.20 p=4", "PMAE, 20 % masked, patch 4", "visible components"),
-        ("mae r=0.75 p=4 stride 2", "MAE, 75 % masked, patch 4 stride 2", "visible patches"),
-        ("pmae p=2 sampled", "PMAE, patch 2 sampled", "visible components"),
-        ("my own", "my own", "visible components"),
+        ({"method": "pmae", "ratio": 0.2, "patch_size": 4}, "PMAE, 20 % masked, patch 4", "visible components"),
+        (
+            {"method": "mae", "ratio": 0.75, "patch_size": 4, "patch_stride": 2},
+            "MAE, 75 % masked, patch 4 stride 2",
+            "visible patches",
+        ),
+        ({"method": "pmae", "patch_size": 2, "strategy": "sampled"}, "PMAE, patch 2 sampled", "visible components"),
     ],
 )
-def test_titles_are_words(label: str, title: str, visible: str) -> None:
-    strip = Strip(label, *np.zeros((4, 1, 2, 2, 1)), parse_label(label))
+def test_titles_are_words(candidate: dict[str, Any], title: str, visible: str) -> None:
+    strip = Strip(candidate, *np.zeros((4, 1, 2, 2, 1)))
     assert strip.title == title
     assert strip.panels(1.0)[1][0] == visible
 
 
-def test_files_of_earlier_versions_are_completed(tmp_path: Path) -> None:
-    original = np.full((2, 4, 4, 1), 100, np.uint8)
-    visible = np.full((2, 4, 4, 1), 60, np.uint8)
-    deviation = np.full((2, 4, 4, 1), 50 / 255, np.float32)
-    arrays = {"original": original, "visible": visible, "prediction": deviation, "target": deviation}
-    stored = {f"pmae r=0.20 p=2/{name}": array for name, array in arrays.items()}
-    stored |= {f"mae r=0.75 p=2/{name}": array for name, array in (arrays | {"prediction": visible}).items()}
-    np.savez(tmp_path / "samples.npz", **stored)
-    pmae, mae = read_samples(tmp_path).strips
-    assert (pmae.completed == 110).all() and np.allclose(pmae.error, 10 / 255)
-    assert (mae.completed == 60).all() and np.allclose(mae.error, -40 / 255)
-    assert error_scale([pmae, mae]) == pytest.approx(40 / 255)
+def test_strips_share_one_error_scale_and_a_file_without_a_part_is_refused(tmp_path: Path) -> None:
+    images = np.full((2, 4, 4, 1), 100, np.uint8)
+    arrays: dict[str, np.ndarray] = {}
+    for label, error in (("a", 10 / 255), ("b", -40 / 255)):
+        parts = {"original": images, "visible": images, "completed": images, "error": np.full(images.shape, error)}
+        arrays |= {f"{label}/{name}": array for name, array in parts.items()}
+        arrays[f"{label}/candidate"] = np.array(json.dumps({"label": label, "method": "pmae", "patch_size": 2}))
+    np.savez(tmp_path / "samples.npz", **arrays)  # type: ignore[arg-type]
+    strips = read_samples(tmp_path).strips
+    assert [strip.candidate["label"] for strip in strips] == ["a", "b"]
+    assert error_scale(strips) == pytest.approx(40 / 255)
+    del arrays["b/error"]
+    np.savez(tmp_path / "samples.npz", **arrays)  # type: ignore[arg-type]
+    with pytest.raises(StudyError, match=r"samples\.npz cannot be read .*b/error.*delete it"):
+        read_samples(tmp_path)
 
 
 def test_signed_pictures_are_white_at_zero_and_components_have_no_black_square() -> None:

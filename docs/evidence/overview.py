@@ -1,12 +1,16 @@
 """One Markdown page about several studies: verdicts, means over data sets, PMAE against MAE, noise, costs.
 
+    python docs/evidence/overview.py runs --out overview.md
+
 All intervals are two-sided 95 % Student intervals, each by itself. Over data sets the data set is the unit (random
 effects), over seeds the seed is. Nothing here decides a verdict.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +44,7 @@ from studies.statistics.ratio_curves import DEFAULT_RATIOS, RungPoint, Setting, 
 from studies.statistics.regret import estimate_noise
 from studies.storage.atomic import write_file
 from studies.storage.rows import VerdictRow
-from studies.storage.tables import rows_of
+from studies.storage.tables import rows_of, with_column
 from studies.verdict import VERDICTS, current_verdict
 from studies.views.wording import judged_rows, row_label
 
@@ -341,8 +345,7 @@ def measure_noise(study: Study) -> list[NoiseRow]:
     rows = []
     for probe, column in (("linear", "test_linear"), ("k-NN", "test_knn")):
         scored = study.trials.filter(pc.is_valid(study.trials[column]))
-        place = scored.schema.get_field_index("test_linear")
-        comparisons, _ = pair_trials(scored.set_column(place, "test_linear", scored[column]))
+        comparisons, _ = pair_trials(with_column(scored, "test_linear", scored[column]))
         for comparison in comparisons:
             table = comparison.test
             if table.shape[0] < 2 or table.shape[1] < 2:
@@ -353,3 +356,21 @@ def measure_noise(study: Study) -> list[NoiseRow]:
                 label, trials = setting_name(comparison.setting), int(np.isfinite(table).sum())
                 rows.append(NoiseRow(label, probe, trials, run, math.sqrt(2 * pooled)))
     return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page and its figure; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="study folders, or folders with several studies")
+    parser.add_argument("--out", default="overview.md", help="the page; its figure is written next to it (%(default)s)")
+    given = parser.parse_args(arguments)
+    try:
+        print(*write_overview(given.paths, given.out), sep="\n")
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -11,9 +11,8 @@ import pytest
 from scipy.stats import t as student
 from scipy.stats import ttest_1samp, ttest_rel
 
-from studies.__main__ import main
+from docs.evidence.overview import Mean, compare_methods, main, mean_differences, measure_noise, write_overview
 from studies.records import Study, StudyWriter, read_studies, read_study
-from studies.report.overview import Mean, compare_methods, mean_differences, measure_noise, write_overview
 from studies.verdict import judge
 from tests.studies.make_study import LUCK, make_study
 
@@ -116,10 +115,10 @@ def test_page_names_every_study_verdict_and_cost(folders: list[Path], tmp_path: 
 def test_command_writes_the_page_and_refuses_studies_without_rungs(
     folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["overview", str(folders[0].parent), "--out", str(tmp_path / "all.md")]) == 0
+    assert main([str(folders[0].parent), "--out", str(tmp_path / "all.md")]) == 0
     assert "all.md" in capsys.readouterr().out and (tmp_path / "all.png").stat().st_size > 10_000
     bare = make_study(tmp_path, "bare", seeds=0, samples=False, losses=False)
-    assert main(["overview", str(bare), "--out", str(tmp_path / "bare.md")]) == 2
+    assert main([str(bare), "--out", str(tmp_path / "bare.md")]) == 2
     assert "confirmed trials" in capsys.readouterr().err
     assert len(read_studies(folders[0].parent)) == 3
 
