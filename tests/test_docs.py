@@ -26,7 +26,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OPTION = re.compile(r"--[a-z][a-z-]*[a-z]")
 INLINE = re.compile(r"`(--[a-z][a-z-]*[a-z])[^`]*`")
-STUDY = ("tune/masking_ratio_study.py", "tune/basis_study.py", "tune/theory_study.py")
+STUDY = tuple(f"tune/masking_ratio_study.py{study}" for study in ("", " basis", " theory"))
 SCRIPTS = {"pmae": "-m pmae", "pmae-report": "-m studies", "pmae-study": STUDY[0]}
 
 

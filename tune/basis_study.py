@@ -1,27 +1,16 @@
 """Is it the PCA? Bases (principal components, DCT, wavelet, random rotation, pixels) x masking ratio, for PMAE.
 
 A ladder of ratios is confirmed for every basis with the same seeds, then the bases are compared at their best ratios.
-``python tune/basis_study.py --help`` shows the options.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
-
-if __name__ == "__main__":
-    # Run as a script: the checkout takes the place of its folder tune/, whose modules are not to be imported bare.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from tune.run import interrupts
-
-    interrupts.install()
 
 from pmae.config import Basis
 from tune.options import ConfirmOptions, ConfirmRule, SearchOptions, StudyOptions
-from tune.run.cli import run_command
 from tune.search.space import default_patch_sizes
 
 if TYPE_CHECKING:
@@ -36,7 +25,7 @@ class BasisStudy(StudyOptions):
     """Study whether it is the principal components that matter: masks of equal variance in other orthonormal bases,
     each at its own best ratio."""
 
-    program: ClassVar[str] = "tune/basis_study.py"
+    program: ClassVar[str] = "tune/masking_ratio_study.py basis"
     question: ClassVar[str | None] = "Does it matter which basis is masked?"
     rule: ClassVar[ConfirmRule] = ConfirmRule(refinements=0, every_patch_setting=True)
     examples: ClassVar[tuple[str, ...]] = (
@@ -54,7 +43,3 @@ class BasisStudy(StudyOptions):
         """One patch size: bases are compared, not patches."""
         patch_sizes = self.search.patch_sizes or default_patch_sizes(images.image_size)[-1:]
         return dataclasses.replace(self, search=dataclasses.replace(self.search, patch_sizes=patch_sizes))
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(sys.argv[1:], BasisStudy()))

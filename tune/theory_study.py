@@ -2,28 +2,17 @@
 
 The theory: ratio and unit decide which level of features is learned; values near 0 or 1 give low-level features. Beside
 linear and k-NN accuracy each trial measures SSIM (structure) and PSNR (pixels) of reconstructed images and accuracy
-under common corruptions; the report tests the inverted U over the ratio. ``python tune/theory_study.py --help`` shows
-the options; the work is done in the sub-packages.
+under common corruptions; the report tests the inverted U over the ratio.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
-
-if __name__ == "__main__":
-    # Run as a script: the checkout takes the place of its folder tune/, whose modules are not to be imported bare.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    from tune.run import interrupts
-
-    interrupts.install()
 
 from pmae.config import MIN_TOKENS
 from tune.options import ConfirmOptions, ConfirmRule, SearchOptions, StudyOptions
-from tune.run.cli import run_command
 from tune.search.space import default_patch_sizes
 
 if TYPE_CHECKING:
@@ -40,7 +29,7 @@ class TheoryStudy(StudyOptions):
     """Study what masking ratio and mask unit do to an MAE's features (Kong et al. 2023): accuracy, reconstructions
     and robustness over both, each ratio confirmed with the same seeds."""
 
-    program: ClassVar[str] = "tune/theory_study.py"
+    program: ClassVar[str] = "tune/masking_ratio_study.py theory"
     question: ClassVar[str | None] = "What do masking ratio and mask unit do to the features?"
     rule: ClassVar[ConfirmRule] = ConfirmRule(refinements=0, every_patch_setting=True)
     metrics: ClassVar[str | None] = "tune.theory_study:measure"
@@ -94,7 +83,3 @@ def measure(measured: Measured) -> dict[str, Any]:
         "corrupted_linear": probe.test_accuracy if confirmed else probe.val_accuracy,
         "corruptions": probe.details[f"{measured.split}_by_corruption"],
     }
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(sys.argv[1:], TheoryStudy()))

@@ -44,7 +44,15 @@ def test_every_basis_is_confirmed_with_the_same_ladder():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_small_study_compares_the_bases_and_reports_it(tmp_path):
-    command = [sys.executable, str(ROOT / "tune" / "basis_study.py"), "--storage", str(tmp_path), "--name", "bases"]
+    command = [
+        sys.executable,
+        str(ROOT / "tune" / "masking_ratio_study.py"),
+        "basis",
+        "--storage",
+        str(tmp_path),
+        "--name",
+        "bases",
+    ]
     small = ["--limit", "60", "--epochs", "1", "--basis", "pca", "dct", "--ratios", "0.5", "--confirm-seeds", "2"]
     run = subprocess.run([*command, *small], capture_output=True, text=True, timeout=580, check=False)
     assert run.returncode == 0, run.stderr

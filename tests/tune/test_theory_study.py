@@ -68,7 +68,15 @@ def test_what_is_measured(phase, split):
 
 @pytest.mark.timeout(600)
 def test_a_small_study_shows_its_measures(tmp_path: Path):
-    command = [sys.executable, str(ROOT / "tune" / "theory_study.py"), "--storage", str(tmp_path), "--name", "theory"]
+    command = [
+        sys.executable,
+        str(ROOT / "tune" / "masking_ratio_study.py"),
+        "theory",
+        "--storage",
+        str(tmp_path),
+        "--name",
+        "theory",
+    ]
     small = ["--limit", "60", "--epochs", "1", "--ratios", "0.5", "--confirm-seeds", "2"]
     run = subprocess.run([*command, *small], capture_output=True, text=True, timeout=580, check=False)
     assert run.returncode == 0, run.stderr
