@@ -27,11 +27,7 @@ STUDIES = {"basis": BasisStudy, "theory": TheoryStudy}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the study; returns the exit code (0 finished, 2 bad usage, 130 interrupted, 1 anything else).
-
-    ``basis`` and ``theory`` as the first word start those studies, ``rerun RUN/study.json`` starts a study with the
-    settings of another one; other words are options.
-    """
+    """Run a study; ``basis``, ``theory`` and ``rerun`` are sub-commands. Returns the exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
     default = StudyOptions()
     if words[:1] == ["rerun"] and not HELP & {*words}:

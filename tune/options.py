@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 PRESET = "the preset's"
 Search = Literal["tpe", "gp", "qmc", "random", "grid", "none"]
 
-
 # What a study searches over -> the options that say how.
 SEARCHED = {
     "method": "--methods",
@@ -152,15 +151,10 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class ConfirmRule:
-    """Which candidates are confirmed.
+    """Which candidates are confirmed."""
 
-    Attributes:
-        refinements: Explored ratios between the rungs that join the ladder where they are the best explored ones.
-        every_patch_setting: Confirm each method at every patch setting, strategy and basis instead of the best one.
-    """
-
-    refinements: int = 1
-    every_patch_setting: bool = False
+    refinements: int = 1  # of the best explored ratios between the rungs, which join the ladder
+    every_patch_setting: bool = False  # confirm every patch setting, strategy and basis instead of the best one
 
 
 @dataclass(frozen=True)
@@ -218,6 +212,11 @@ class StudyOptions:
         """These options with those filled in that a study of another question takes from its images."""
         return self
 
+    def values(self) -> dict[str, Any]:
+        """Every option but ``config`` by name."""
+        groups = [getattr(self, group.name) for group in dataclasses.fields(self) if group.name != "config"]
+        return {option.name: getattr(group, option.name) for group in groups for option in dataclasses.fields(group)}
+
     def to_dict(self) -> dict[str, Any]:
         """JSON types of all that decides what the study finds (not of where and how it runs)."""
         return json.loads(json.dumps({group: dataclasses.asdict(getattr(self, group)) for group in STUDY_GROUPS}))
@@ -225,18 +224,10 @@ class StudyOptions:
     def to_argv(self) -> list[str]:
         """The command line that gives these options: those that differ from the defaults."""
         words: list[str] = []
-        plain = type(self)()
-        for group in dataclasses.fields(self):
-            mine, usual = getattr(self, group.name), getattr(plain, group.name)
-            if not dataclasses.is_dataclass(mine):
-                continue
-            for field_ in dataclasses.fields(mine):
-                value = getattr(mine, field_.name)
-                if value == getattr(usual, field_.name) or value is None:
-                    continue
-                words.append(f"--{field_.name.replace('_', '-')}")
-                if getattr(usual, field_.name) is not False:
-                    words += option_words(value)
+        usual = type(self)().values()
+        for name, value in self.values().items():
+            if value is not None and value != usual[name]:
+                words += [f"--{name.replace('_', '-')}", *(option_words(value) if usual[name] is not False else ())]
         return words
 
     def with_study(self, stored: Mapping[str, Any]) -> StudyOptions:
@@ -251,17 +242,14 @@ class StudyOptions:
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
         """How these options differ from stored ones, as ``--epochs 5 (the study has 3)``."""
         found = []
-        for group, mine in self.to_dict().items():
-            for name, value in mine.items():
-                theirs = stored.get(group, {}).get(name)
-                if value == theirs:
-                    continue
-                option = name.replace("_", "-")
-                if isinstance(value, bool):
-                    found.append(f"--{option} (the study has not)" if value else f"--no-{option} (the study has it)")
-                    continue
-                said, stood = ("by default" if v is None else " ".join(option_words(v)) for v in (value, theirs))
-                found.append(f"--{option} {said} (the study has {stood})")
+        asked, had = ({k: v for group in each.values() for k, v in group.items()} for each in (self.to_dict(), stored))
+        for name in [name for name, value in asked.items() if value != had.get(name)]:
+            option, value = name.replace("_", "-"), asked[name]
+            if isinstance(value, bool):
+                found.append(f"--{option} (the study has not)" if value else f"--no-{option} (the study has it)")
+                continue
+            said, stood = ("by default" if v is None else " ".join(option_words(v)) for v in (value, had.get(name)))
+            found.append(f"--{option} {said} (the study has {stood})")
         return found
 
 
@@ -274,13 +262,9 @@ STUDY_GROUPS = ("data", "search", "confirm", "training")
 
 
 def parse_options(argv: Sequence[str], default: StudyOptions | None = None, *, pairs: bool = False) -> StudyOptions:
-    """Read the command line, as changes of ``default``; prints help or what is wrong with it.
+    """Read the command line, as changes of ``default``; ``pairs`` reads ``--flag`` and ``--no-flag`` alike.
 
-    ``pairs`` reads ``--flag`` and ``--no-flag`` alike: for a default whose flags may be set already.
-
-    Raises:
-        SystemExit: With 0 after ``--help`` and ``--help-all``, 2 for options that cannot be read.
-        ConfigError: A ``--config`` file cannot be used, or a setting is given that the study searches over.
+    Raises SystemExit after help (0) and for options that cannot be read (2), else ConfigError.
     """
     default = StudyOptions() if default is None else default
     prog = f"python {default.program}"

@@ -10,11 +10,11 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from pmae.config import masked_count
 from studies.storage.rows import TrialRow
 from tune.options import DataOptions, StudyOptions
 from tune.planning.plan import StudyPlan, plan_study
 from tune.search.confirm import judge_rows
+from tune.search.space import Candidate, masked_units
 from tune.search.state import Start, StudyState
 from tune.trial.spec import TrialSpec
 
@@ -63,11 +63,9 @@ def _row(plan: StudyPlan, spec: TrialSpec, objective: Objective) -> TrialRow:
     scores = objective(method, ratio, patch, spec.seed, spec.phase)
     found = {name: float(scores[name]) for name in ("val_linear", "test_linear")}
     finite = all(0 <= value <= 1 for value in found.values())
-    if method == "mae" and ratio is not None:  # the share of the mask units that it hides
-        model, unit = spec.config.model, spec.config.masking.mask_unit
-        whole = unit in (None, model.patch_size)
-        units = (model.grid if whole else (model.image_size or 0) // (unit or 1)) ** 2
-        ratio = masked_count(units, ratio) / units
+    masked, units = masked_units(Candidate.of(spec.config), plan.images.image_size)
+    if masked is not None and spec.control is None:
+        ratio = masked / units
     row: dict[str, Any] = {
         "study": plan.name,
         "trial_id": spec.trial_id,

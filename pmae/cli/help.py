@@ -42,6 +42,6 @@ def _usual_options(usual: Sequence[str], kind: type) -> Any:
         owner, default = known[name]
         text = field_docs(owner)[name].partition(". ")[0].rstrip(".")
         shown = tyro.conf.arg(help=text, help_behavior_hint="" if default is False else None)
-        hint = Annotated[get_type_hints(owner, include_extras=True)[name], shown]
-        fields.append((name, hint, dataclasses.field(default=default)))
+        hint = get_type_hints(owner, include_extras=True)[name]
+        fields.append((name, Annotated[hint, shown], dataclasses.field(default=default)))
     return dataclasses.make_dataclass("Usual", fields)

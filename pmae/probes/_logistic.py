@@ -99,10 +99,12 @@ def fit_logistic_path(
     rotated = x if axes is None else x @ axes
     problem = _Problem(rotated, target, variances.to(dtype), penalties, len(classes))
     start = torch.zeros(len(penalties), problem.unknowns, dtype=dtype, device=x.device)
-    unknowns, *outcome = minimize(problem, start, tolerance)
+    unknowns, loss, converged, evaluations = minimize(problem, start, tolerance)
     weights, bias = problem.weights_and_bias(unknowns, torch.arange(len(penalties), device=x.device))
     weights = weights if axes is None else axes @ weights
-    return LogisticPath(classes, mean.to(dtype), std.to(dtype), weights, bias, tuple(penalties), *outcome)
+    return LogisticPath(
+        classes, mean.to(dtype), std.to(dtype), weights, bias, tuple(penalties), loss, converged, evaluations
+    )
 
 
 def principal_axes(x: Tensor) -> tuple[Tensor, Tensor | None]:

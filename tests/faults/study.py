@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from studies.storage.rows import TrialRow
@@ -96,7 +96,7 @@ def expected(setting: Setting) -> Expected:
         state.end(step.spec.trial_id, row)
     rows = list(state.records.values())
     verdict = judge(trial_table(rows), **plan.judge_options()).to_dict()
-    record = dict(study_record(plan, "command", "2026-01-01T00:00:00+00:00", placement.to_dict()))
+    record = dict(study_record(plan, "command", "2026-01-01T00:00:00+00:00", asdict(placement)))
     return Expected(setting, plan, placement, record, results, facts(rows), verdict_text(verdict))
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from pmae.cli.options import given
-from pmae.config import DEFAULT_RATIO, METHODS, check_choice, check_ratio, has_effect
+from pmae.config import DEFAULT_RATIO, METHODS, Method, check_choice, check_ratio, has_effect
 from pmae.data.load import MAX_IMAGE_SIZE
 from pmae.errors import ConfigError
 from pmae.files import user_path
@@ -17,7 +16,7 @@ from studies.errors import StudyError
 from studies.statistics.decision import Margin
 from studies.storage.object_store import is_uri
 from tune.options import ConfirmOptions, StudyOptions
-from tune.planning.placement import MAX_SECONDS, check_machine
+from tune.planning.placement import worker_range
 from tune.storage.location import study_name
 
 MAX_TRIALS = 10_000  # also of seeds in the confirm phase, and of combinations of settings
@@ -27,18 +26,15 @@ MAX_SEED = 2**63 - 1
 MAX_VALUES = 200  # of one option
 MAX_CHARACTERS = 4096
 MAX_LEARNING_RATE = 100.0
+MAX_SECONDS = 10 * 365 * 24 * 3600.0  # of --trial-timeout and --time-budget
 
 
 def check_options(options: StudyOptions) -> None:
     """Refuse options that are invalid for all images, with a ConfigError."""
-    for group in dataclasses.fields(options):
-        values = getattr(options, group.name)
-        if not dataclasses.is_dataclass(values):
-            _check_value(f"--{group.name}", values)
-            continue
-        for field in dataclasses.fields(values):
-            _check_value(f"--{field.name.replace('_', '-')}", getattr(values, field.name))
+    for name, value in {"config": options.config, **options.values()}.items():
+        _check_value(f"--{name.replace('_', '-')}", value)
     data, search, confirm, training = options.data, options.search, options.confirm, options.training
+    machine = options.machine
     counts = (
         ("--image-size", data.image_size, 4, MAX_IMAGE_SIZE, " pixels, for example 32 or 64"),
         ("--limit", data.limit, 1, MAX_NUMBER, ""),
@@ -50,6 +46,7 @@ def check_options(options: StudyOptions) -> None:
         ("--trials", search.trials, 1, MAX_TRIALS, ""),
         ("--confirm-seeds", confirm.confirm_seeds, 2, MAX_TRIALS, ""),
         ("--look", confirm.look, 1, MAX_LOOKS, ": each halves the level"),
+        ("--max-concurrent", machine.max_concurrent, 1, MAX_NUMBER, ""),
     )
     for option, number, least, most, more in counts:
         if number is not None and not least <= number <= most:
@@ -59,12 +56,17 @@ def check_options(options: StudyOptions) -> None:
     _check_confirm(confirm)
     if training.steps is not None and training.epochs is not None:
         raise ConfigError("--steps and --epochs are both given; leave one of them out")
-    rate = training.learning_rate
-    if rate is not None and not 0 < rate <= MAX_LEARNING_RATE:
-        raise ConfigError(
-            f"--learning-rate is {rate:g}; it must be above 0 and at most {MAX_LEARNING_RATE:g}, for example 0.016"
-        )
-    check_machine(options.machine)
+    positive = (
+        ("--learning-rate", training.learning_rate, MAX_LEARNING_RATE, ", for example 0.016"),
+        ("--trial-timeout", machine.trial_timeout, MAX_SECONDS, " seconds (ten years)"),
+    )
+    for option, value, highest, more in positive:
+        if value is not None and not 0 < value <= highest:
+            raise ConfigError(f"{option} is {value:g}; it must be above 0 and at most {highest:,.0f}{more}")
+    worker_range(machine.workers_per_trial)
+    gpus = machine.gpus_per_trial
+    if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
+        raise ConfigError(f"--gpus-per-trial is {gpus:g}; it must be 0, a fraction up to 1, or a whole number")
     if options.output.quiet and options.output.verbose:
         raise ConfigError("--quiet and --verbose contradict each other; leave one of them out")
     if options.storage.name is not None:
@@ -124,21 +126,22 @@ def _check_search(options: StudyOptions) -> None:
         raise ConfigError(
             f"--trials has no effect with --search {search.search}, {no_effect[search.search]}; leave it out"
         )
-    if "mae" not in search.methods and (search.mae_ratios is not None or search.mask_units is not None):
-        raise ConfigError("--mae-ratios and --mask-units have no effect without mae among --methods; leave them out")
-    if "pmae" not in search.methods and (tuple(search.basis) != ("pca",) or confirm.ladder):
-        raise ConfigError("--basis and --ladder have no effect without pmae among --methods; leave them out")
-    if "mae" not in search.methods and confirm.mae_ladder:
-        raise ConfigError("--mae-ladder has no effect without mae among --methods; leave it out")
+    of_one_method: tuple[tuple[Method, str, Any, Any], ...] = (
+        ("mae", "--mae-ratios", search.mae_ratios, None),
+        ("mae", "--mask-units", search.mask_units, None),
+        ("mae", "--mae-ladder", confirm.mae_ladder, None),
+        ("pmae", "--ladder", confirm.ladder, None),
+        ("pmae", "--basis", tuple(search.basis), ("pca",)),
+    )
+    for method, option, value, usual in of_one_method:
+        if value != usual and method not in search.methods:
+            raise ConfigError(f"{option} has no effect without {method} among --methods; leave it out")
     for name in given(options.training):
         if not any(has_effect(name, method) for method in search.methods):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option} has no effect with --methods {' '.join(search.methods)}; leave it out")
-    combinations = len(search.methods)
-    for values in (
-        search.ratios, search.patch_sizes, search.patch_strides, search.mask_units, search.strategies, search.basis,
-    ):  # fmt: skip
-        combinations *= max(1, len(values or ()))
+    lists = ("ratios", "patch_sizes", "patch_strides", "mask_units", "strategies", "basis")
+    combinations = len(search.methods) * math.prod(max(1, len(getattr(search, name) or ())) for name in lists)
     if combinations > MAX_TRIALS:
         raise ConfigError(
             f"--ratios, --patch-sizes, --patch-strides, --mask-units, --strategies and --basis have {combinations:,} "

@@ -37,10 +37,9 @@ def describe_plan(
     """One line, such as ``Digits, 8 x 8 gray, 1,295 images: up to 83 trials, about 4 min on 2 CPUs``, and rows."""
     confirmed, images = confirmations(plan), plan.images
     colors = "gray" if images.channels == 1 else "color"
-    sizes = {split: len(images.indices(split)) for split in ("train", "val", "test")}
     summary = (
         f"{images.name[:1].upper()}{images.name[1:]}, {images.image_size} x {images.image_size} {colors}, "
-        f"{count(sizes['train'], 'image')}: up to {count(plan.trials + confirmed, 'trial')}"
+        f"{count(plan.sizes['train'], 'image')}: up to {count(plan.trials + confirmed, 'trial')}"
         f"{' in the first round' if plan.rounds > 1 else ''}, about {duration(expected_seconds(plan, placement))} on "
         f"{count(machine.gpus, 'GPU') if placement.gpus else count(machine.cpus, 'CPU')}"
     )
@@ -52,7 +51,7 @@ def describe_plan(
         ("study", f"{plan.name}: {plan.options.question or QUESTION}"),
         (
             "data",
-            f"{images.name}: {', '.join(f'{n} {split}' for split, n in sizes.items())} images of "
+            f"{images.name}: {', '.join(f'{n} {split}' for split, n in plan.sizes.items())} images of "
             f"{images.image_size} px, {colors}, {len(images.class_names)} classes",
         ),
         *((method, _method(plan, method)) for method in plan.space.methods),
@@ -137,7 +136,7 @@ def fit_to_budget(plan: StudyPlan, placement: Placement) -> StudyPlan:
 
 def phase_seconds(plan: StudyPlan, placement: Placement) -> tuple[float, float]:
     """Rough duration of the exploration, and of one seed of the confirm phase."""
-    space, images = plan.space, len(plan.images.indices("train"))
+    space, images = plan.space, plan.sizes["train"]
     rungs, first = [], []
     for method in space.methods:
         for patches in space.patches[method]:
@@ -157,8 +156,7 @@ def _power_sentence(plan: StudyPlan) -> str:
     margin = Margin.parse(plan.options.confirm.margin)
     points = 1.0 if margin.points is None else 100 * margin.points
     rungs = max(len(plan.space.ladder[method]) for method in plan.space.methods)
-    counts = {split: len(plan.images.indices(split)) for split in ("train", "val", "test")}
-    scored = counts["test"] if counts["test"] >= FOLDS_BELOW else sum(counts.values())
+    scored = plan.sizes["test"] if plan.sizes["test"] >= FOLDS_BELOW else sum(plan.sizes.values())
     # Standard deviation of one accuracy in points: binomial noise of the images that are scored, times EXCESS.
     noise = EXCESS * 100 * math.sqrt(ERROR_RATE * (1 - ERROR_RATE) / max(scored, 1))
     fails, holds = power(rungs, len(plan.seeds), plan.rounds, round(noise, 2), round(points, 3), plan.alpha)

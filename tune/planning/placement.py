@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pmae.config import ENCODER_PRESETS, PretrainConfig, components_kept, forward_flops
 from pmae.data.decode import available_cpus
@@ -25,7 +23,6 @@ FLOPS_PER_CORE = 60e9  # of small models in fp32; measured: 97e9 on an EPYC with
 FLOPS_PER_GPU = 1e14
 STEP_OVERHEAD = 0.012  # seconds per step and five blocks in addition to arithmetic, measured on small models
 TRIAL_OVERHEAD = 1.5  # seconds: start, probes, record
-MAX_SECONDS = 10 * 365 * 24 * 3600.0  # of --trial-timeout and --time-budget
 GROUP_OVERHEAD = 10.0  # seconds to start several workers for a trial
 # NVIDIA, the Linux subsystem of Windows, and AMD.
 GPU_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
@@ -42,7 +39,6 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        """Measure this machine."""
         gpus, gpu_memory = 0, 0.0
         if may_have_gpus():
             import torch
@@ -59,33 +55,20 @@ class Machine:
 
 @dataclass(frozen=True)
 class Placement:
-    """Resources of each trial, and the number of trials that run at a time.
-
-    Attributes:
-        threads: CPU threads (and cores) of each worker.
-        workers, gpus: Workers and GPUs of each trial.
-        memory: Estimated bytes of the largest trial.
-        limited_by: The resource that limits ``concurrent``.
-        least_workers: Fewest workers that a trial may run with while nodes are missing; None: all of them.
-        lag: Trials of the exploration that run at a time, at most a quarter of all, so that the sampler can learn from
-            results. Fixed points and the confirm phase are not limited.
-    """
+    """Resources of each trial, and the number of trials that run at a time."""
 
     concurrent: int
-    threads: int
-    workers: int
+    threads: int  # CPU threads (and cores) of each worker
+    workers: int  # of each trial, as are gpus
     gpus: float
-    memory: float
-    limited_by: str
-    least_workers: int | None = None
+    memory: float  # estimated bytes of the largest trial
+    limited_by: str  # the resource that limits ``concurrent``
+    least_workers: int | None = None  # that a trial may run with while nodes are missing; None is all of them
+    # Trials of the exploration that run at a time, at most a quarter of all, so that the sampler can learn from
+    # results. Fixed points and the confirm phase are not limited.
     lag: int = 1
 
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON types, for ``study.json``."""
-        return asdict(self)
-
     def describe(self, machine: Machine) -> str:
-        """Return one line for the plan."""
         fewer = "" if self.least_workers is None else f"{self.least_workers} to "
         gpus = f" and {self.gpus:g} GPU" if self.gpus else ""
         each = f"{fewer}{count(self.workers, 'worker')} with {count(self.threads, 'CPU')}{gpus}"
@@ -114,17 +97,11 @@ def memory_here() -> float:
 def place(
     machine: Machine, options: MachineOptions, trials: int, memory: float, explored: int = 0, threads: int | None = None
 ) -> Placement:
-    """Compute how many trials run at a time, and the resources of each.
+    """Compute how many trials run at a time, and the resources of each; ConfigError if there are too few for one.
 
-    Args:
-        machine, options: Available resources, and the user's limits.
-        trials: Trials of the larger phase; more never run at a time.
-        memory: Estimated bytes of the largest trial, see :func:`trial_memory`.
-        explored: Trials of the exploration.
-        threads: Those that trials had so far, which decide the last bits of a result; kept if there are so many CPUs.
-
-    Raises:
-        ConfigError: More workers, GPUs or memory than available.
+    ``trials`` are those of the larger phase, ``explored`` those of the exploration; ``memory`` are the bytes of the
+    largest, see :func:`trial_memory`. ``threads`` that trials had so far, which decide the last bits of a result, are
+    kept if there are so many CPUs.
     """
     _check(machine, options)
     least, workers = worker_range(options.workers_per_trial)
@@ -175,23 +152,7 @@ def worker_range(text: str) -> tuple[int, int]:
     return least, most
 
 
-def check_machine(machine: MachineOptions) -> None:
-    """Refuse options that are invalid on every machine."""
-    worker_range(machine.workers_per_trial)
-    gpus = machine.gpus_per_trial
-    if gpus is not None and (not math.isfinite(gpus) or gpus < 0 or (gpus > 1 and gpus != int(gpus))):
-        raise ConfigError(f"--gpus-per-trial is {gpus:g}; it must be 0, a fraction up to 1, or a whole number")
-    if machine.max_concurrent is not None and machine.max_concurrent < 1:
-        raise ConfigError(f"--max-concurrent is {machine.max_concurrent}; it must be at least 1")
-    timeout = machine.trial_timeout
-    if timeout is not None and not 0 < timeout <= MAX_SECONDS:
-        raise ConfigError(
-            f"--trial-timeout is {timeout:g}; it must be a number of seconds above 0 and at most ten years"
-        )
-
-
 def _check(machine: Machine, options: MachineOptions) -> None:
-    check_machine(options)
     (least, workers), gpus = worker_range(options.workers_per_trial), options.gpus_per_trial
     if least > machine.cpus:
         raise ConfigError(

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -16,27 +15,12 @@ from typing import Any
 from pmae.cli.options import given
 from pmae.config import DEFAULT_RATIO, PretrainConfig, has_effect, preset
 from pmae.data import ImageSet, load_images
-from pmae.errors import ConfigError
 from studies.statistics.decision import Margin
 from studies.storage.rows import StudyRecord
 from tune.options import StudyOptions
 from tune.planning.check import MAX_NUMBER, check_options
 from tune.planning.placement import check_memory
-from tune.search.space import (
-    DEFAULT_GRID,
-    DEFAULT_LADDER,
-    DEFAULT_RANGE,
-    LEAST_TOKENS,
-    Candidate,
-    Patches,
-    Ratios,
-    Space,
-    confirm_seeds,
-    default_patch_sizes,
-    patch_settings,
-    strategies_of,
-    tokens_of,
-)
+from tune.search.space import LEAST_TOKENS, Candidate, Space, build_space, confirm_seeds, tokens_of
 from tune.storage.location import as_study_name
 from tune.trial.spec import TrialSpec
 
@@ -50,35 +34,29 @@ CONFIRM_SEEDS, ROUND_SEEDS = 5, 4
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Everything that determines the results of a study.
-
-    Attributes:
-        base: Configuration that a candidate changes.
-        search: ``tpe``, ``gp``, ``qmc``, ``random``, ``grid`` or ``none``.
-        trials: Trials of the exploration.
-        seeds: Paired seeds of the first round of the confirm phase.
-        warnings: To print before the study starts.
-        configs: Cache of resolved configurations; resolving one takes a millisecond.
-    """
+    """Everything that determines the results of a study."""
 
     options: StudyOptions
     name: str
     space: Space
-    base: PretrainConfig
+    base: PretrainConfig  # which a candidate changes
     images: ImageSet
     search: str
-    trials: int
-    seeds: tuple[int, ...]
-    warnings: tuple[str, ...] = field(default=())
+    trials: int  # of the exploration
+    seeds: tuple[int, ...]  # of the first round of the confirm phase
+    warnings: tuple[str, ...] = ()  # to print before the study starts
+    # A cache: resolving a configuration takes a millisecond.
     configs: dict[Candidate, PretrainConfig] = field(default_factory=dict, repr=False, compare=False)
 
     def config(self, candidate: Candidate) -> PretrainConfig:
-        """Return the resolved configuration of a candidate."""
         if candidate not in self.configs:
-            train = len(self.images.indices("train"))
-            resolved = candidate.config(self.base).resolve(self.images.image_size, self.images.channels, train)
-            self.configs[candidate] = resolved
+            size, channels = self.images.image_size, self.images.channels
+            self.configs[candidate] = candidate.config(self.base).resolve(size, channels, self.sizes["train"])
         return self.configs[candidate]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {split: len(self.images.indices(split)) for split in ("train", "val", "test")}
 
     def known_candidates(self) -> dict[int, Candidate]:
         """Return the candidates that do not depend on results by trial number: a whole grid, or the fixed points."""
@@ -86,11 +64,9 @@ class StudyPlan:
         return dict(enumerate(points[: self.trials]))
 
     def explore_spec(self, number: int, candidate: Candidate, seed: int) -> TrialSpec:
-        """Return trial ``number`` of the exploration."""
         return TrialSpec(self.explore_id(number), "explore", seed, candidate.label, self.config(candidate))
 
     def explore_id(self, number: int) -> str:
-        """Return the id of trial ``number`` of the exploration."""
         return f"explore-{number:04d}"
 
     @property
@@ -122,22 +98,13 @@ class StudyPlan:
 
 
 def plan_study(options: StudyOptions, *, progress: bool = False, images: ImageSet | None = None) -> StudyPlan:
-    """Load the images and plan the study; no model is trained.
-
-    Args:
-        options: Normalized options.
-        progress: Show the progress of downloads and decoding.
-        images: Loaded images; None loads those that the options name.
-
-    Raises:
-        ConfigError, DataError: Invalid options, alone or for these images; images that cannot be used.
-    """
+    """Load the images, unless they are given, and plan the study, or raise ConfigError or DataError."""
     check_options(options)
     data = options.data
     if images is None:
         size = data.image_size or IMAGE_SIZES.get(data.dataset)
         if size is not None:  # build every configuration, so that invalid ones fail before images are decoded
-            space = _space(options, size)
+            space = build_space(options, size)
             base = _base(options, space)
             configs = [candidate.config(base).resolve(size, 1) for candidate in space.grid()]
             if options.machine.address is None:
@@ -147,7 +114,7 @@ def plan_study(options: StudyOptions, *, progress: bool = False, images: ImageSe
             skip_unreadable=data.skip_unreadable, progress=progress,
         )  # fmt: skip
     options = options.fitted(images)
-    space = _space(options, images.image_size)
+    space = build_space(options, images.image_size)
     base = _base(options, space, len(images.indices("train")))
     seeds = options.confirm.confirm_seeds or (ROUND_SEEDS if options.confirm.until_settled else CONFIRM_SEEDS)
     plan = StudyPlan(
@@ -163,58 +130,6 @@ def plan_study(options: StudyOptions, *, progress: bool = False, images: ImageSe
     for candidate in space.grid():  # an invalid combination fails now, not hours later
         plan.config(candidate)
     return replace(plan, warnings=tuple(_warnings(plan)))
-
-
-def _space(options: StudyOptions, size: int) -> Space:
-    search, confirm = options.search, options.confirm
-    methods: tuple[str, ...] = tuple(dict.fromkeys(search.methods))
-    usual = preset(options.training.preset).model.patch_size
-    if search.patch_sizes:
-        sizes = search.patch_sizes
-    elif options.training.preset != "quick" and size % usual == 0 and size > usual:
-        sizes = (usual,)
-    else:
-        sizes = default_patch_sizes(size)
-    ratios, ladder, patches = {}, {}, {}
-    for m in methods:
-        listed, option = search.ratios, "--ratios"
-        if m == "mae" and search.mae_ratios is not None:
-            listed, option = search.mae_ratios, "--mae-ratios"
-        ratios[m] = Ratios(*DEFAULT_RANGE[m], DEFAULT_GRID[m] if search.search == "grid" else ())
-        rungs: Sequence[float] = DEFAULT_LADDER[m]
-        if listed is not None:
-            ratios[m] = Ratios.of(listed, option)
-            rungs = ratios[m].listed or rungs
-        default = confirm.default_ratio if m == "pmae" else DEFAULT_RATIO["mae"]
-        rungs = (confirm.ladder if m == "pmae" else confirm.mae_ladder) or rungs
-        ladder[m] = tuple(sorted({*rungs, default}))
-        patches[m] = patch_settings(size, sizes, search.patch_strides, search.mask_units if m == "mae" else None)
-    # With the other presets a study draws masks whose mean share is the ratio, whatever their recipe says.
-    recipe = ("released",) if options.training.preset == "released-code" and "pmae" in methods else None
-    space = Space(
-        ladder=ladder,
-        ratios=ratios,
-        patches=patches,
-        strategies=strategies_of(methods, search.strategies or recipe),
-        bases=tuple(dict.fromkeys(search.basis)),
-        default_ratio=confirm.default_ratio,
-        image_size=size,
-    )
-    asked = confirm.mae_ladder
-    for p in patches.get("mae", ()) if asked else ():
-        kept = _rungs(space, "mae", p)
-        lost = [f"{ratio:g}" for ratio in space.ladder["mae"] if ratio not in kept]
-        if lost:
-            raise ConfigError(
-                f"--mae-ladder {' '.join(f'{r:g}' for r in asked or ())}: with patch {p.label} the ratios "
-                f"{', '.join(lost)} mask as many patches as another one; leave them out or use smaller --patch-sizes"
-            )
-    return space
-
-
-def _rungs(space: Space, method: str, patches: Patches) -> set[float | None]:
-    """Nominal ratios of the ladder at a patch setting: of MAE's that mask as many patches only one."""
-    return {s.ratio for s in space.rungs(Candidate(method, patches, None, space.strategies[method][0]))}
 
 
 def _base(options: StudyOptions, space: Space, train_images: int = MAX_NUMBER) -> PretrainConfig:
@@ -257,14 +172,14 @@ def _warnings(plan: StudyPlan) -> list[str]:
             f"patch {', '.join(dict.fromkeys(small))} leaves fewer than {LEAST_TOKENS} patches of a {size}-px image; "
             "training may then add nothing to an untrained encoder"
         )
-    train = len(plan.images.indices("train"))
+    train = plan.sizes["train"]
     dimensions = plan.images.image_size**2 * plan.images.channels
     if "pmae" in plan.space.methods and train <= dimensions:
         texts.append(
             f"{train} training images have at most {train - 1} components with variance, out of {dimensions} pixel "
             "values; masks are drawn among these"
         )
-    smallest = min(len(plan.images.indices(s)) for s in ("val", "test"))
+    smallest = min(plan.sizes["val"], plan.sizes["test"])
     margin = Margin.parse(plan.options.confirm.margin).points
     if margin is not None and smallest * margin < 1:
         texts.append(
@@ -280,7 +195,7 @@ def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict
     config = plan.config(space.grid()[0])
     ladder = {}  # ratios that every patch setting has; a complete verdict has all of them
     for method in space.methods:
-        kept = [_rungs(space, method, patches) for patches in space.patches[method]]
+        kept = [space.nominal_rungs(method, patches) for patches in space.patches[method]]
         ladder[method] = sorted(r for r in set.intersection(*kept) if r is not None)
     return {
         "schema_version": 1,
@@ -291,9 +206,9 @@ def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict
             "source": plan.options.data.dataset,
             "name": images.name,
             "fingerprint": images.fingerprint,
-            "train": len(images.indices("train")),
-            "val": len(images.indices("val")),
-            "test": len(images.indices("test")),
+            "train": plan.sizes["train"],
+            "val": plan.sizes["val"],
+            "test": plan.sizes["test"],
             "image_size": images.image_size,
             "channels": images.channels,
             "classes": len(images.class_names),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import io
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -20,8 +19,7 @@ from studies.storage.rows import TrialRow
 class Display:
     """Output of one study. On a terminal the bar stays at the bottom; elsewhere a line is printed per finished trial.
 
-    ``quiet`` prints only warnings and the lines of :meth:`always`, ``verbose`` the whole plan and all details;
-    ``on_event`` is called with each line instead of printing it.
+    ``quiet`` prints only warnings and the lines of :meth:`always`; ``on_event`` gets each line instead of the terminal.
     """
 
     def __init__(
@@ -34,11 +32,11 @@ class Display:
             highlight=False, soft_wrap=not terminal, width=width, file=file, force_jupyter=False
         )
         self.quiet, self.verbose = quiet, verbose and not quiet
-        self._bar: Progress | None = None
-        self._running = 0
-        self._total = self._done = 0  # trials
+        columns = SpinnerColumn(), BarColumn(bar_width=30), TextColumn("{task.description}")
+        self._bar = Progress(*columns, console=self.console, transient=True)
+        self._running = self._total = self._done = 0  # trials
         self._concurrent = 1
-        self._ended, self._seconds = 0, 0.0  # of the trials that ended in this run
+        self._seconds: list[float] = []  # of the trials that ended in this run
 
     @property
     def detailed(self) -> bool:
@@ -55,7 +53,6 @@ class Display:
         self.console.print(escape(text), soft_wrap=unbroken or None)
 
     def warn(self, text: str) -> None:
-        """Print a warning."""
         self.console.print(f"[yellow]warning:[/yellow] {escape(text)}")
 
     def plan(self, summary: str, rows: Iterable[tuple[str, str]], warnings: Sequence[str]) -> None:
@@ -74,17 +71,11 @@ class Display:
     def start(self, total: int, done: int, concurrent: int) -> None:
         """Start counting ``total`` trials of which ``done`` are on record."""
         self._done, self._total, self._concurrent = done, total, concurrent
-        if self.quiet or not self.console.is_terminal:
-            return
-        self._bar = Progress(
-            SpinnerColumn(), BarColumn(bar_width=30), TextColumn("{task.description}"), console=self.console,
-            transient=True,
-        )  # fmt: skip
-        self._bar.add_task("starting", total=total, completed=done)
-        self._bar.start()
+        if not self.quiet and self.console.is_terminal:
+            self._bar.add_task("starting", total=total, completed=done)
+            self._bar.start()
 
     def expect(self, total: int) -> None:
-        """Correct the total number of trials."""
         self._total = total
         self._update()
 
@@ -94,8 +85,7 @@ class Display:
             self.detail(f"[stopped] {name}: {row['error']}")
             return
         self._done += 1
-        self._ended += 1
-        self._seconds += row.get("seconds") or 0.0
+        self._seconds.append(row.get("seconds") or 0.0)
         if row["status"] == "done" or self.detailed:
             counted = f"[{self._done:>{len(str(self._total))}}/{self._total}]"
             self.detail(f"{counted} {row['phase']:<7} {name:<30} {_outcome(row)}")
@@ -111,19 +101,16 @@ class Display:
         self._update()
 
     def stop(self) -> None:
-        """Remove the bar."""
-        if self._bar is not None:
+        if self._bar.task_ids:
             self._bar.stop()
-            self._bar = None
 
     def _update(self) -> None:
-        if self._bar is None:
-            return
         text = f"{self._done}/{self._total} trials, {self._running} running"
-        if self._ended:
-            left = (self._total - self._done) * self._seconds / self._ended / self._concurrent
+        if self._seconds:
+            left = (self._total - self._done) * sum(self._seconds) / len(self._seconds) / self._concurrent
             text += f", about {duration(left)} left"
-        self._bar.update(self._bar.task_ids[0], total=self._total, completed=self._done, description=text)
+        for task in self._bar.task_ids:
+            self._bar.update(task, total=self._total, completed=self._done, description=text)
 
 
 class _Lines(io.TextIOBase):
@@ -146,8 +133,3 @@ def _outcome(row: TrialRow) -> str:
     linear, knn = (row["val_linear"], row["val_knn"]) if exploring else (row["test_linear"], row["test_knn"])
     split = "val " if exploring else "test"
     return f"{split} {accuracy(linear):>7}  k-NN {accuracy(knn):>7} {duration(row['seconds'] or 0.0):>6}"
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -37,27 +37,17 @@ from tune.trial.worker import trial_actor
 
 if TYPE_CHECKING:
     from tune.storage.mirror import Mirror
-    from tune.trial.metrics import StudyGauges
+    from tune.trial.metrics import Gauges
 
 Problems = queue.SimpleQueue[Exception]
 
-GAUGES_EVERY = 2.0  # seconds
 GRACE = 20.0  # seconds that running trials have to end their epoch after Ctrl-C
 RETRIES = 2  # of a trial whose process was lost
 LOST_AFTER = 3.0  # seconds in which the loss of Ray is noticed
 
 
 class StudyDriver:
-    """One study while it runs. The table on disk is what a study resumes from, however it ended.
-
-    Args:
-        plan, placement: What is to be run, and how many trials at a time.
-        job: What its trials share.
-        writer, display: Where records go, and what the user sees.
-        problems: Errors of other threads that end the study; the only way by which they reach it.
-        mirror: Copies the study's folder to an object store.
-        clock: For the time that running trials have to end.
-    """
+    """One study while it runs. The table on disk is what a study resumes from, however it ended."""
 
     def __init__(
         self,
@@ -66,7 +56,7 @@ class StudyDriver:
         placement: Placement,
         writer: StudyWriter,
         display: Display,
-        problems: Problems,
+        problems: Problems,  # errors of other threads that end the study; the only way by which they reach it
         mirror: Mirror | None = None,
         clock: Clock = CLOCK,
     ) -> None:
@@ -75,15 +65,14 @@ class StudyDriver:
         self.problems, self.mirror, self.clock = problems, mirror, clock
         self.state = StudyState(plan, writer.trials.to_pylist(), placement.lag)
         self._rounds_shown = 0
-        self._gauges: StudyGauges | None = None
-        self._gauges_at = 0.0
+        self._gauges: Gauges | None = None
 
     def run(self) -> bool:
         """Run every trial that is not on record; False when the user interrupted it. Raises what ended the study."""
         if self.job.gauges:
-            from tune.trial.metrics import StudyGauges
+            from tune.trial.metrics import STUDY_GAUGES, Gauges
 
-            self._gauges = StudyGauges(self.plan.name)
+            self._gauges = Gauges(STUDY_GAUGES, study=self.plan.name)
         # What a killed driver left: the stop signal, partial files, checkpoints of trials on record.
         for left in (self.job.stop_file, *self.folder.glob(".*.part")):
             left.unlink(missing_ok=True)
@@ -165,7 +154,7 @@ class StudyDriver:
         try:
             row = self._record(spec, result)
         except Exception as problem:  # Ray ignores what is raised here
-            self.state.drop(spec.trial_id)
+            self.state.end(spec.trial_id, None)
             self._fail(problem)
             return None
         if result.get("error_kind") == "disk_full":
@@ -202,9 +191,10 @@ class StudyDriver:
             self._rounds_shown += 1
         running = len(self.state.running)
         self.display.running(running)
-        if self._gauges is not None and self.clock.monotonic() - self._gauges_at > GAUGES_EVERY:
-            self._gauges_at = self.clock.monotonic()
-            self._gauges.show(self.state.records, running, self.plan.options.confirm.default_ratio)
+        if self._gauges is not None:
+            from tune.trial.metrics import study_values
+
+            self._gauges.show(study_values(self.state.records, running, self.plan.options.confirm.default_ratio))
 
     def _take_problems(self, wait: float = 0.0) -> None:
         with suppress(queue.Empty):
@@ -214,7 +204,7 @@ class StudyDriver:
 
     def _fail(self, problem: Exception) -> None:
         grace = 0.0 if isinstance(problem, RayLostError) else GRACE  # without Ray no trial ends
-        self.state.fail(problem, self.clock.monotonic() + grace)
+        self.state.stop(self.clock.monotonic() + grace, problem)
         self._signal_stop()
 
     def _signal_stop(self) -> None:
@@ -228,7 +218,7 @@ class StudyDriver:
         """First Ctrl-C (or SIGTERM): stop in good order. Second: at once."""
         if self.state.interrupted:
             raise KeyboardInterrupt
-        self.state.interrupt(self.clock.monotonic() + GRACE)
+        self.state.stop(self.clock.monotonic() + GRACE)
         self.display.always("stopping: running trials end their epoch; Ctrl-C again stops at once")
         self._signal_stop()
 
@@ -238,10 +228,8 @@ def _trial_name(trial: Trial) -> str:
 
 
 class Hooks(Callback, Stopper):
-    """What the driver does in Tune's loop. Ray pickles it and never restores it, so it keeps no state.
-
-    ``on_step`` is called after every step, a few times a second; ``on_lost`` with Ray's id of a trial whose process was
-    lost, before it runs again; ``stop`` tells whether all trials are stopped at once.
+    """What the driver does in Tune's loop: after every step, before a trial whose process was lost runs again, and to
+    stop all trials at once. Ray pickles it and never restores it, so it keeps no state.
     """
 
     def __init__(self, on_step: Callable[[], None], on_lost: Callable[[str], None], stop: Callable[[], bool]) -> None:
@@ -303,10 +291,7 @@ class KeepProcesses(FIFOScheduler):
 
 
 def name_tasks(controller: Any) -> None:
-    """Let Ray's dashboard and ``ps`` show the name of the trial for each of its tasks, one per report.
-
-    Tune's private method submits them, all as ``Trial.train``; without it they keep that name.
-    """
+    """Let Ray's dashboard and ``ps`` show a trial's name for its tasks, which Tune submits as ``Trial.train``."""
     schedule: Any = getattr(controller, "_schedule_trial_train", None)
 
     def schedule_named(trial: Trial) -> None:

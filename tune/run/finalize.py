@@ -16,10 +16,7 @@ from tune.trial.image_strips import merge_samples
 
 
 def finish(folder: Path, plan: StudyPlan, display: Display, *, complete: bool, resume: str, more: str) -> None:
-    """Write and print verdict and report of a study that has ended, or was interrupted and is not ``complete``.
-
-    ``resume`` is the command that resumes the study, ``more`` the study's command without its name and seeds.
-    """
+    """Write and print verdict and report of a study that has ended, or was interrupted and is not ``complete``."""
     components = cached_components(plan.images, plan.space.bases[0])[0] if "pmae" in plan.space.methods else None
     merge_samples(folder, components)
     study = read_study(folder)

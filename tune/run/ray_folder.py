@@ -58,7 +58,6 @@ def private_folder() -> Iterator[Path]:
 
 @contextmanager
 def environment(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable while the block runs."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -102,11 +101,7 @@ def marked_processes(mark: str) -> list[int]:
 
 
 def _watch(folder: str) -> None:
-    """Wait for the end of the driver, which holds the other end of standard input, then end its session.
-
-    When the driver dies, however that happens, the pipe is closed: the processes that carry the session's mark in
-    their environment are killed and the session's folder is deleted.
-    """
+    """Wait for the end of the driver, however it dies: it holds the other end of standard input. End its session."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while os.read(0, 4096):
         pass

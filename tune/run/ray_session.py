@@ -92,12 +92,11 @@ def ray_session(
     """Start Ray on this machine, or join the cluster at ``address``; stop what was started.
 
     Args:
-        address: Address of a cluster; None starts a private Ray.
-        cpus, dashboard: CPUs of a private Ray, and whether it has a dashboard.
+        address: None starts a private Ray, with ``cpus`` and perhaps a ``dashboard``.
         on_lost: Called from a thread when the private Ray was lost; the block should then end.
-        last_words: Called before this process is ended because the block did not: after the loss of Ray, calls into
-            it may block in C++ for good, and Ray itself ends the process after a minute.
-        job_name: Name of the job in Ray's dashboard, unless ``ray job submit`` has given it one.
+        last_words: Called before this process is ended because the block did not: without Ray, calls into it may block
+            in C++ for good, and Ray itself ends the process after a minute.
+        job_name: Of the job in Ray's dashboard, unless ``ray job submit`` has named it.
 
     Raises:
         ConfigError: No cluster answers at the address, or the dashboard is not installed.
@@ -119,7 +118,7 @@ def ray_session(
         stack.callback(ray.shutdown)
         options |= {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
         options["job_config"] = ray.job_config.JobConfig(metadata={"job_name": job_name})
-        context = _init(options) if address is None else _join(options)
+        context = _init(options)
         interrupts.reinstall()
         if address is None:
             stack.enter_context(_watched(on_lost, last_words))
@@ -134,10 +133,7 @@ def _private_options(stack: ExitStack, cpus: int, dashboard: bool) -> dict[str, 
     try:
         folder = stack.enter_context(private_folder())
     except OSError as error:
-        raise SessionError(
-            f"Ray could not be started on this machine (no folder for its files: {error}); free some space, set "
-            "RAY_TMPDIR to a writable folder, or join a running cluster with --address"
-        ) from error
+        raise SessionError(_cannot_start(f"no folder for its files: {error}")) from error
     # ray.init(_node_ip_address="127.0.0.1") would not do: Ray replaces it by the address of a network interface.
     stack.enter_context(environment(LOOPBACK, "0"))
     from ray._private import ray_constants  # may have been imported earlier, with another value
@@ -199,13 +195,8 @@ def _check_speaks_grpc(connection: socket.socket) -> None:
     if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
         return  # it would answer a TLS handshake only
     connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
-    head = b""
-    while len(head) < len(SETTINGS):
-        part = connection.recv(len(SETTINGS) - len(head))
-        if not part:
-            raise ConnectionError("the server closed the connection")
-        head += part
-    if head[3] != SETTINGS[3]:
+    head = connection.makefile("rb").read(len(SETTINGS))
+    if head[3:4] != SETTINGS[3:4]:
         raise ConnectionError("the server there is not Ray's")
 
 
@@ -265,7 +256,7 @@ def _watched(on_lost: Callable[[RayLostError], None], last_words: Callable[[RayL
 
 
 def _init(options: dict[str, Any]) -> Any:
-    """Start Ray; a busy machine may need more than Ray's own timeout of 30 s."""
+    """Start or join Ray; a busy machine may need more than Ray's own timeout of 30 s."""
     import ray
 
     def import_meanwhile() -> None:
@@ -273,36 +264,31 @@ def _init(options: dict[str, Any]) -> Any:
             with suppress(Exception):  # raised again by the code that needs it
                 importlib.import_module(name)
 
-    threading.Thread(target=import_meanwhile, name="imports").start()
-    for attempt in range(STARTS):
+    address, starts = options["address"], STARTS
+    if address == "local":
+        threading.Thread(target=import_meanwhile, name="imports").start()
+    while True:
+        starts -= 1
         try:
             return ray.init(**options)
         except Exception as error:  # Ray raises a bare Exception
             ray.shutdown()
-            if attempt == STARTS - 1 or "timed out" not in str(error):
-                raise SessionError(
-                    f"Ray could not be started on this machine ({without_secrets(str(error))}); free memory and disk "
-                    "space below its folder (RAY_TMPDIR), end other Ray processes ('ray stop'), or join a running "
-                    "cluster with --address"
-                ) from error
-    raise AssertionError("unreachable")
+            if address != "local":
+                problem = _way_out(f"no Ray cluster answers there ({error})")
+                raise ConfigError(without_secrets(f"--address {address}: {problem}")) from error
+            if not starts or "timed out" not in str(error):
+                raise SessionError(_cannot_start(without_secrets(str(error)))) from error
 
 
-def _join(options: dict[str, Any]) -> Any:
-    import ray
-
-    try:
-        return ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        problem = _way_out(f"no Ray cluster answers there ({error})")
-        raise ConfigError(without_secrets(f"--address {options['address']}: {problem}")) from error
+def _cannot_start(problem: str) -> str:
+    return (
+        f"Ray could not be started on this machine ({problem}); free memory and disk space below its folder "
+        "(RAY_TMPDIR), end other Ray processes ('ray stop'), or join a running cluster with --address"
+    )
 
 
 def _runtime_env() -> dict[str, Any]:
-    """The code for workers on other machines, the path of their cache, and Ray's switches.
-
-    Settings that ``ray job submit`` has made are left out: Ray refuses them twice.
-    """
+    """Code, path of the cache and switches for workers; without what ``ray job submit`` has set, which Ray refuses."""
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     root = Path(__file__).resolve().parents[2]
     modules = [str(root / package) for package in ("pmae", "studies", "tune")]

@@ -6,9 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import os
 import queue
 import shlex
 import sys
+import time
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,7 +23,7 @@ from pmae.errors import ConfigError
 from studies.errors import StudyError, StudyLockedError, StudyWriteError
 from studies.records import Study, StudyWriter, read_study
 from studies.storage.atomic import write_json
-from studies.storage.object_store import Store, is_uri, without_secrets
+from studies.storage.object_store import Store, without_secrets
 from studies.storage.rows import StudyRecord
 from tune.options import StudyOptions, parse_options
 from tune.planning.check import check_options
@@ -27,7 +31,7 @@ from tune.planning.describe import confirmations, describe_plan, fit_to_budget
 from tune.planning.placement import Machine, Placement, place, trial_memory, worker_range
 from tune.planning.plan import StudyPlan, code_version, plan_study, study_record, versions
 from tune.run import interrupts
-from tune.run.display import Display, now
+from tune.run.display import Display
 from tune.run.ray_session import RayLostError, cluster_address, ray_session, token_path
 from tune.storage.location import Storage
 from tune.trial.spec import TrialJob
@@ -48,7 +52,7 @@ class Invocation:
     """How a study was started, and the commands that follow from it."""
 
     argv: list[str]
-    program: str  # path of the script, in commands that are shown
+    program: str  # in commands that are shown, such as tune/masking_ratio_study.py basis
     record: StudyRecord | None  # study.json of a study that resumes
 
     @property
@@ -64,14 +68,13 @@ class Invocation:
         return shlex.join(without_options(shlex.split(self.command), NOT_REPEATED))
 
     def resume(self, name: str) -> str:
-        """The command that resumes the study."""
         more = [word for option in (["--name", name], ["--resume"]) if option[0] not in self.argv for word in option]
         return command_line([*self.argv, *more], self.program)
 
 
 def command_line(argv: Sequence[str], program: str) -> str:
     """The shell command that runs ``program`` with ``argv``, without the passwords and tokens in its URLs."""
-    return shlex.join(["python", program, *map(without_secrets, argv)])
+    return shlex.join(["python", *program.split(), *map(without_secrets, argv)])
 
 
 def without_options(argv: Sequence[str], options: Collection[str]) -> list[str]:
@@ -107,29 +110,23 @@ def run_study(options: StudyOptions, *, on_event: Callable[[str], None] | None =
 def run(
     options: StudyOptions, argv: list[str] | None = None, on_event: Callable[[str], None] | None = None
 ) -> Path | None:
-    """Run a study as :func:`run_study` does; returns its folder, None after a dry run.
-
-    ``argv`` is the command line that the options were read from; None derives it from them.
-    """
+    """Run a study as :func:`run_study` does; returns its folder, None after a dry run. ``argv`` gave the options."""
     options = options.with_file()
     check_options(options)
     if options.machine.address is not None:
         cluster_address(options.machine.address)
     argv = options.to_argv() if argv is None else argv
     dry, address = options.output.dry_run, options.machine.address
-    # Fail early on an unusable storage; create the study's folder only after everything else has been validated.
-    # A dry run refuses what a run refuses, and writes nothing.
-    early = dry or options.storage.resume or is_uri(options.storage.storage)
-    storage = Storage.open(options.storage.storage, create=not dry) if early else None
+    storage = Storage.open(options.storage.storage, write=not dry)  # a dry run refuses what a run refuses
     folder, record = None, None
-    if options.storage.resume and storage is not None:
+    if options.storage.resume:
         folder, record = storage.existing(options.storage.name)
         options = _stored_options(argv, options, record)
     else:
         options = options.normalized()
-    if not dry and address is not None:
-        storage = storage or Storage.open(options.storage.storage)
-        storage.share_cache()
+    if not dry and address is not None and storage.store is None:
+        # Decode images and fit components once, where every node sees them.
+        os.environ.setdefault("PMAE_CACHE", str(storage.root / ".cache"))
     display = Display(options.output.quiet, options.output.verbose or dry, on_event)
     interrupts.check()
     plan = plan_study(options, progress=not options.output.quiet and sys.stderr.isatty())
@@ -137,7 +134,6 @@ def run(
     if record is not None:
         plan = dataclasses.replace(plan, name=record["name"], seeds=tuple(record["phases"]["confirm"]["seeds"]))
         _check_same_images(plan, record)
-    storage = storage or Storage.open(options.storage.storage)
     folder = folder or storage.new(plan.name)
     if not dry:
         _run_study(plan, display, Invocation(argv, options.program, record), storage, folder)
@@ -214,17 +210,16 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
     ):
         if placement is None:
             plan, placement = _place(plan, display, Machine.cluster(session.resources), record, where)
-        created = now() if record is None else record["created_at"]
-        write_json(folder / "study.json", study_record(plan, invocation.command, created, placement.to_dict()))
+        started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        created = started if record is None else record["created_at"]
+        write_json(
+            folder / "study.json", study_record(plan, invocation.command, created, dataclasses.asdict(placement))
+        )
         if mirror is not None:
             mirror.start()
-        # Imports torch: by now it is known that Ray is there.
-        from tune.run.cluster_fit import prepare_components
-        from tune.run.driver import StudyDriver
+        from tune.run.driver import StudyDriver  # imports torch: by now it is known that Ray is there
 
-        # Images are sent to a cluster only if its nodes see no common folder.
-        spread = session.joined and mirror is None
-        prepare_components(plan, display, int(session.resources.get("CPU", 1)) if spread else 1)
+        _fit_components(plan, display)
         interrupts.check()
         if session.dashboard_url:
             display.always(f"dashboard: {session.dashboard_url} (its access token is in {token_path()})", unbroken=True)
@@ -254,6 +249,21 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
             display.always(f"stored:  {mirror.store.uri}", unbroken=True)
     if not complete:
         raise StudyInterrupted
+
+
+def _fit_components(plan: StudyPlan, display: Display) -> None:
+    from pmae.components import cached_components
+
+    for basis in plan.space.bases if "pmae" in plan.space.methods else ():
+        started = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*carry no variance")  # the plan warns of it
+            components, how = cached_components(plan.images, basis)
+        share = components.explained_variance_ratio
+        display.detail(
+            f"  {basis} components {how} ({len(share)}, the first explains {100 * share[0]:.0f} % of the variance, "
+            f"{time.perf_counter() - started:.1f} s)"
+        )
 
 
 def _stopped(problem: Exception | str, resume: str) -> StudyStoppedError:

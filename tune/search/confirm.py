@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -27,14 +28,12 @@ if TYPE_CHECKING:
     from studies.verdict import Verdict
     from tune.planning.plan import StudyPlan
 
+setting_of = operator.itemgetter("method", "strategy", "basis", "patch_size", "patch_stride", "mask_unit")
 NEAR = 0.03  # ratios closer than this cannot be told apart with an affordable number of seeds
 
 
 def next_round(plan: StudyPlan, rows: Iterable[TrialRow], number: int) -> list[TrialSpec]:
-    """Trials of round ``number`` (from 0) of the confirm phase, controls included; none when the study is done.
-
-    ``rows`` are all records so far; all trials of earlier rounds must have ended.
-    """
+    """Trials of round ``number`` (from 0), controls included, once earlier ones have ended; none when all is done."""
     if number >= plan.rounds:
         return []
     records = list(rows)
@@ -68,11 +67,12 @@ def _unsettled(plan: StudyPlan, candidates: list[Candidate], rows: list[TrialRow
     """The candidates that need more seeds after ``rounds`` rounds; the default stays while any other rung does."""
     seeds = {seed for number in range(rounds) for seed in plan.round_seeds(number)}
     verdict = judge_rows(plan, [row for row in rows if row["phase"] == "explore" or row["seed"] in seeds])
-    going = []
+    columns = {s: TrialSpec("", "confirm", 0, s.label, plan.config(s)).candidate() for s in candidates}
+    going: list[Candidate] = []
     for row in verdict.rows:
         if row["verdict"] in ("holds", "fails") or (row["verdict"] == "uninformative" and rounds > 1):
             continue
-        mine = [s for s in candidates if _belongs(s, row)]
+        mine = [s for s in candidates if setting_of(columns[s]) == setting_of(row)]
         clear = {
             rung["nominal_ratio"]
             for rung in row["rungs"]
@@ -83,19 +83,6 @@ def _unsettled(plan: StudyPlan, candidates: list[Candidate], rows: list[TrialRow
         if any(s.ratio != default for s in rest):
             going += rest
     return going
-
-
-def _belongs(candidate: Candidate, row: Mapping[str, Any]) -> bool:
-    patches, pmae = candidate.patches, candidate.method == "pmae"
-    mine = {
-        "method": candidate.method,
-        "strategy": candidate.strategy,
-        "basis": candidate.basis if pmae else None,
-        "patch_size": patches.patch_size,
-        "patch_stride": patches.patch_stride,
-        "mask_unit": None if pmae else patches.mask_unit or patches.patch_size,
-    }
-    return all(row[name] == value for name, value in mine.items())
 
 
 def judge_rows(plan: StudyPlan, rows: Sequence[TrialRow]) -> Verdict:
@@ -126,10 +113,7 @@ def _as_json(config: PretrainConfig) -> str:
 
 
 def candidates_to_confirm(space: Space, rows: Iterable[TrialRow], rule: ConfirmRule) -> list[Candidate]:
-    """The candidates to confirm, those of one method together, rungs in order of their ratio.
-
-    ``rows`` are records; only explored trials that are done count. A method without any gets its first patch setting.
-    """
+    """The candidates to confirm by method and ratio; a method without explored trials gets its first patch setting."""
     accuracies: dict[Candidate, list[float]] = defaultdict(list)
     for row in rows:
         if row["phase"] == "explore" and row["status"] == "done" and row["val_linear"] is not None:
@@ -184,7 +168,6 @@ def _ladder(
 
 
 def config_of(row: Mapping[str, Any]) -> PretrainConfig:
-    """The resolved configuration in a record."""
     config = row["config"]
     if isinstance(config, PretrainConfig):
         return config

@@ -31,14 +31,10 @@ def optuna_result(status: str, value: float | None) -> tuple[TrialState, float |
 
 
 class Proposals:
-    """Candidates to try, in the order of their numbers.
+    """Candidates to try, in the order of their numbers; ``known`` ones are fixed in advance, such as default ratios.
 
-    Args:
-        known: Candidates fixed in advance, by number, such as default ratios.
-        search: ``tpe``, ``gp``, ``qmc`` or ``random`` (for a grid, whose points are all known, any).
-        lag: Number n waits for the results up to n - lag, so at most ``lag`` proposed trials run at a time.
-        recorded: Candidates that ran before a restart, by number. They are proposed again, since a sampler learns from
-            what it drew, and records hold that rounded; one that comes out otherwise is taken from the record.
+    Those that ran before a restart are ``recorded``. They are proposed again, since a sampler learns from what it drew,
+    and records hold that rounded; one that comes out otherwise is taken from the record.
     """
 
     def __init__(

@@ -30,8 +30,8 @@ OnEnd = Callable[[TrialSpec, str | None], TrialRow | None]
 class StudySearch(Searcher):
     """Passes the trials of a ``StudyState`` to Ray Tune, and logs them in ``database``, which is replaced, as ``name``.
 
-    ``on_end`` is called when a trial has ended with its result as JSON (None: its process was lost too often). It ends
-    the trial in the state and returns its row, None where it could not be recorded; Ray ignores what it raises.
+    ``on_end`` gets the result of a trial as JSON (None: its process was lost too often), ends it in the state and
+    returns its row, None where it could not be recorded; Ray ignores what it raises.
     """
 
     def __init__(self, state: StudyState, on_end: OnEnd, space: Space, database: Path, name: str) -> None:

@@ -24,9 +24,11 @@ from pmae.config import (
     check_ratio,
     masked_count,
     patches_per_side,
+    preset,
     strategies_of_method,
 )
 from pmae.errors import ConfigError
+from tune.options import StudyOptions
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -36,7 +38,7 @@ DEFAULT_RANGE = {"pmae": (0.05, 0.9), "mae": (0.3, 0.9)}
 DEFAULT_GRID = {"pmae": (0.1, 0.2, 0.3, 0.4, 0.5), "mae": (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)}
 # Rungs of the confirm phase; MAE's mask 4, 8, 12 and 14 of 16 patches.
 DEFAULT_LADDER = {"pmae": (0.05, 0.10, 0.20, 0.35, 0.55, 0.75, 0.90), "mae": (0.25, 0.50, 0.75, 0.875)}
-LEAST_TOKENS = 16  # patches of an image below which a candidate is tried only on request
+LEAST_TOKENS = 16  # patches of an image below which a candidate is tried only on request: so few tokens learn little
 GRID_STEP = 0.1
 RATIO_DIGITS = 3  # of a ratio: 0.001 is far below what seeds can distinguish
 FIRST_EXPLORE_SEED = 1_000_000  # confirm seeds are smaller, so no confirmed seed was explored
@@ -70,7 +72,6 @@ class Candidate:
     basis: str = "pca"
 
     def config(self, base: PretrainConfig) -> PretrainConfig:
-        """``base`` with the settings of this candidate."""
         values: dict[str, Any] = {
             "masking.method": self.method,
             "masking.strategy": self.strategy,
@@ -149,7 +150,6 @@ class Space:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Methods of the study."""
         return tuple(self.patches)
 
     def default_of(self, method: str) -> float:
@@ -188,15 +188,16 @@ class Space:
         default = replace(candidate, ratio=self.default_of(candidate.method))
         return deduplicate([replace(candidate, ratio=ratio) for ratio in ratios], self.image_size, [default])
 
+    def nominal_rungs(self, method: str, patches: Patches) -> set[float | None]:
+        """Ratios of the ladder at a patch setting: of MAE's that mask as many patches only one."""
+        return {s.ratio for s in self.rungs(Candidate(method, patches, None, self.strategies[method][0]))}
+
     def bases_of(self, method: str) -> tuple[str, ...]:
         """The bases of a method; a single one for MAE, which does not use it."""
         return self.bases if method == "pmae" else ("pca",)
 
     def suggest(self, trial: BaseTrial, method: str, with_default: bool = False) -> Candidate:
-        """Draw a candidate of ``method``, whose name parameters begin with, so that a sampler never mixes the two.
-
-        ``with_default`` allows the default too where it is outside the requested ratios, for the log in Optuna.
-        """
+        """Draw a candidate of ``method``; ``with_default`` allows the default outside the requested ratios too."""
 
         def choose(name: str, choices: Sequence[Any]) -> Any:
             # A parameter with a single value is left out: it would only add noise to the sampler's model.
@@ -237,6 +238,53 @@ class Space:
         return {f"{m}_{name}": value for name, value in draws.items() if value is not None}
 
 
+def build_space(options: StudyOptions, size: int) -> Space:
+    """What ``options`` ask for on images of ``size`` pixels; ConfigError if there is no such thing."""
+    search, confirm = options.search, options.confirm
+    methods: tuple[str, ...] = tuple(dict.fromkeys(search.methods))
+    usual = preset(options.training.preset).model.patch_size
+    if search.patch_sizes:
+        sizes = search.patch_sizes
+    elif options.training.preset != "quick" and size % usual == 0 and size > usual:
+        sizes = (usual,)
+    else:
+        sizes = default_patch_sizes(size)
+    ratios, ladder, patches = {}, {}, {}
+    for m in methods:
+        listed, option = search.ratios, "--ratios"
+        if m == "mae" and search.mae_ratios is not None:
+            listed, option = search.mae_ratios, "--mae-ratios"
+        ratios[m] = Ratios(*DEFAULT_RANGE[m], DEFAULT_GRID[m] if search.search == "grid" else ())
+        rungs: Sequence[float] = DEFAULT_LADDER[m]
+        if listed is not None:
+            ratios[m] = Ratios.of(listed, option)
+            rungs = ratios[m].listed or rungs
+        default = confirm.default_ratio if m == "pmae" else DEFAULT_RATIO["mae"]
+        rungs = (confirm.ladder if m == "pmae" else confirm.mae_ladder) or rungs
+        ladder[m] = tuple(sorted({*rungs, default}))
+        patches[m] = patch_settings(size, sizes, search.patch_strides, search.mask_units if m == "mae" else None)
+    # With the other presets a study draws masks whose mean share is the ratio, whatever their recipe says.
+    recipe = ("released",) if options.training.preset == "released-code" and "pmae" in methods else None
+    space = Space(
+        ladder=ladder,
+        ratios=ratios,
+        patches=patches,
+        strategies=strategies_of(methods, search.strategies or recipe),
+        bases=tuple(dict.fromkeys(search.basis)),
+        default_ratio=confirm.default_ratio,
+        image_size=size,
+    )
+    for p in patches.get("mae", ()) if confirm.mae_ladder else ():
+        kept = space.nominal_rungs("mae", p)
+        lost = [f"{ratio:g}" for ratio in space.ladder["mae"] if ratio not in kept]
+        if lost:
+            raise ConfigError(
+                f"--mae-ladder {' '.join(f'{r:g}' for r in confirm.mae_ladder or ())}: with patch {p.label} the ratios "
+                f"{', '.join(lost)} mask as many patches as another one; leave them out or use smaller --patch-sizes"
+            )
+    return space
+
+
 def explore_seed(candidate: Candidate, study_seed: int) -> int:
     """A seed that follows from the candidate and the study's seed, the same in every process."""
     text = json.dumps([dataclasses.asdict(candidate), study_seed], sort_keys=True)
@@ -250,12 +298,8 @@ def confirm_seeds(count: int, study_seed: int, first: int = 0) -> list[int]:
 
 
 def default_patch_sizes(image_size: int) -> tuple[int, ...]:
-    """The patch sizes that leave about 16 and about 64 patches, fewest first; one where only one fits.
-
-    Fewer than 16 patches are not tried: an encoder of so few tokens learns little that a ratio could change. Patches
-    of one pixel are left out too: they cost the most.
-    """
-    fitting = [p for p in range(2, image_size // 2 + 1) if image_size % p == 0]
+    """The patch sizes that leave about 16 and about 64 patches, fewest first; one where only one fits."""
+    fitting = [p for p in range(2, image_size // 2 + 1) if image_size % p == 0]  # patches of one pixel cost the most
     enough = [p for p in fitting if (image_size // p) ** 2 >= LEAST_TOKENS]
     if not fitting:
         raise ConfigError(f"no patch size divides a {image_size}-px image; give --image-size, for example 32")
@@ -286,20 +330,17 @@ def patch_settings(
                 whole = stride == patch and unit % patch == 0 and image_size % unit == 0
                 if whole and (image_size // unit) ** 2 >= MIN_TOKENS:
                     found.append(Patches(patch, stride, unit))
-    rules = {
-        "--patch-strides": "a stride is at most the patch size and divides image size minus patch size",
-        "--mask-units": "a mask unit is a multiple of the patch size, divides the image into at least 4 and needs "
-        "patches that do not overlap",
-        "--patch-sizes": "no stride or mask unit given goes with it",
-    }
-    asked = {"--patch-strides": strides, "--mask-units": mask_units, "--patch-sizes": patch_sizes}
-    used = {
-        "--patch-strides": {p.patch_stride for p in found},
-        "--mask-units": {p.mask_unit or p.patch_size for p in found},
-        "--patch-sizes": {p.patch_size for p in found},
-    }
-    for option, rule in rules.items():
-        unused = [value for value in asked[option] or () if value not in used[option]]
+    stride_rule = "a stride is at most the patch size and divides image size minus patch size"
+    unit_rule = (
+        "a mask unit is a multiple of the patch size, divides the image into at least 4 and needs patches that do not "
+        "overlap"
+    )
+    for option, rule, asked, used in (
+        ("--patch-strides", stride_rule, strides, {p.patch_stride for p in found}),
+        ("--mask-units", unit_rule, mask_units, {p.mask_unit or p.patch_size for p in found}),
+        ("--patch-sizes", "no stride or mask unit given goes with it", patch_sizes, {p.patch_size for p in found}),
+    ):
+        unused = [value for value in asked or () if value not in used]
         if unused:
             raise ConfigError(
                 f"{option} {unused[0]} fits none of the other patch settings on a {image_size}-px image: {rule}; leave "
@@ -309,7 +350,6 @@ def patch_settings(
 
 
 def tokens_of(image_size: int, patches: Patches) -> int:
-    """Patches of one image."""
     return patches_per_side(image_size, patches.patch_size, patches.patch_stride) ** 2
 
 
@@ -333,7 +373,7 @@ def deduplicate(
     """
     kept: dict[tuple[Candidate, int | None], Candidate] = {}
     for candidate in candidates:
-        masked, units = _masked(candidate, image_size)
+        masked, units = masked_units(candidate, image_size)
         key = (candidate, None) if masked is None else (replace(candidate, ratio=None), masked)
         before = kept.setdefault(key, candidate)
         if masked is not None and before not in always:
@@ -341,7 +381,7 @@ def deduplicate(
     return list(kept.values())
 
 
-def _masked(candidate: Candidate, image_size: int) -> tuple[int | None, int]:
+def masked_units(candidate: Candidate, image_size: int) -> tuple[int | None, int]:
     """Units masked, and units there are; None where a ratio can be met exactly enough (PMAE) or is drawn."""
     if candidate.method != "mae" or candidate.ratio is None:
         return None, 0

@@ -1,14 +1,8 @@
 """The state of a running study, which only its own methods change: records, rounds, running trials, what ended it.
 
-It is pure: no Ray, no files, and the time is an argument, so that a test can replay the decisions of a study::
-
-    state = StudyState(plan, records, lag)
-    while isinstance(step := state.next(), Start):
-        if step.record is None:                       # it is not on record yet
-            state.end(step.spec.trial_id, run(step.spec))
-
-With several trials at a time, ``next()`` returns ``Idle.WAIT`` while what comes next depends on running ones.
-Everything that it decides follows from the plan and the records, so that a killed study resumes as if undisturbed.
+It is pure: no Ray, no files, and the time is an argument, so that a test can replay the decisions of a study, as
+``tune.simulation`` does. Everything that it decides follows from the plan and the records, so that a killed study
+resumes as if undisturbed.
 """
 
 from __future__ import annotations
@@ -31,17 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Start:
-    """The next trial.
-
-    Attributes:
-        spec: What to run.
-        candidate: Its point of the search space while exploring, else None.
-        record: Its row if it has ended before; it is not run again.
-    """
+    """The next trial."""
 
     spec: TrialSpec
-    candidate: Candidate | None = None
-    record: TrialRow | None = None
+    candidate: Candidate | None = None  # its point of the search space while exploring
+    record: TrialRow | None = None  # its row if it has ended before; it is not run again
 
 
 class Idle(Enum):
@@ -52,20 +40,11 @@ class Idle(Enum):
 
 
 class StudyState:
-    """Records and decisions of one study.
-
-    Attributes:
-        records: Rows by trial id; trials that an earlier run ended with a final status are not run again.
-        rounds: The rounds of the confirm phase that have begun, controls included.
-        interrupted: Whether the user asked to stop.
-        problem: What stopped the study before its end; the first one, if there are several.
-    """
-
     def __init__(self, plan: StudyPlan, records: Iterable[TrialRow], lag: int) -> None:
-        self.records = {row["trial_id"]: row for row in records}
-        self.rounds: list[list[TrialSpec]] = []
-        self.interrupted = False
-        self.problem: Exception | None = None
+        self.records = {row["trial_id"]: row for row in records}  # those with a final status are not run again
+        self.rounds: list[list[TrialSpec]] = []  # of the confirm phase, begun ones only, controls included
+        self.interrupted = False  # by the user
+        self.problem: Exception | None = None  # the first one that stopped the study before its end
         self._plan = plan
         self._seed = plan.options.training.seed
         self._running: dict[str, TrialSpec] = {}
@@ -112,31 +91,20 @@ class StudyState:
             self._queue.extend(spec for spec in specs if self._final(spec) is None)
         return self._start(self._queue.popleft())
 
-    def end(self, trial_id: str, row: TrialRow) -> None:
-        """A trial has ended with the record ``row``, which is already written."""
+    def end(self, trial_id: str, row: TrialRow | None) -> None:
+        """A trial has ended with the record ``row``, already written; None if that failed: it runs again on resume."""
         self._running.pop(trial_id, None)
-        self.records[trial_id] = row
-        self._tell(trial_id, row)
+        if row is not None:
+            self.records[trial_id] = row
+            self._tell(trial_id, row)
 
-    def drop(self, trial_id: str) -> None:
-        """A trial has ended and could not be recorded; it runs again when the study resumes."""
-        self._running.pop(trial_id, None)
-
-    def interrupt(self, deadline: float) -> None:
-        """The user interrupts the study; running trials have until ``deadline`` to end their epoch."""
-        self.interrupted = True
-        self._stop(deadline)
-
-    def fail(self, problem: Exception, deadline: float) -> None:
-        """A problem stops the study."""
+    def stop(self, deadline: float, problem: Exception | None = None) -> None:
+        """The user, or a problem, stops the study; running trials have until ``deadline`` to end their epoch."""
         self.problem = self.problem or problem
-        self._stop(deadline)
-
-    def _stop(self, deadline: float) -> None:
+        self.interrupted = self.interrupted or problem is None
         self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
 
     def _recorded_candidates(self) -> dict[int, Candidate]:
-        """Candidates of the exploration on record, by number."""
         rows = {number: self.records.get(self._plan.explore_id(number)) for number in range(self._plan.trials)}
         return {number: Candidate.of(config_of(row)) for number, row in rows.items() if row is not None}
 

@@ -28,20 +28,11 @@ class Repeated:
 class Clock:
     """The machine's clock."""
 
-    def time(self) -> float:
-        """Seconds since 1970; may jump."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Seconds since some moment; never jumps."""
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        """Wait."""
-        time.sleep(seconds)
+    monotonic = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
+    time = staticmethod(time.time)  # may jump
 
     def repeat(self, name: str, wait: float, step: Callable[[], float | None]) -> Repeated:
-        """Call ``step`` in the background."""
         return Repeated(name, wait, step)
 
 

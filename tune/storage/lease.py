@@ -38,10 +38,7 @@ class StudyLostError(StudyLockedError):
 
 
 class StudyLease:
-    """Ownership of the study in ``store``, its own part, whose working copy is ``folder``.
-
-    ``on_lost`` is called from a thread when another driver has taken it over.
-    """
+    """Ownership of the study in ``store`` whose working copy is ``folder``; ``on_lost`` is called from a thread."""
 
     def __init__(
         self,
@@ -58,8 +55,10 @@ class StudyLease:
         self._renewals: Repeated | None = None  # while it is held
 
     def check(self) -> None:
-        """Raise StudyLockedError if another driver owns the study."""
-        now = self._store_time()
+        with self._claim() as (_, now):
+            self._check_owner(now)
+
+    def _check_owner(self, now: float) -> None:
         owner = self._owner()
         if owner is None or owner.get("released") or owner["id"] == self.id or _is_gone(owner):
             return
@@ -78,15 +77,11 @@ class StudyLease:
         return owner is not None and owner["id"] not in self._known()
 
     def acquire(self, download: Callable[[], None] = lambda: None) -> None:
-        """Become the owner until :meth:`release`; ``download`` is called if the store is newer than the folder.
-
-        Raises:
-            StudyLockedError: Another driver is the owner, or is about to be.
-        """
+        """Become the owner or raise StudyLockedError; ``download`` is called if the store is newer than the folder."""
         downloaded = None
         while True:
-            with self._claim() as claimed:
-                self.check()
+            with self._claim() as (claimed, now):
+                self._check_owner(now)
                 owner, known = self._owner(), self._known()
                 if owner is None or owner == downloaded or owner["id"] in known:
                     # If it were lost or torn, the next driver here would replace newer rows by the store's.
@@ -106,12 +101,7 @@ class StudyLease:
                 self._heartbeat(released=True)
 
     def confirm(self) -> None:
-        """Check that it is still held; if the last heartbeat is old (a process or machine that was suspended), ask.
-
-        Raises:
-            StudyLostError: Another driver is the owner.
-            StudyWriteError: The store does not answer.
-        """
+        """Raise StudyLostError if another driver is the owner; asks the store if this process was suspended."""
         if self._lost is not None:
             raise self._lost
         if self._since(self._confirmed) > UNSURE:
@@ -131,7 +121,7 @@ class StudyLease:
 
     def _heartbeat(self, released: bool = False) -> None:
         if self._since(self._confirmed) > UNSURE:  # another driver may take over at the same time
-            with self._claim() as claimed:
+            with self._claim() as (claimed, _):
                 self._check_mine()
                 self._write(claimed, released)
         else:
@@ -140,16 +130,16 @@ class StudyLease:
             self._write(now, released)
 
     @contextlib.contextmanager
-    def _claim(self) -> Iterator[tuple[float, float]]:
-        """Let no other driver become the owner meanwhile; yields when that began."""
+    def _claim(self) -> Iterator[tuple[tuple[float, float], float]]:
+        """Let no other driver become the owner meanwhile; yields when that began, also by the store's clock."""
         name, claimed = CLAIM + self.id, self._now()
         self.store.write(name, self._identity(released=False))
         try:
-            now = self.store.modified(name) or 0.0
+            now = self.store.modified(name) or self._clock.time()
             for other in self.store.files():
                 if other.startswith(CLAIM) and other != name:
                     self._check_claim(other, now)
-            yield claimed
+            yield claimed, now
         finally:
             with contextlib.suppress(StudyError):
                 self.store.delete(name)
@@ -190,11 +180,9 @@ class StudyLease:
         return RENEW
 
     def _identity(self, released: bool) -> bytes:
-        now = datetime.datetime.fromtimestamp(self._clock.time(), datetime.timezone.utc)
         owner = {
             "id": self.id,
             "holder": f"process {os.getpid()} on {socket.gethostname()}",
-            "renewed": now.isoformat(timespec="seconds"),
             "released": released,
             **_process(os.getpid()),
         }
@@ -212,13 +200,6 @@ class StudyLease:
             return (self.folder / OWNER_LOG).read_text().split()
         except FileNotFoundError:
             return []
-
-    def _store_time(self) -> float:
-        name = f".clock-{self.id}"
-        self.store.write(name, b"what time is it?")
-        now = self.store.modified(name)
-        self.store.delete(name)
-        return self._clock.time() if now is None else now
 
 
 def _process(pid: int) -> dict[str, Any]:

@@ -41,59 +41,47 @@ class Storage:
     clock: Clock = CLOCK
 
     @classmethod
-    def open(cls, text: str, create: bool = True) -> Storage:
-        """Parse ``--storage``; without ``create`` nothing is written, for a dry run. No error contains secrets."""
+    def open(cls, text: str, write: bool = True) -> Storage:
+        """Parse ``--storage``; ``write`` tries to write to an object store. No error contains secrets.
+
+        Folders are created with the first study in them, after everything else has been validated.
+        """
         if not is_uri(text):
-            return cls(_folder(text, create))
+            return cls(_folder(text))
         store = Store.open(text)
-        if create:
+        if write:
             store.check_writable()
         # Not every option: naming a region or another login does not change the place.
         address = urlsplit(store.uri)
         server = parse_qs(address.query).get("endpoint_override")
         place = address.scheme, address.netloc, address.path.rstrip("/"), server
         copies = cache_dir() / "studies" / hashlib.sha256(repr(place).encode()).hexdigest()[:16]
-        return cls(_folder(str(copies), create), store)
+        return cls(_folder(str(copies)), store)
 
     def new(self, name: str) -> Path:
         """The folder of a new study; ConfigError if the name is not valid, or in use here or in the store."""
         folder = self.root / study_name(name)
-        if self.store is not None:
-            if name in self.store.studies():
-                raise ConfigError(
-                    f"{self.store.below(name).uri} holds a study already; resume it (--resume), or use another "
-                    "--name or --storage"
-                )
-            if is_study(folder):
-                raise ConfigError(
-                    f"{folder} is the working copy of a study that is no longer in {self.store.uri}; upload it "
-                    "again with --resume, or delete the folder"
-                )
-        if is_study(folder):
+        taken = [str(folder)] if is_study(folder) else []
+        if self.store is not None and name in self.store.studies():
+            taken = [self.store.below(name).uri]
+        if taken:
             raise ConfigError(
-                f"{folder} holds a study already; resume it (--resume), or use another --name or --storage"
+                f"{taken[0]} holds a study already; resume it (--resume), or use another --name or --storage"
             )
         if folder.exists() and (not folder.is_dir() or any(not p.name.startswith(".") for p in folder.iterdir())):
             raise ConfigError(f"{folder} exists and is not a study; use another --name or --storage")
         return folder
 
     def existing(self, name: str | None) -> tuple[Path, StudyRecord]:
-        """Folder and ``study.json`` of the study to resume, downloaded from the store if that is newer.
-
-        Raises:
-            ConfigError: It does not exist, or there are several and ``name`` is None.
-            StudyLockedError: It is running.
-        """
+        """Folder and ``study.json`` of the study to resume, downloaded from the store if that is newer."""
         stored = [] if self.store is None else self.store.studies()
         here = sorted(p.name for p in self.root.iterdir() if is_study(p)) if self.root.is_dir() else []
         names = stored or here
         place = str(self.root) if self.store is None else self.store.uri
         listed = f"the studies in {place} are {', '.join(names)}" if names else f"there is no study in {place}"
-        if name is None:
-            if len(names) != 1:
-                advice = "give --name" if names else "leave --resume out to start one"
-                raise ConfigError(f"--resume: {listed}; {advice}")
-            name = names[0]
+        if name is None and len(names) != 1:
+            raise ConfigError(f"--resume: {listed}; {'give --name' if names else 'leave --resume out to start one'}")
+        name = names[0] if name is None else name
         folder = self.root / study_name(name)
         if self.store is not None and name in stored:
             with StudyLock(folder):
@@ -112,13 +100,6 @@ class Storage:
             )
         return folder, cast(StudyRecord, record)
 
-    def share_cache(self) -> None:
-        """Decode images and fit components once, in a cache that every node of a cluster sees (unless ``PMAE_CACHE``
-        names another); with an object store each node has its own.
-        """
-        if self.store is None:
-            os.environ.setdefault("PMAE_CACHE", str(self.root / ".cache"))
-
     def place(self, folder: Path) -> str:
         """Where the study in ``folder`` is stored, for people."""
         return str(folder) if self.store is None else f"{self.store.below(folder.name).uri} (working copy: {folder})"
@@ -127,11 +108,7 @@ class Storage:
     def hold(
         self, folder: Path, say: Callable[[str], None], report: Callable[[Exception], None], shared: bool
     ) -> Iterator[Mirror | None]:
-        """Own the study in ``folder`` while the block runs; yields what copies it to the store.
-
-        Raises StudyLockedError if another driver runs it. ``say`` shows a line to the user; ``report`` is called from
-        another thread when another driver took the study over; for ``shared`` see ``Mirror``.
-        """
+        """Own the study in ``folder`` while the block runs, or raise StudyLockedError; yields its mirror."""
         with StudyLock(folder):
             if self.store is None:
                 yield None
@@ -147,8 +124,8 @@ class Storage:
                 lease.release()
 
 
-def _folder(storage: str, create: bool) -> Path:
-    """The absolute path of ``--storage``; without ``create`` nothing is written, and the same is refused."""
+def _folder(storage: str) -> Path:
+    """The absolute path of ``--storage``, in which a folder could be created."""
     if not storage:
         raise ConfigError("--storage is empty; give a folder, for example runs")
     try:
@@ -168,9 +145,7 @@ def _folder(storage: str, create: bool) -> Path:
             raise ConfigError(
                 f"--storage {path} is not writable ({above}); choose another folder or fix its permissions"
             )
-        if create:
-            path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path if create else above):  # never has a name where the system can do without
+        with tempfile.TemporaryFile(dir=above):  # never has a name where the system can do without
             return path
     except OSError as error:
         raise ConfigError(
@@ -194,5 +169,4 @@ def as_study_name(text: str) -> str:
 
 
 def is_study(folder: Path) -> bool:
-    """Whether ``folder`` is a study's."""
     return any((folder / name).is_file() for name in STUDY_FILES)

@@ -27,14 +27,10 @@ CHECKPOINTS = "checkpoints/"
 
 
 class Mirror:
-    """Keeps ``store`` equal to ``folder``.
+    """Keeps ``store``, a study's part of an object store, equal to ``folder``; ``say`` shows a line to the user.
 
-    Args:
-        folder, store: The study's folder and its part of the store.
-        say: Shows a line to the user.
-        shared: Whether the workers of a cluster write checkpoints to the store themselves; those are not mirrored.
-        clock: When copies are made.
-        confirm: Called before each change of the store: ``StudyLease.confirm``.
+    If it is ``shared``, the workers of a cluster write checkpoints to the store themselves, which are not mirrored.
+    ``confirm`` is called before each change of the store: ``StudyLease.confirm``.
     """
 
     def __init__(

@@ -33,11 +33,8 @@ def write_strip(folder: Path, spec: TrialSpec, result: PretrainResult, images: I
 
 
 def strip(result: PretrainResult, images: ImageSet, count: int = IMAGES) -> dict[str, np.ndarray]:
-    """``original, visible, completed`` (uint8) and ``error`` (float32) of ``count`` validation images from as many
-    classes as possible, each (n, H, W, C).
-
-    The error is the completed image minus the original, in levels over 255. MAE's masked patches are gray in
-    ``visible``.
+    """``original, visible, completed`` (uint8) and ``error`` (float32, completed minus original, in levels over 255)
+    of ``count`` validation images from as many classes as possible, each (n, H, W, C).
     """
     chosen = _one_per_class(images, count)
     pixels = torch.from_numpy(np.array(images.images[chosen]))

@@ -29,26 +29,21 @@ STUDY_GAUGES = {
 class Gauges:
     """Gauges with the same tags."""
 
-    def __init__(self, texts: Mapping[str, str], tags: dict[str, str]) -> None:
-        self._gauges = {name: Gauge(name, description=text, tag_keys=tuple(tags)) for name, text in texts.items()}
+    def __init__(self, texts: Mapping[str, str], **tags: str) -> None:
+        self._gauges = [Gauge(name, description=text, tag_keys=tuple(tags)) for name, text in texts.items()]
         self._tags = tags
 
-    def set(self, values: Mapping[str, float | None]) -> None:
-        """Set the gauges that have a finite value."""
-        for name, value in values.items():
-            if value is not None and math.isfinite(value):
-                self._gauges[name].set(value, tags=self._tags)
-
-
-class TrialGauges(Gauges):
-    """The gauges of one trial; the tag is its readable name."""
-
-    def __init__(self, spec: TrialSpec) -> None:
-        super().__init__(TRIAL_GAUGES, {"trial": spec.name, "phase": spec.phase})
-
     def show(self, values: Mapping[str, Any]) -> None:
-        """Set the gauges from an epoch or from the trial's row."""
-        self.set({name: values.get(name.removeprefix("pmae_")) for name in TRIAL_GAUGES})
+        """Set the gauges that have a finite value in ``values``, in which their names lack the prefix."""
+        for gauge in self._gauges:
+            value = values.get(gauge.info["name"].removeprefix("pmae_").removeprefix("study_"))
+            if value is not None and math.isfinite(value):
+                gauge.set(value, tags=self._tags)
+
+
+def trial_gauges(spec: TrialSpec) -> Gauges:
+    """The gauges of one trial, which show an epoch or the trial's row."""
+    return Gauges(TRIAL_GAUGES, trial=spec.name, phase=spec.phase)
 
 
 class SharedTrialGauges(UserCallback):
@@ -56,31 +51,22 @@ class SharedTrialGauges(UserCallback):
 
     def __init__(self, spec: TrialSpec) -> None:
         self.spec = spec
-        self._gauges: TrialGauges | None = None
+        self._gauges: Gauges | None = None
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         """Called after every epoch with each worker's report."""
-        self._gauges = self._gauges or TrialGauges(self.spec)
+        self._gauges = self._gauges or trial_gauges(self.spec)
         self._gauges.show(metrics[0])
 
 
-class StudyGauges(Gauges):
-    """The study's own gauges; the tag is its name."""
-
-    def __init__(self, study: str) -> None:
-        super().__init__(STUDY_GAUGES, {"study": study})
-
-    def show(self, rows: Mapping[str, Mapping[str, Any]], running: int, default_ratio: float) -> None:
-        """Set all gauges from the records so far."""
-        done = [r for r in rows.values() if r["status"] == "done" and r.get("val_linear") is not None]
-        explored = [r for r in done if r["method"] == "pmae" and r["phase"] == "explore"]
-        default = [r["val_linear"] for r in explored if math.isclose(r["ratio"], default_ratio)]
-        self.set(
-            {
-                "pmae_study_trials_done": len(done),
-                "pmae_study_trials_failed": sum(r["status"] in ("failed", "diverged") for r in rows.values()),
-                "pmae_study_trials_running": running,
-                "pmae_study_best_val_linear": max((r["val_linear"] for r in done), default=None),
-                "pmae_study_default_regret": max(r["val_linear"] for r in explored) - max(default) if default else None,
-            }
-        )
+def study_values(rows: Mapping[str, Mapping[str, Any]], running: int, default_ratio: float) -> dict[str, float | None]:
+    done = [r for r in rows.values() if r["status"] == "done" and r.get("val_linear") is not None]
+    explored = [r for r in done if r["method"] == "pmae" and r["phase"] == "explore"]
+    default = [r["val_linear"] for r in explored if math.isclose(r["ratio"], default_ratio)]
+    return {
+        "trials_done": len(done),
+        "trials_failed": sum(r["status"] in ("failed", "diverged") for r in rows.values()),
+        "trials_running": running,
+        "best_val_linear": max((r["val_linear"] for r in done), default=None),
+        "default_regret": max(r["val_linear"] for r in explored) - max(default) if default else None,
+    }

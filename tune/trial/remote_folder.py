@@ -42,11 +42,9 @@ class StudyFolder:
         return self._credentials
 
     def stopping(self) -> bool:
-        """Whether the study is stopping."""
         return self.job.stop_file.exists()
 
     def checkpoints(self, trial_id: str) -> dict[str, bytes]:
-        """Checkpoints of a trial by name."""
         folder = self.job.checkpoints(trial_id)
         return {p.name: p.read_bytes() for p in sorted(folder.glob("epoch-*.ckpt"))}
 
@@ -89,11 +87,7 @@ def fetch_credentials(job: TrialJob) -> dict[str, str]:
 
 @contextmanager
 def node_folder(job: TrialJob, trial_id: str) -> Iterator[tuple[TrialJob, Callable[[bool], None]]]:
-    """The job with a folder on this node, and what exchanges files and the stop signal with the study's folder.
-
-    It does so at most every ``SYNC_EVERY`` seconds unless it is called with True. The folder is kept when the trial
-    raises, since it may be retried here.
-    """
+    """The job with a folder on this node, and what exchanges files and the stop signal with the study's folder."""
     assert job.exchange is not None
     study: Any = ray.get_actor(job.exchange)
     folder = Path(tempfile.gettempdir()) / f"{job.exchange}-{trial_id}"
@@ -129,7 +123,7 @@ def node_folder(job: TrialJob, trial_id: str) -> Iterator[tuple[TrialJob, Callab
 
     sync(True)
     yield here, sync
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # not when the trial raises, since it may be retried here
 
 
 def _answer(reference: Any) -> Any:

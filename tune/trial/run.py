@@ -40,15 +40,12 @@ class StopRequested(Exception):
 
 @dataclass(frozen=True)
 class Measured:
-    """Input of a study's own measures: a trained encoder and the images.
-
-    ``features`` maps each split that may be read to the encoder's features (N, W).
-    """
+    """Input of a study's own measures: a trained encoder and the images."""
 
     result: PretrainResult
     images: ImageSet
     spec: TrialSpec
-    features: Mapping[str, np.ndarray]
+    features: Mapping[str, np.ndarray]  # of the encoder (N, W) by split that may be read
 
     @property
     def split(self) -> str:
@@ -225,7 +222,6 @@ def shared_components(data: DataConfig, skip_unreadable: bool, basis: str) -> Pr
 
 
 def _ending(problem: Exception) -> dict[str, Any]:
-    """``status``, ``error`` and ``error_kind`` of a trial that raised ``problem``."""
     kind: ErrorKind
     if isinstance(problem, StopRequested):
         status, kind, error = "interrupted", "stop_requested", str(problem)

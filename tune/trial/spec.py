@@ -24,19 +24,15 @@ ErrorKind = Literal["stop_requested", "diverged", "disk_full", "out_of_memory", 
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """What to train: a resolved configuration and a seed.
-
-    ``control`` is ``untrained`` (the encoder as initialized) or ``pixels`` (no encoder): scored without training.
-    ``samples`` writes images for the report.
-    """
+    """What to train: a resolved configuration and a seed."""
 
     trial_id: str
     phase: Phase
     seed: int
     label: str
     config: PretrainConfig
-    samples: bool = False
-    control: str | None = None
+    samples: bool = False  # write images for the report
+    control: str | None = None  # scored without training: untrained (as initialized) or pixels (no encoder)
 
     @property
     def name(self) -> str:
@@ -60,46 +56,31 @@ class TrialSpec:
         return columns
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types."""
         return {**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, "config": self.config.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrialSpec:
-        """Inverse of :meth:`to_dict`."""
         return cls(**{**values, "config": PretrainConfig.from_dict(values["config"])})
 
 
 @dataclass(frozen=True)
 class TrialJob:
-    """What all trials of a study share; ``dataclasses.asdict`` gives JSON types.
+    """What all trials of a study share; ``dataclasses.asdict`` gives JSON types."""
 
-    Attributes:
-        folder: The study's folder (absolute, seen by every node unless there is an ``exchange``).
-        dataset: Name of the images in the record.
-        threads: CPU threads of a one-worker trial.
-        workers: Processes that train one trial; more than one use Ray Train.
-        least_workers: How few of them a trial may run with while nodes are missing; None is all.
-        timeout: Seconds after which the trial's process is killed; None is never.
-        metrics: ``module:function`` of further measures, called with a ``Measured``; None is none.
-        gauges: Whether each epoch is reported to the dashboard.
-        exchange: Name of the actor that gives trials access to the folder; None where they see it themselves.
-        checkpoint_uri: Object store for the checkpoints of trials with several workers; None is the folder.
-    """
-
-    folder: str
-    dataset: str
+    folder: str  # the study's: absolute, seen by every node unless there is an exchange
+    dataset: str  # name of the images in the record
     skip_unreadable: bool = False
-    threads: int = 1
-    workers: int = 1
-    least_workers: int | None = None
+    threads: int = 1  # of a one-worker trial
+    workers: int = 1  # processes that train one trial; more than one use Ray Train
+    least_workers: int | None = None  # that a trial may run with while nodes are missing; None is all
     gpus: float = 0.0
-    timeout: float | None = None
-    metrics: str | None = None
+    timeout: float | None = None  # seconds after which the trial's process is killed
+    metrics: str | None = None  # module:function of further measures, called with a Measured
     code_version: str = ""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
-    gauges: bool = False
-    exchange: str | None = None
-    checkpoint_uri: str | None = None
+    gauges: bool = False  # whether each epoch is reported to the dashboard
+    exchange: str | None = None  # name of the actor that gives trials access to the folder
+    checkpoint_uri: str | None = None  # object store for checkpoints of trials with several workers; None is the folder
 
     @property
     def stop_file(self) -> Path:
@@ -112,19 +93,14 @@ class TrialJob:
 
 
 class TrialResult(TrialRow, total=False):
-    """What a trial sends back: a row of the trials and what is not a column of it.
-
-    ``history`` are its epochs, ``notices`` warnings for the user; ``error_kind`` says why a trial that is not done
-    ended, for decisions (``error`` is the text for people).
-    """
+    """What a trial sends back: a row of the trials and what is not a column of it."""
 
     history: list[EpochRow]
-    notices: list[str]
-    error_kind: ErrorKind | None
+    notices: list[str]  # warnings for the user
+    error_kind: ErrorKind | None  # why it ended without being done, for decisions; error is the text for people
 
 
 def split_result(result: TrialResult, study: str) -> tuple[TrialRow, list[EpochRow]]:
-    """The row and the epochs to write."""
     extra = ("history", "notices", "error_kind")
     row = {"study": study, **{name: value for name, value in result.items() if name not in extra}}
     return cast(TrialRow, row), result.get("history", [])

@@ -18,10 +18,7 @@ REPORT_EVERY = 1.0  # seconds; each report costs the driver time
 
 
 def trial_actor(study: str, resources: Any) -> type:
-    """:func:`tune_trial` as the class of actors that Tune starts.
-
-    Ray's dashboard shows its name, ``Trial`` instead of Tune's ``ImplicitFunc``, and the study as the actors' repr.
-    """
+    """:func:`tune_trial` as a class of actors, shown by Ray's dashboard as ``Trial``, the study as their repr."""
     actor = wrap_function(tune.with_resources(tune_trial, resources), name=study)
     actor.__name__ = actor.__qualname__ = "Trial"
     return actor
@@ -40,9 +37,9 @@ def tune_trial(config: dict[str, Any]) -> None:
     with folder as (job, sync):
         gauges = None
         if job.gauges:
-            from tune.trial.metrics import TrialGauges
+            from tune.trial.metrics import trial_gauges
 
-            gauges = TrialGauges(spec)
+            gauges = trial_gauges(spec)
         last = time.monotonic()
 
         def on_epoch(record: dict[str, Any]) -> None:

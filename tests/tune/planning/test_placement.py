@@ -14,6 +14,7 @@ from pmae.cli.options import DataOptions
 from pmae.config import preset
 from pmae.errors import ConfigError
 from tune.options import MachineOptions, StudyOptions
+from tune.planning.check import check_options
 from tune.planning.placement import (
     GIB,
     Machine,
@@ -79,7 +80,7 @@ def test_threads_and_lag_of_a_study_come_from_its_record():
 def test_fewer_workers_do_while_nodes_are_missing():
     elastic = place(LAPTOP, MachineOptions(workers_per_trial="1-4"), trials=16, memory=GIB)
     assert (elastic.concurrent, elastic.threads, elastic.workers, elastic.least_workers) == (1, 1, 4, 1)
-    assert "1 to 4 workers with 1 CPU" in elastic.describe(LAPTOP) and elastic.to_dict()["least_workers"] == 1
+    assert "1 to 4 workers with 1 CPU" in elastic.describe(LAPTOP) and dataclasses.asdict(elastic)["least_workers"] == 1
     for text in ("2", "2-2"):
         fixed = place(LAPTOP, MachineOptions(workers_per_trial=text), trials=16, memory=GIB)
         assert fixed.workers == 2 and fixed.least_workers is None
@@ -111,8 +112,12 @@ def test_max_concurrent_is_kept():
     ],
 )
 def test_what_is_not_there_is_refused(options, message):
-    with pytest.raises(ConfigError, match=message):
+    def check_and_place() -> None:
+        check_options(StudyOptions(machine=options))
         place(LAPTOP, options, trials=16, memory=GIB)
+
+    with pytest.raises(ConfigError, match=message):
+        check_and_place()
 
 
 def test_memory_and_arithmetic_grow_with_the_model():

@@ -36,7 +36,7 @@ def start(plan: StudyPlan, folder: Path, records: list[TrialRow]) -> StudySearch
 
     def on_end(spec: TrialSpec, text: str | None) -> TrialRow | None:
         if text is None:
-            state.drop(spec.trial_id)
+            state.end(spec.trial_id, None)
             return None
         row: TrialRow = json.loads(text)
         state.end(spec.trial_id, row)

@@ -100,8 +100,8 @@ def test_a_study_that_stops_starts_nothing_and_waits_for_what_runs(plan):
     step = state.next()
     assert isinstance(step, Start)
     first = OSError(28, "full")
-    state.fail(first, deadline=20.0)
-    state.fail(OSError(5, "later"), deadline=30.0)
+    state.stop(20.0, first)
+    state.stop(30.0, OSError(5, "later"))
     assert state.next() is Idle.WAIT and state.problem is first and not state.interrupted
     assert not state.overdue(20.0) and state.overdue(20.1)
     state.end(step.spec.trial_id, _row(plan, step.spec, accuracy))
