@@ -153,7 +153,9 @@ def _draw_references(axes: Axes, panel: Panel, limits: tuple[float, float]) -> N
     for (name, value), place in zip(inside.items(), labels, strict=True):
         axes.axhline(value, color=MUTED, lw=0.8, ls=(0, (4, 2)), zorder=1)
         text = f"{method_name(name)} {accuracy(value)}"
-        axes.text(0.995, place, text, transform=axes.get_yaxis_transform(), ha="right", va="center",
+        near = {rung.ratio > 0.5 for rung in panel.curve.confirmed if abs(rung.mean - place) < 1.5 * gap}
+        x, side = (0.01, "left") if near == {True} else (0.995, "right")  # where the curve is not
+        axes.text(x, place, text, transform=axes.get_yaxis_transform(), ha=side, va="center",
                   fontsize=SMALL, color=MUTED)  # fmt: skip
     outside = [(name, v) for name, v in panel.references.items() if name not in inside]
     for side, marker, at, nudge in (("below", "v", 0.035, 1), ("above", "^", 0.965, -1)):
