@@ -24,7 +24,7 @@ def pick_device(name: str = "auto") -> torch.device:
     """The device called ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``; ConfigError without it."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"(cpu|cuda)(:[0-9]{1,2})?", str(name)):
+    if not re.fullmatch(r"(cpu|cuda)(:(0|[1-9][0-9]?))?", str(name)):
         raise ConfigError(f"device is {name!r}; allowed are auto, cpu, cuda and cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

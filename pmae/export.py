@@ -257,7 +257,8 @@ def load_model(folder: str | os.PathLike[str]) -> PretrainResult:
             config.model, components, loss=masking.loss, normalize_target=masking.normalize_target
         )
         model.load_state_dict(weights)
-        facts = {name: description[name] for name in RUN_FACTS}
+        known = {"precision": "fp32", "threads": None, **description}  # models from before these were recorded
+        facts = {name: known[name] for name in RUN_FACTS}
     except (ConfigError, RuntimeError, KeyError) as error:
         raise DataError(f"{folder / MODEL_DESCRIPTION} does not describe the weights next to it: {error}") from None
     pixels = PixelStatistics(statistics["mean"], statistics["std"])

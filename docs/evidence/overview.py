@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from studies.errors import StudyError
+from studies.errors import StudyError, StudyWriteError
 from studies.figures.palette import GREEN, INK, MUTED, PAPER
 from studies.figures.style import PAGE, SMALL, as_bytes, paper_style, percent_ticks, place_inches, spread, subtitle
 from studies.formatting import (
@@ -368,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(*write_overview(given.paths, given.out), sep="\n")
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, StudyWriteError) else 2
     return 0
 
 

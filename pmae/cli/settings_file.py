@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,15 @@ def expand_config(argv: Sequence[str], options: type, searched: Mapping[str, str
 
 
 def read_settings(file: str) -> Mapping[str, Any]:
-    """Read the mapping in a YAML or JSON file, which is YAML too; of a ``study.json`` the options of the study."""
+    """Read the mapping in a YAML or JSON file; of a ``study.json`` the options of the study."""
     import yaml
 
     path = Path(file).expanduser()
     if not file or not path.is_file():
         raise ConfigError(f"--config is {file!r}; it must be a YAML or JSON file")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        parse = json.loads if path.suffix == ".json" else yaml.safe_load  # YAML refuses tabs and splits surrogate pairs
+        values = parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"--config: {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(values, Mapping):

@@ -18,8 +18,8 @@ import pywt
 import scipy.fft
 from filelock import FileLock
 
-from pmae.components.moments import Device, Eigen, PixelMoments, Shape, TrainingImages, run_interruptibly
-from pmae.components.principal import PrincipalComponents, from_basis, is_few
+from pmae.components.moments import Device, Eigen, Shape, TrainingImages, run_interruptibly
+from pmae.components.principal import PrincipalComponents, from_basis
 from pmae.config import BASES, MAX_FULL_SIZE, OWN, check_choice
 from pmae.data.cache import cache_dir
 from pmae.errors import ConfigError, DataError
@@ -46,7 +46,6 @@ def cached_components(
     folder: str | Path | None = None,
     *,
     device: Device = "cpu",
-    collect: Callable[[TrainingImages], PixelMoments] | None = None,
     progress: bool = True,
 ) -> tuple[PrincipalComponents, str]:
     """The components of an image set's training split, from the cache or else fitted, by one process, and kept there.
@@ -58,7 +57,6 @@ def cached_components(
         basis: ``pca``, ``dct``, ``wavelet``, ``rotation`` or ``pixel``.
         folder: Folder of the files; None is ``components`` in the cache.
         device: Where they are computed if they must be.
-        collect: Replaces the pass over the images where all components of ``pca`` come from their covariance.
         progress: Report on standard error when the fit takes more than a few seconds.
 
     Returns:
@@ -79,12 +77,7 @@ def cached_components(
                 return found, "cached"
             if found:
                 warnings.warn(f"{found}; fitting the components again", stacklevel=2)
-            data = TrainingImages.of(images)
-            if collect is not None and basis == "pca" and data.size <= MAX_FULL_SIZE and not is_few(data):
-                moments = collect(data)
-                components = PrincipalComponents.from_moments(moments, fingerprint=data.fingerprint, progress=progress)
-            else:
-                components = fit_basis(basis, images, device=device, progress=progress)
+            components = fit_basis(basis, images, device=device, progress=progress)
             components.save(path)
     except OSError as error:
         raise DataError(

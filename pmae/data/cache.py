@@ -62,7 +62,8 @@ def allocate_in_memory(shape: tuple[int, int, int, int]) -> Pixels:
 
 def _allocate_in_file(path: Path, shape: tuple[int, int, int, int]) -> Pixels:
     """Zeros in a file that is written in full: a write to a map of a file without room would kill the process."""
-    path.unlink(missing_ok=True)  # of a first attempt, in gray
+    if path.exists():  # of a first attempt, in gray, whose map still holds the room of an unlinked file
+        os.truncate(path, 0)
     needed, free = math.prod(shape), shutil.disk_usage(path.parent).free
     if needed > free:
         raise DataError(

@@ -137,6 +137,7 @@ def _receive(url: str, part: Path, title: str, progress: bool) -> None:
         if coming > free:
             raise OSError(f"{coming / 1e9:.2f} GB to come, {free / 1e9:.2f} GB free")
         file.truncate(start)
+        file.seek(start)  # tell() would count from the old end until the first flush
         with progress_bar(title, start + coming if coming else None, unit="bytes", shown=progress) as advance:
             advance(start)
             while chunk := response.read1(CHUNK):

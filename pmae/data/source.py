@@ -106,10 +106,9 @@ def name_labels(
         low, high = values.min(), values.max()
         if low < 0 or (class_names and high >= len(class_names)):
             named = f"from 0 to {len(class_names) - 1} ({', '.join(class_names[:10])})" if class_names else "from 0"
-            raise DataError(
-                f"{where}: labels run from {low} to {high}; they must be class numbers {named}. -1 usually means that "
-                "labels are not public: leave those images out"
-            )
+            unknown = "-1 usually means that labels are not public: leave those images out"
+            way_out = unknown if low < 0 else "Correct the labels, replace a corrupted file, or name all classes"
+            raise DataError(f"{where}: labels run from {low} to {high}; they must be class numbers {named}. {way_out}")
         if class_names:
             return values.astype(np.int64), class_names
     names, labels = np.unique(values, return_inverse=True)

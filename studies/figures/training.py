@@ -53,7 +53,7 @@ def loss_curves(trials: pa.Table, history: pa.Table) -> list[LossCurve]:
     labels = setting_labels(Setting(*key[:-1]) for key in keys)
     curves = []
     for key in keys:
-        trials_of = pa.table({name: [row[name] for row in members[key]] for name in ("study", "trial_id")})
+        trials_of = pa.Table.from_pylist(members[key], history.select(["study", "trial_id"]).schema)
         own = history.join(trials_of, ["study", "trial_id"], join_type="inner").group_by("epoch")
         means = own.aggregate([("train_loss", "mean"), ("train_loss", "count")]).sort_by("epoch")
         names = ("epoch", "train_loss_mean", "train_loss_count")

@@ -213,9 +213,10 @@ def checksum(table: pa.Table) -> int:
         array = column.combine_chunks()
         crc = zlib.crc32(array.is_null().to_numpy(zero_copy_only=False).tobytes(), crc)
         if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-            texts = [text or b"" for text in array.cast(pa.large_binary()).to_pylist()]
-            crc = zlib.crc32(np.array([len(text) for text in texts], np.int64).tobytes(), crc)
-            crc = zlib.crc32(b"".join(texts), crc)
+            array = array.cast(pa.large_binary())
+            lengths = pc.fill_null(pc.binary_length(array), 0).to_numpy(zero_copy_only=False)
+            crc = zlib.crc32(lengths.astype(np.int64).tobytes(), crc)
+            crc = zlib.crc32(b"".join(array.drop_null().to_pylist()), crc)
         elif len(array):
             if pa.types.is_timestamp(array.type):
                 array = array.cast(pa.int64())

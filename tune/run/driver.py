@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 Problems = queue.SimpleQueue[Exception]
 
+GAUGES_EVERY = 2.0  # seconds: all records are looked at
 GRACE = 20.0  # seconds that running trials have to end their epoch after Ctrl-C
 RETRIES = 2  # of a trial whose process was lost
 LOST_AFTER = 3.0  # seconds in which the loss of Ray is noticed
@@ -66,6 +67,7 @@ class StudyDriver:
         self.state = StudyState(plan, writer.trials.to_pylist(), placement.lag)
         self._rounds_shown = 0
         self._gauges: Gauges | None = None
+        self._gauges_at = 0.0
 
     def run(self) -> bool:
         """Run every trial that is not on record; False when the user interrupted it. Raises what ended the study."""
@@ -191,7 +193,8 @@ class StudyDriver:
             self._rounds_shown += 1
         running = len(self.state.running)
         self.display.running(running)
-        if self._gauges is not None:
+        if self._gauges is not None and self.clock.monotonic() - self._gauges_at > GAUGES_EVERY:
+            self._gauges_at = self.clock.monotonic()
             from tune.trial.metrics import study_values
 
             self._gauges.show(study_values(self.state.records, running, self.plan.options.confirm.default_ratio))

@@ -282,8 +282,8 @@ def _init(options: dict[str, Any]) -> Any:
 
 def _cannot_start(problem: str) -> str:
     return (
-        f"Ray could not be started on this machine ({problem}); free memory and disk space below its folder "
-        "(RAY_TMPDIR), end other Ray processes ('ray stop'), or join a running cluster with --address"
+        f"Ray could not be started on this machine ({problem}); free memory and disk space, set RAY_TMPDIR to another "
+        "writable folder, end other Ray processes ('ray stop'), or join a running cluster with --address"
     )
 
 

@@ -3,9 +3,9 @@
 The lease object holds the owner's id and a heartbeat. It expires after ``STALE`` seconds without one, or at once if the
 owner's process is known to be dead on this machine. Ages are measured by the store's clock.
 
-Who wants to become the owner first writes a claim, and stops if there is another one: of two drivers at least the one
-that wrote later sees the other's, however slow the store is. A single request is assumed to take less than half of
-``STALE``.
+Who wants to become the owner, or asks whether it could, first writes a claim, and stops if there is another one: of
+two drivers at least the one that wrote later sees the other's, however slow the store is. A single request is assumed
+to take less than half of ``STALE``.
 """
 
 from __future__ import annotations
@@ -135,7 +135,9 @@ class StudyLease:
         name, claimed = CLAIM + self.id, self._now()
         self.store.write(name, self._identity(released=False))
         try:
-            now = self.store.modified(name) or self._clock.time()
+            now = self.store.modified(name)
+            if now is None:
+                raise StudyWriteError(f"{self.store.uri} does not show what was just written to it; try again")
             for other in self.store.files():
                 if other.startswith(CLAIM) and other != name:
                     self._check_claim(other, now)
@@ -183,6 +185,7 @@ class StudyLease:
         owner = {
             "id": self.id,
             "holder": f"process {os.getpid()} on {socket.gethostname()}",
+            "renewed": self._clock.time(),  # an owner that wrote during a download differs from the one before it
             "released": released,
             **_process(os.getpid()),
         }

@@ -48,7 +48,7 @@ TRAIN_IMAGE = re.compile(r"train/(n\d{8})/images/[^/]+\.JPEG")
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
 
-ReadMembers = Callable[[Sequence[str]], Iterator[bytes]]
+ReadMembers = Callable[[Sequence[str]], Iterator[bytes] | Iterator[Path]]
 
 
 def find_digits(request: Request) -> Source:
@@ -141,7 +141,7 @@ def _unpacked_tiny(folder: Path) -> Source:
     return Source(
         "tinyimagenet",
         files,
-        lambda: _list_tiny(str(folder), names, lambda wanted: ((folder / name).read_bytes() for name in wanted)),
+        lambda: _list_tiny(str(folder), names, lambda wanted: (folder / name for name in wanted)),
     )
 
 
@@ -165,7 +165,8 @@ def _list_tiny(where: str, present: list[str], read_members: ReadMembers) -> Lis
     for name in texts:
         if name not in present:
             raise DataError(f"{where} is not TinyImageNet: {name} is missing; remove it to download the archive")
-    words, annotations = (text.decode("utf-8", "replace").splitlines() for text in read_members(texts))
+    contents = (text.read_bytes() if isinstance(text, Path) else text for text in read_members(texts))
+    words, annotations = (text.decode("utf-8", "replace").splitlines() for text in contents)
     train = sorted(name for name in present if TRAIN_IMAGE.fullmatch(name))
     wnids = sorted({name.split("/")[1] for name in train})
     label_of = {wnid: i for i, wnid in enumerate(wnids)}

@@ -207,6 +207,28 @@ def test_an_owner_that_was_not_heard_of_for_long_is_no_owner(store, folders, tmp
     StudyLease(store, folders[0]).check()
 
 
+def test_what_an_owner_wrote_during_the_download_is_downloaded_too(store, folders, tmp_path):
+    first, downloads = StudyLease(store, folders[1]), []
+    first.acquire()
+    path = tmp_path / "bucket" / "runs/digits" / OWNER
+
+    def expire() -> None:
+        os.utime(path, (path.stat().st_mtime - lease.STALE - 1,) * 2)
+
+    def download() -> None:
+        downloads.append(store.read(OWNER))
+        if len(downloads) == 1:  # the owner was suspended, wakes, and is lost
+            first._heartbeat()
+            expire()
+
+    expire()
+    second = StudyLease(store, folders[0])
+    second.acquire(download)
+    assert len(downloads) == 2 and downloads[0] != downloads[1]
+    second.release()
+    first.release()
+
+
 def test_an_owner_that_was_replaced_is_notified(store, folders, monkeypatch):
     monkeypatch.setattr(lease, "RENEW", 0.02)
     problems: list[StudyError] = []
