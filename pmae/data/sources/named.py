@@ -48,7 +48,7 @@ TRAIN_IMAGE = re.compile(r"train/(n\d{8})/images/[^/]+\.JPEG")
 
 MEDMNIST_SIZES = (28, 64, 128, 224)
 
-ReadMembers = Callable[[Sequence[str]], Iterator[bytes] | Iterator[Path]]
+ReadMembers = Callable[[Sequence[str]], Iterator[bytes | Path]]
 
 
 def find_digits(request: Request) -> Source:
@@ -151,7 +151,7 @@ def _packed_tiny(path: Path) -> Listing:
         every = archive.namelist()
     start = next((n.removesuffix("wnids.txt") for n in every if n.endswith("wnids.txt")), f"{TINY_IMAGENET_FOLDER}/")
 
-    def read(names: Sequence[str]) -> Iterator[bytes]:
+    def read(names: Sequence[str]) -> Iterator[bytes | Path]:
         with open_zip(path) as archive:
             for name in names:
                 yield read_zip_member(archive, start + name)
