@@ -146,6 +146,10 @@ class StudyDriver:
     def _end(self, spec: TrialSpec, text: str | None) -> TrialRow | None:
         """Record a trial that ended; what goes wrong with that ends the study."""
         if text is None:
+            self._take_problems(wait=LOST_AFTER)  # Tune may notice first that Ray was lost
+            if isinstance(self.state.problem, RayLostError):
+                self.state.end(spec.trial_id, None)
+                return None
             error = (
                 f"its process ended {RETRIES + 1} times (killed, out of memory or crashed); use --resume with fewer "
                 "trials at a time (--max-concurrent)"

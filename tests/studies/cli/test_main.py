@@ -140,7 +140,7 @@ def test_watch_continues_after_the_exploration_until_the_study_is_judged(tmp_pat
             writer.add_trial(trial("digits", "confirm", "pmae", 0.2, 2, 1))
         assert "running: 5 trials ended" in watching.stdout.readline()
         assert watching.poll() is None
-        (folder / "verdict.json").write_text('{"answer": "", "rows": [], "overall": {}}')
+        (folder / "verdict.json").write_text(json.dumps(judge(read_study(folder)).to_dict()))
         assert watching.wait(timeout=60) == 0
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import queue
 from types import SimpleNamespace
 
+import pytest
 from ray.tune.utils.object_cache import _ObjectCache
 
 from pmae.config import preset
-from tune.run.driver import KeepProcesses
+from tune import StudyOptions
+from tune.planning.plan import plan_study
+from tune.run.driver import KeepProcesses, StudyDriver
+from tune.run.ray_session import RayLostError
+from tune.search.state import StudyState
+from tune.storage.clock import CLOCK
 from tune.trial.spec import TrialSpec
 
 
@@ -63,3 +70,21 @@ def test_the_tasks_of_a_trial_have_its_name_and_only_while_they_are_submitted():
         tune._schedule_trial_train(trial)
     assert submitted == ["pmae r=0.20 p=4 seed=1", "pmae r=0.20 p=4 seed=2"]
     assert "train" not in vars(actor)
+
+
+@pytest.mark.parametrize("problem", [RayLostError("Ray's process raylet was lost"), None])
+def test_a_trial_that_ends_because_ray_was_lost_is_not_on_record_as_failed(problem, tmp_path, monkeypatch):
+    monkeypatch.setattr("tune.run.driver.LOST_AFTER", 0.01)
+    plan = plan_study(StudyOptions())
+    driver = object.__new__(StudyDriver)
+    driver.state, driver.problems, driver.clock = StudyState(plan, (), 1), queue.SimpleQueue(), CLOCK
+    driver.job = SimpleNamespace(stop_file=tmp_path / "stop")
+    recorded = []
+    monkeypatch.setattr("tune.run.driver.blank_result", lambda *given: {"status": given[2], "history": []})
+    driver._record = lambda spec, result: recorded.append(result["status"]) or result
+    spec = driver.state.next().spec
+    if problem is not None:
+        driver.problems.put(problem)  # the thread that watches Ray may be later than Tune
+    driver._end(spec, None)
+    assert recorded == ([] if problem else ["failed"])
+    assert driver.state.problem is problem and bool(driver.state.running) == (problem is None)
