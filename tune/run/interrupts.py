@@ -58,6 +58,7 @@ def install() -> None:
     for number in SIGNALS:
         signal.signal(number, _remember)
     sys.excepthook = _report
+    sys.unraisablehook = lambda found: issubclass(found.exc_type, KeyboardInterrupt) or sys.__unraisablehook__(found)
 
 
 def reinstall() -> None:

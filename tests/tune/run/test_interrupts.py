@@ -116,3 +116,17 @@ def test_a_reader_that_stops_reading_ends_a_program_quietly(command):
     )
     os.close(write)
     assert run.returncode == 0 and run.stderr == ""
+
+
+def test_an_interrupt_that_python_discards_prints_no_traceback():
+    code = (
+        "import os, signal\nfrom tune.run import interrupts\ninterrupts.install()\n"
+        "class Discarding:\n    def __del__(self):\n        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        sum(range(10000))\n"
+        "Discarding()\ntry:\n    interrupts.check()\nexcept KeyboardInterrupt:\n    print('noticed')\n"
+        "class Broken:\n    def __del__(self):\n        raise ValueError('shown')\n"
+        "Broken()"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout == "noticed\n", run.stderr
+    assert "ValueError: shown" in run.stderr and "KeyboardInterrupt" not in run.stderr
