@@ -63,8 +63,9 @@ def _words(
     values: Mapping[str, Any], options: type, file: str, overridden: set[str], searched: Mapping[str, str]
 ) -> list[str]:
     known = {name: default for name, (_, default) in options_of(options).items() if name != "config"}
-    words = []
-    for name, value in _flat(values, {*SECTIONS, *(f.name for f in dataclasses.fields(options))} - {*known, "config"}):
+    words, fields = [], dataclasses.fields(options)
+    groups = {f.name for f in fields if f.default_factory is not dataclasses.MISSING}
+    for name, value in _flat(values, {*SECTIONS, *groups}):
         if name in searched:
             _refuse_searched(name, searched, f"--config: {file}: ")
         if name not in known:

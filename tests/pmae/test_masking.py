@@ -244,7 +244,7 @@ def test_masks_are_the_same_in_another_process():
         ([0.5, 0.5], 1, "fixed", "ratio is 1"),
         ([0.5, 0.5], 20, "fixed", "did you mean 0.2"),
         ([0.5, 0.5], float("nan"), "fixed", "ratio is nan"),
-        ([0.5, 0.5], (0.1, 0.9), "fixed", "takes one fraction"),
+        ([0.5, 0.5], (0.1, 0.9), "fixed", "the others take one fraction"),
         ([0.5, 0.5], 0.2, "sampled", "takes a pair"),
         ([0.5, 0.5], (0.9, 0.1), "sampled", "low end must not be above"),
         ([0.5, 0.5], (0.0, 0.5), "sampled", "low end is 0.0"),

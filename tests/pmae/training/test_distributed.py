@@ -134,7 +134,7 @@ def test_components_that_are_left_out_are_fitted_once_and_sent_to_the_workers(di
 
     class Stopped:
         def __init__(self, worker, train_loop_config, **others) -> None:
-            sent.append(train_loop_config["job"])
+            sent.append(train_loop_config)
 
         def fit(self) -> None:
             raise KeyboardInterrupt
@@ -150,4 +150,4 @@ def test_components_that_are_left_out_are_fitted_once_and_sent_to_the_workers(di
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             trainer.fit()
-    assert fits == ["pca"] and all(ray.get(job.components) is not None for job in sent)
+    assert fits == ["pca"] and all(ray.get(job["components"]) is not None for job in sent)
