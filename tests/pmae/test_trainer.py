@@ -282,7 +282,7 @@ def test_a_training_that_got_worse_is_named(losses, problem):
 
 
 def test_a_rate_that_is_too_high_is_a_training_problem(digits, tiny):
-    config = tiny.with_values({"optim.learning_rate": 0.5, "optim.epochs": 8})
+    config = tiny.with_values({"optim.learning_rate": 5.0, "optim.epochs": 8})
     assert pretrain(config, digits, seed=0).training_problem is not None
 
 
