@@ -657,7 +657,7 @@ def _check_values(section: object) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A number of NumPy, or a tuple of such, as Python's own; anything else as it is."""
+    """Convert NumPy numbers, alone or in a tuple, to Python numbers; return anything else unchanged."""
     if isinstance(value, tuple):
         return tuple(map(_plain, value))
     if isinstance(value, bool) or not isinstance(value, numbers.Real):

@@ -169,15 +169,13 @@ def _read_description(path: Path, kind: str) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}") from None
     content = read if isinstance(read, dict) else {}
+    if content.get("format") != kind:
+        raise DataError(f"{path} is not of the format {kind!r}; give another folder")
     found = content.get("format_version")
-    problems = {
-        f"is not of the format {kind!r}; give another folder": content.get("format") != kind,
-        f"has format version {found}, this code reads {FORMAT_VERSION}; update pmae": found != FORMAT_VERSION,
-        "lacks checksums or shapes; save it again": {type(content.get(key)) for key in ("sha256", "model")} != {dict},
-    }
-    for problem, present in problems.items():
-        if present:
-            raise DataError(f"{path} {problem}")
+    if found != FORMAT_VERSION:
+        raise DataError(f"{path} has format version {found}, this code reads {FORMAT_VERSION}; update pmae")
+    if {type(content.get(key)) for key in ("sha256", "model")} != {dict}:
+        raise DataError(f"{path} lacks checksums or shapes; save it again")
     return content
 
 

@@ -82,7 +82,7 @@ def judge(
         looks: The rounds after which the verdict was computed; None means once.
         ladder: Planned nominal ratios by method; one that no trial has counts as missing.
 
-    What is None is taken from the plan of the (first) study, else 0.01, 0.20, 0.75, 0.05, one look and no ladder.
+    What is None is taken from the plan of a single study, else 0.01, 0.20, 0.75, 0.05, one look and no ladder.
 
     Raises:
         StudyError: a missing column, accuracies that are not fractions, or settings out of range.

@@ -65,7 +65,8 @@ def run(options: PretrainOptions) -> None:
     print_result(
         options.printing,
         {
-            **{"folder": str(out), "config": result.config.to_dict()},
+            "folder": str(out),
+            "config": result.config.to_dict(),
             **{name: getattr(result, name) for name in (*RUN_FACTS, "training_problem")},
         },
         [

@@ -63,8 +63,8 @@ class PrincipalComponents:
         shape: (C, H, W).
         basis: ``pca``, ``dct``, ``wavelet``, ``rotation``, ``pixel`` or, of your own, ``own:NAME``.
         fingerprint: Hex hash of what it was fitted on.
-        error_bound: How far, as a share of the variance, an entry of the ratio can be from the exact one, beside
-            rounding; the residual's share is too large by at most K times this bound.
+        error_bound: Largest error of an entry of the ratio, as a share of the variance, apart from rounding; the
+            residual's share is too large by at most K times this bound.
     """
 
     mean: npt.NDArray[np.float32]

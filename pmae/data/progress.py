@@ -11,8 +11,7 @@ from typing import TypeAlias
 SECONDS_BETWEEN_LINES = 5.0
 
 
-Advance: TypeAlias = Callable[..., None]
-"""``advance(n, note="")`` reports ``n`` more units, and a ``note`` to show with them."""
+Advance: TypeAlias = Callable[..., None]  # advance(n, note=""): n more units, and a note to show with them
 
 
 @contextmanager

@@ -98,10 +98,16 @@ def join_parts(parts: Sequence[tuple[str, int, Reader]]) -> tuple[dict[str, Indi
 def name_labels(
     values: npt.NDArray[Any], class_names: tuple[str, ...], where: str
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Return labels int64 (N,), indices into class names, and these: the given ones, else the distinct values, sorted.
+    """Return labels int64 (N,), indices into class names, and these: the given, else the sorted distinct values."""
+    check_labels(values, class_names, where)
+    if class_names and values.dtype.kind != "U" and len(values):
+        return values.astype(np.int64), class_names
+    names, labels = np.unique(values, return_inverse=True)
+    return labels.reshape(-1).astype(np.int64), tuple(str(name) for name in names.tolist())
 
-    DataError, which begins with ``where``, for class numbers below 0, or without a name where names are given.
-    """
+
+def check_labels(values: npt.NDArray[Any], class_names: tuple[str, ...], where: str) -> None:
+    """Refuse class numbers below 0, or above the class names that are given; the DataError begins with ``where``."""
     if values.dtype.kind != "U" and len(values):
         low, high = values.min(), values.max()
         if low < 0 or (class_names and high >= len(class_names)):
@@ -109,10 +115,6 @@ def name_labels(
             unknown = "-1 usually means that labels are not public: leave those images out"
             way_out = unknown if low < 0 else "Correct the labels, replace a corrupted file, or name all classes"
             raise DataError(f"{where}: labels run from {low} to {high}; they must be class numbers {named}. {way_out}")
-        if class_names:
-            return values.astype(np.int64), class_names
-    names, labels = np.unique(values, return_inverse=True)
-    return labels.reshape(-1).astype(np.int64), tuple(str(name) for name in names.tolist())
 
 
 def read_each(get: Callable[[int], Payload], name: str) -> Reader:

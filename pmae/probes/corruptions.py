@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from pmae.probes.features import (
     score,
 )
 from pmae.probes.linear import fit_and_choose
+from pmae.training.loader import OneSplit
 
 Pixels = npt.NDArray[np.uint8]
 Levels = npt.NDArray[np.float64]
@@ -149,9 +149,9 @@ def corruption_probe(
     by_corruption: dict[str, dict[str, float]] = {split: {} for split in clean_scores}
     for split, scores in by_corruption.items():
         rows = imageset.indices(split)
-        clean, every = np.array(imageset.images[rows]), np.arange(len(rows))
+        clean = np.array(imageset.images[rows])
         for name in corruptions:
-            changed: Any = SimpleNamespace(images=corrupt(clean, name, severity, seed), indices=lambda _, i=every: i)
+            changed = OneSplit(corrupt(clean, name, severity, seed), np.arange(len(rows)))
             x = extract_features(encoder, changed, [split], device=device, precision=precision)
             scores[name] = score(attach_labels(x, imageset, [split], device), predict)[split]
     means = {split: float(np.mean(list(scores.values()))) for split, scores in by_corruption.items()}

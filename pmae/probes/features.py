@@ -55,7 +55,7 @@ class Labeled:
 
 def extract_features(
     encoder: Any,
-    imageset: LabeledImages,
+    imageset: Images,
     splits: Sequence[str] = SPLITS,
     pool: str | None = None,
     batch_size: int = 512,
@@ -84,7 +84,7 @@ def extract_features(
 
 def extract_pools(
     encoder: Any,
-    imageset: LabeledImages,
+    imageset: Images,
     splits: Sequence[str] = SPLITS,
     pools: Sequence[str] = ("cls", "mean"),
     batch_size: int = 512,
@@ -231,7 +231,7 @@ def untrained_encoder(
     return Training(config, images, components, seed=seed, device=pick_device(device)).result().encoder
 
 
-def pixel_features(images: LabeledImages, splits: Sequence[str] = SPLITS) -> dict[str, np.ndarray]:
+def pixel_features(images: Images, splits: Sequence[str] = SPLITS) -> dict[str, np.ndarray]:
     """Pixels, standardized by the train split: split -> float32 (N, C * H * W), in the order of ``indices(split)``."""
     statistics = pixel_statistics(images.images, images.indices("train"))
     features = {}

@@ -17,7 +17,6 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -36,7 +35,7 @@ from pmae.config import PretrainConfig, is_own
 from pmae.errors import ConfigError, DivergedError
 from pmae.files import MappedArray
 from pmae.training.checkpoint import load_checkpoint, save_checkpoint
-from pmae.training.loader import Images
+from pmae.training.loader import Images, OneSplit
 from pmae.training.loop import PretrainResult, Training, training_images
 
 # Ray's switch for macOS and Windows: with 0 all processes have the address 127.0.0.1.
@@ -185,11 +184,9 @@ def _worker(job: dict[str, Any]) -> None:
         return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
     pixels = job["images"].open() if isinstance(job["images"], MappedArray) else ray.get(job["images"])
-    indices = ray.get(job["indices"])
-    images: Any = SimpleNamespace(images=pixels, indices=lambda split: indices)
     training = Training(
         PretrainConfig.from_dict(job["config"]),
-        images,
+        OneSplit(pixels, ray.get(job["indices"])),
         ray.get(job["components"]),
         seed=job["seed"],
         device=device,

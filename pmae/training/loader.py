@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -36,6 +37,17 @@ class Images(Protocol):
     def images(self) -> np.ndarray: ...
 
     def indices(self, split: str) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class OneSplit:
+    """Images (N, H, W, C) of which those at ``rows`` are every split."""
+
+    images: np.ndarray
+    rows: np.ndarray
+
+    def indices(self, split: str) -> np.ndarray:
+        return self.rows
 
 
 class PixelStatistics(NamedTuple):

@@ -55,8 +55,7 @@ def make_charts(
     def add(section: str, title: str, figure: Figure, alt: str, headings: Cells, cells: Sequence[Cells]) -> None:
         wide = figure.get_size_inches()[0] > 4
         svg = Markup(as_inline(figure, alt, f"c{sum(map(len, charts.values()))}"))
-        chart = {"title": title, "svg": svg, "headings": headings, "numbers": cells, "wide": wide}
-        charts[section].append(chart)
+        charts[section].append({"title": title, "svg": svg, "headings": headings, "numbers": cells, "wide": wide})
 
     headings: Cells
     with paper_style():

@@ -58,7 +58,7 @@ def install() -> None:
     for number in SIGNALS:
         signal.signal(number, _remember)
     sys.excepthook = _report
-    sys.unraisablehook = lambda found: issubclass(found.exc_type, KeyboardInterrupt) or sys.__unraisablehook__(found)
+    sys.unraisablehook = _report_unraisable
 
 
 def reinstall() -> None:
@@ -72,6 +72,11 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
         print("interrupted", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
+
+
+def _report_unraisable(found: sys.UnraisableHookArgs) -> None:
+    if not issubclass(found.exc_type, KeyboardInterrupt):  # which check() raises again
+        sys.__unraisablehook__(found)
 
 
 def check() -> None:

@@ -52,7 +52,7 @@ class Invocation:
     """How a study was started, and the commands that follow from it."""
 
     argv: list[str]
-    program: str  # in commands that are shown, such as tune/masking_ratio_study.py basis
+    program: str  # path of the script, in commands that are shown
     record: StudyRecord | None  # study.json of a study that resumes
 
     @property
@@ -74,7 +74,7 @@ class Invocation:
 
 def command_line(argv: Sequence[str], program: str) -> str:
     """The shell command that runs ``program`` with ``argv``, without the passwords and tokens in its URLs."""
-    return shlex.join(["python", *program.split(), *map(without_secrets, argv)])
+    return shlex.join(["python", program, *map(without_secrets, argv)])
 
 
 def without_options(argv: Sequence[str], options: Collection[str]) -> list[str]:
@@ -212,9 +212,8 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
             plan, placement = _place(plan, display, Machine.cluster(session.resources), record, where)
         started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         created = started if record is None else record["created_at"]
-        write_json(
-            folder / "study.json", study_record(plan, invocation.command, created, dataclasses.asdict(placement))
-        )
+        resources = dataclasses.asdict(placement)
+        write_json(folder / "study.json", study_record(plan, invocation.command, created, resources))
         if mirror is not None:
             mirror.start()
         from tune.run.driver import StudyDriver  # imports torch: by now it is known that Ray is there

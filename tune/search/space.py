@@ -239,7 +239,7 @@ class Space:
 
 
 def build_space(options: StudyOptions, size: int) -> Space:
-    """What ``options`` ask for on images of ``size`` pixels; ConfigError if there is no such thing."""
+    """The search space that ``options`` describe for images of ``size`` pixels; ConfigError if it is invalid."""
     search, confirm = options.search, options.confirm
     methods: tuple[str, ...] = tuple(dict.fromkeys(search.methods))
     usual = preset(options.training.preset).model.patch_size

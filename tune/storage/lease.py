@@ -185,7 +185,7 @@ class StudyLease:
         owner = {
             "id": self.id,
             "holder": f"process {os.getpid()} on {socket.gethostname()}",
-            "renewed": self._clock.time(),  # an owner that wrote during a download differs from the one before it
+            "renewed": self._clock.time(),  # shows a driver that downloads whether the owner has written meanwhile
             "released": released,
             **_process(os.getpid()),
         }

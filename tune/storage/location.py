@@ -61,12 +61,12 @@ class Storage:
     def new(self, name: str) -> Path:
         """The folder of a new study; ConfigError if the name is not valid, or in use here or in the store."""
         folder = self.root / study_name(name)
-        taken = [str(folder)] if is_study(folder) else []
+        taken = str(folder) if is_study(folder) else ""
         if self.store is not None and name in self.store.studies():
-            taken = [self.store.below(name).uri]
+            taken = self.store.below(name).uri
         if taken:
             raise ConfigError(
-                f"{taken[0]} holds a study already; resume it (--resume), or use another --name or --storage"
+                f"{taken} holds a study already; resume it (--resume), or use another --name or --storage"
             )
         if folder.exists() and (not folder.is_dir() or any(not p.name.startswith(".") for p in folder.iterdir())):
             raise ConfigError(f"{folder} exists and is not a study; use another --name or --storage")

@@ -27,16 +27,14 @@ STUDY_GAUGES = {
 
 
 class Gauges:
-    """Gauges with the same tags."""
-
     def __init__(self, texts: Mapping[str, str], **tags: str) -> None:
-        self._gauges = [Gauge(name, description=text, tag_keys=tuple(tags)) for name, text in texts.items()]
+        self._gauges = {name: Gauge(name, description=text, tag_keys=tuple(tags)) for name, text in texts.items()}
         self._tags = tags
 
     def show(self, values: Mapping[str, Any]) -> None:
         """Set the gauges that have a finite value in ``values``, in which their names lack the prefix."""
-        for gauge in self._gauges:
-            value = values.get(gauge.info["name"].removeprefix("pmae_").removeprefix("study_"))
+        for name, gauge in self._gauges.items():
+            value = values.get(name.removeprefix("pmae_").removeprefix("study_"))
             if value is not None and math.isfinite(value):
                 gauge.set(value, tags=self._tags)
 

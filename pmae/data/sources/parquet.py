@@ -30,6 +30,7 @@ from pmae.data.source import (
     Request,
     Source,
     broken_as,
+    check_labels,
     join_parts,
     name_labels,
 )
@@ -72,7 +73,7 @@ def _list(base: Path, files: list[Path]) -> Listing:
         raw.append(_labels(path, label))
         parts.append((split, len(raw[-1]), partial(_read_images, path, image)))
     for own, path in zip(raw, (path for paths in by_split.values() for path in paths), strict=True):
-        name_labels(own, class_names, str(path))  # refuses labels with the name of their file
+        check_labels(own, class_names, str(path))
     return Listing(*name_labels(np.concatenate(raw), class_names, str(base)), *join_parts(parts))
 
 

@@ -1,4 +1,4 @@
-"""Tune's cache of idle processes holds as many as run at a time; without that private API studies still run."""
+"""Tune's private parts that the driver uses, without which studies still run; what is recorded when Ray is lost."""
 
 from __future__ import annotations
 
