@@ -126,5 +126,6 @@ def test_power_grows_with_seeds() -> None:
     held = [verdicts(FLAT, 0.7, 300, seeds, name="flat")["holds"] for seeds in (3, 5, 10)]
     curve = scaled(TRUTHS["single peak at .55"][0], 3)
     failed = [verdicts(curve, 1.0, 300, seeds, name="peak")["fails"] for seeds in (3, 5, 10)]
-    assert held[0] < held[1] < held[2] and held[2] > 240
+    # With known variances 77 of 100 would hold with 10 seeds: E[Phi(sqrt(2) z + X)^6], z = (0.01 - 1.645 se) / se.
+    assert held[0] < held[1] < held[2] and held[2] > 205
     assert failed[0] < failed[1] <= failed[2] and failed[2] > 290
