@@ -72,6 +72,7 @@ class Running:
     spec: TrialSpec
     ends: float
     ignores_stop: bool
+    is_lost: bool  # its process dies then
 
 
 class SimulatedRay:
@@ -103,11 +104,10 @@ class SimulatedRay:
             if not isinstance(answer, dict):
                 return answer == StudySearch.FINISHED
             self._numbers += 1
-            spec = self.search.spec(ray_id)
-            assert spec is not None
+            spec = TrialSpec.from_dict(answer["trial"])
             self.process.on_start(spec, self.driver.job.checkpoints(spec.trial_id))
             ends = self.driver.clock.monotonic() + self.process.duration(spec)
-            self._running[ray_id] = Running(spec, ends, self.process.ignores_stop())
+            self._running[ray_id] = Running(spec, ends, self.process.ignores_stop(), self.process.loses(spec))
         return False
 
     def _end_some(self) -> None:
@@ -117,6 +117,10 @@ class SimulatedRay:
             self.driver._end(*again[1:])
         for ray_id, trial in sorted(self._running.items(), key=lambda item: item[1].ends):
             if now < trial.ends and (not stopping or trial.ignores_stop):
+                continue
+            if trial.is_lost:
+                del self._running[ray_id]
+                self.search.on_trial_complete(ray_id, error=True)
                 continue
             text = self.process.world.expected.result(trial.spec)
             if now < trial.ends:

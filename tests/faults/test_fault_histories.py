@@ -41,7 +41,7 @@ def check(history: History) -> None:
 
 @pytest.mark.parametrize("seed", REGRESSIONS)
 def test_seeds_that_failed_once(seed):
-    check(run_history(seed))
+    check(run_history(seed, losses=False))  # as when they failed
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))

@@ -20,6 +20,7 @@ import re
 import shutil
 import tempfile
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ from tests.faults.disk import Disk, full, intercepted
 from tests.faults.driver import final_rows, lose_ray, run_study
 from tests.faults.store import SimulatedStore
 from tests.faults.study import COLUMNS, EPOCHS, SETTINGS, Expected, Setting, expected, facts, verdict_text
+from tune.run.driver import RETRIES
 from tune.run.ray_session import RayLostError
 from tune.search.sampler import FINAL
 from tune.storage import lease
@@ -69,7 +71,7 @@ class Faults:
     lost_ray: bool
     rivals: float
     duplicates: float
-    lost_processes: float
+    long_trials: float
     stubborn: float
     runs: int
 
@@ -86,7 +88,7 @@ class Faults:
         return cls(
             kills=rng.random() < 0.8, power=rng.random() < 0.7, lost_machines=stored and maybe(), full_disk=maybe(),
             outages=stored and maybe(), lost_answers=some(0.1), slow=some(0.3), jumps=maybe(), stops=maybe(),
-            interrupts=maybe(), lost_ray=maybe(), rivals=some(0.8), duplicates=some(0.5), lost_processes=some(0.5),
+            interrupts=maybe(), lost_ray=maybe(), rivals=some(0.8), duplicates=some(0.5), long_trials=some(0.5),
             stubborn=some(0.5), runs=rng.randint(1, 4),
         )  # fmt: skip
 
@@ -117,6 +119,7 @@ class Driver(Process):
         self.outcome = ""
         self._holds = False
         self._recorded: set[str] = set()
+        self._losses: Counter[str] = Counter()  # of a trial's processes
         self.main = Task(world.scheduler, self, "main", self._run)
 
     def _run(self) -> None:
@@ -186,12 +189,20 @@ class Driver(Process):
             self.world.fail(f"{self.name} has finished and the store differs from its folder")
 
     def duration(self, spec: TrialSpec) -> float:
-        """Seconds that a trial takes, with its retries after its process was lost."""
+        """Seconds that a trial takes, some several times as long as others."""
         rng, faults = self.world.rng, self.world.faults
-        attempts = 1
-        while not self.world.calm and attempts < 3 and rng.random() < faults.lost_processes:
-            attempts += 1
-        return sum(rng.uniform(1.0, 10.0) for _ in range(attempts))
+        parts = 1
+        while not self.world.calm and parts < 3 and rng.random() < faults.long_trials:
+            parts += 1
+        return sum(rng.uniform(1.0, 10.0) for _ in range(parts))
+
+    def loses(self, spec: TrialSpec) -> bool:
+        """Whether a trial that starts loses its process; it is started again ``RETRIES`` times at most."""
+        if self.world.calm or self._losses[spec.trial_id] == RETRIES:
+            return False
+        lost = self.world.losses.random() < self.world.lost_processes
+        self._losses[spec.trial_id] += lost
+        return lost
 
     def ignores_stop(self) -> bool:
         """Whether a trial that starts does not end early when it is asked to."""
@@ -211,10 +222,13 @@ class World:
         setting: The study.
         seed: Draws all that happens.
         root: An empty folder.
+        losses: Whether trials may lose their process.
     """
 
-    def __init__(self, setting: Setting, seed: int, root: Path) -> None:
+    def __init__(self, setting: Setting, seed: int, root: Path, losses: bool) -> None:
         self.rng = random.Random(seed)
+        self.losses = random.Random(f"losses {seed}")  # of its own: older histories stay as they were
+        self.lost_processes = self.losses.choice((0.0, 0.1, 0.5)) if losses else 0.0
         self.expected: Expected = expected(setting)
         self.scheduler = Scheduler(random.Random(self.rng.random()))
         self.events: list[str] = []
@@ -473,13 +487,13 @@ class History:
     steps: int
 
 
-def run_history(seed: int) -> History:
-    """Run the history of a seed in a folder of its own."""
+def run_history(seed: int, losses: bool = True) -> History:
+    """Run the history of a seed in a folder of its own; without ``losses`` no trial loses its process."""
     setting = SETTINGS[seed % len(SETTINGS)]
     expected(setting)
     folder = Path(tempfile.mkdtemp(prefix="pmae-faults-", dir=RAM_DISK if RAM_DISK.is_dir() else None))
     try:
-        world = World(setting, seed, folder)
+        world = World(setting, seed, folder, losses)
         rng = random.Random(seed)
         with ExitStack() as stack:
             if rng.random() < 0.7:  # a journal that lives longer than one row

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import queue
 import shutil
 from collections.abc import Callable
@@ -64,6 +65,7 @@ class StudyDriver:
         self.plan, self.job, self.placement = plan, job, placement
         self.writer, self.folder, self.display = writer, writer.folder, display
         self.problems, self.mirror, self.clock = problems, mirror, clock
+        self.processes = KeepProcesses(placement.concurrent)
         self.state = StudyState(plan, writer.trials.to_pylist(), placement.lag)
         self._rounds_shown = 0
         self._gauges: Gauges | None = None
@@ -106,27 +108,20 @@ class StudyDriver:
 
     def _tuner(self, search: StudySearch) -> Any:
         keep_credentials_out_of_logs()
+        logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it lists trials that have been started again
         placement = self.placement
         resources: dict[str, float] = {"CPU": placement.threads}
         if placement.workers > 1:
             resources = OUTER_RESOURCES
         elif placement.gpus:
             resources["GPU"] = placement.gpus
-        scheduler = KeepProcesses(placement.concurrent)
-
-        def on_lost(ray_id: str) -> None:
-            scheduler.drop_idle()
-            spec = search.spec(ray_id)
-            if spec is not None:
-                self.display.warn(f"{spec.name}: its process was lost; it resumes from its last checkpoint in another")
-
-        hooks = Hooks(self._step, on_lost, lambda: self.state.overdue(self.clock.monotonic()))
+        hooks = Hooks(self._step, lambda: self.state.overdue(self.clock.monotonic()))
         return Tuner(
             trial_actor(self.plan.name, resources),
             param_space={"job": asdict(self.job)},
             tune_config=TuneConfig(
                 search_alg=search,
-                scheduler=scheduler,
+                scheduler=self.processes,
                 num_samples=-1,
                 max_concurrent_trials=placement.concurrent,
                 reuse_actors=True,
@@ -136,7 +131,7 @@ class StudyDriver:
             run_config=RunConfig(
                 name="tune",
                 storage_path=str(self.folder / "ray"),
-                failure_config=FailureConfig(max_failures=RETRIES),
+                failure_config=FailureConfig(max_failures=0),  # the state starts lost trials again
                 stop=hooks,
                 callbacks=[hooks],
                 verbose=0,
@@ -146,9 +141,12 @@ class StudyDriver:
     def _end(self, spec: TrialSpec, text: str | None) -> TrialRow | None:
         """Record a trial that ended; what goes wrong with that ends the study."""
         if text is None:
+            self.processes.drop_idle()
+            if self.state.lost(spec.trial_id) <= RETRIES:
+                self.display.warn(f"{spec.name}: its process was lost; it resumes from its last checkpoint in another")
+                return None
             self._take_problems(wait=LOST_AFTER)  # Tune may notice first that Ray was lost
             if isinstance(self.state.problem, RayLostError):
-                self.state.end(spec.trial_id, None)
                 return None
             error = (
                 f"its process ended {RETRIES + 1} times (killed, out of memory or crashed); use --resume with fewer "
@@ -235,18 +233,15 @@ def _trial_name(trial: Trial) -> str:
 
 
 class Hooks(Callback, Stopper):
-    """What the driver does in Tune's loop: after every step, before a trial whose process was lost runs again, and to
-    stop all trials at once. Ray pickles it and never restores it, so it keeps no state.
+    """What the driver does in Tune's loop: after every step, and to stop all trials at once. Ray pickles it and never
+    restores it, so it keeps no state.
     """
 
-    def __init__(self, on_step: Callable[[], None], on_lost: Callable[[str], None], stop: Callable[[], bool]) -> None:
-        self._on_step, self._on_lost, self._stop = on_step, on_lost, stop
+    def __init__(self, on_step: Callable[[], None], stop: Callable[[], bool]) -> None:
+        self._on_step, self._stop = on_step, stop
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._on_step()
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Trial, **info: Any) -> None:
-        self._on_lost(trial.trial_id)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Never stop a single trial."""
@@ -270,7 +265,7 @@ class KeepProcesses(FIFOScheduler):
       trials would run one after another: ``choose_trial_to_run`` names no trial, and Tune starts those that have no
       process yet.
 
-    An idle process holds its CPUs, and a pending trial takes it at once, also one that lost its own.
+    An idle process holds its CPUs, and a pending trial takes it at once, without a look at whether it is alive.
     """
 
     def __init__(self, processes: int) -> None:

@@ -30,8 +30,8 @@ OnEnd = Callable[[TrialSpec, str | None], TrialRow | None]
 class StudySearch(Searcher):
     """Passes the trials of a ``StudyState`` to Ray Tune, and logs them in ``database``, which is replaced, as ``name``.
 
-    ``on_end`` gets the result of a trial as JSON (None: its process was lost too often), ends it in the state and
-    returns its row, None where it could not be recorded; Ray ignores what it raises.
+    ``on_end`` gets the result of a trial as JSON (None: its process was lost), ends it in the state and returns its
+    row, None where it runs again or could not be recorded; Ray ignores what it raises.
     """
 
     def __init__(self, state: StudyState, on_end: OnEnd, space: Space, database: Path, name: str) -> None:
@@ -45,7 +45,7 @@ class StudySearch(Searcher):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental in Optuna
             self._optuna.set_metric_names([SHOWN_OBJECTIVE])
-        self._numbers: dict[str, int] = {}  # of running trials in Optuna
+        self._numbers: dict[str, int] = {}  # of running trials in Optuna, by the study's trial id
         self._logged = 0
 
     def suggest(self, trial_id: str) -> Any:
@@ -58,10 +58,6 @@ class StudySearch(Searcher):
                 return {"trial": step.spec.to_dict()}
         return Searcher.FINISHED if step is Idle.FINISHED else None
 
-    def spec(self, trial_id: str) -> TrialSpec | None:
-        """The running trial with Ray's id ``trial_id``."""
-        return self._specs.get(trial_id)
-
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Do nothing: a trial is scored at its end only."""
 
@@ -70,10 +66,9 @@ class StudySearch(Searcher):
         spec = self._specs.pop(trial_id, None)
         if spec is not None:
             row = self._on_end(spec, (result or {}).get("row"))
-            number = self._numbers.pop(trial_id, None)  # None in the confirm phase
-            if number is not None and row is not None and row["status"] != "interrupted":
+            if row is not None and row["status"] != "interrupted" and spec.trial_id in self._numbers:
                 state, value = _outcome(row)
-                self._optuna.tell(number, value, state=state)
+                self._optuna.tell(self._numbers.pop(spec.trial_id), value, state=state)
 
     def _log(self, ray_id: str, spec: TrialSpec, candidate: Candidate, row: TrialRow | None) -> None:
         """Log an explored trial: as it ended where it is on record, otherwise as running."""
@@ -89,7 +84,7 @@ class StudySearch(Searcher):
             )
         )
         if row is None:
-            self._numbers[ray_id] = self._logged
+            self._numbers[spec.trial_id] = self._logged
         self._logged += 1
 
     def save(self, checkpoint_path: str) -> None:

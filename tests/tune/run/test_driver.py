@@ -1,9 +1,10 @@
-"""Tune's private parts that the driver uses, without which studies still run; what is recorded when Ray is lost."""
+"""Tune's private parts that the driver uses, without which studies still run; trials whose process is lost."""
 
 from __future__ import annotations
 
 import queue
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ray.tune.utils.object_cache import _ObjectCache
@@ -11,11 +12,30 @@ from ray.tune.utils.object_cache import _ObjectCache
 from pmae.config import preset
 from tune import StudyOptions
 from tune.planning.plan import plan_study
-from tune.run.driver import KeepProcesses, StudyDriver
+from tune.run.driver import RETRIES, KeepProcesses, StudyDriver
 from tune.run.ray_session import RayLostError
-from tune.search.state import StudyState
+from tune.search.state import Idle, Start, StudyState
 from tune.storage.clock import CLOCK
 from tune.trial.spec import TrialSpec
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch) -> StudyDriver:
+    """A driver without Ray and table; ``recorded`` has the status of each row."""
+    monkeypatch.setattr("tune.run.driver.LOST_AFTER", 0.01)
+    monkeypatch.setattr("tune.run.driver.blank_result", lambda spec, job, status, *rest: {"status": status})
+    made: Any = object.__new__(StudyDriver)
+    made.state, made.problems, made.clock = StudyState(plan_study(StudyOptions()), (), 2), queue.SimpleQueue(), CLOCK
+    made.job, made.processes, made.recorded = SimpleNamespace(stop_file=tmp_path / "stop"), KeepProcesses(2), []
+    made.display = SimpleNamespace(warn=lambda text: None)
+
+    def record(spec, result):
+        made.recorded.append(result["status"])
+        made.state.end(spec.trial_id, result)
+        return result
+
+    made._record = record
+    return made
 
 
 def controller(cache: _ObjectCache | None) -> SimpleNamespace:
@@ -73,18 +93,27 @@ def test_the_tasks_of_a_trial_have_its_name_and_only_while_they_are_submitted():
 
 
 @pytest.mark.parametrize("problem", [RayLostError("Ray's process raylet was lost"), None])
-def test_a_trial_that_ends_because_ray_was_lost_is_not_on_record_as_failed(problem, tmp_path, monkeypatch):
-    monkeypatch.setattr("tune.run.driver.LOST_AFTER", 0.01)
-    plan = plan_study(StudyOptions())
-    driver = object.__new__(StudyDriver)
-    driver.state, driver.problems, driver.clock = StudyState(plan, (), 1), queue.SimpleQueue(), CLOCK
-    driver.job = SimpleNamespace(stop_file=tmp_path / "stop")
-    recorded = []
-    monkeypatch.setattr("tune.run.driver.blank_result", lambda *given: {"status": given[2], "history": []})
-    driver._record = lambda spec, result: recorded.append(result["status"]) or result
+def test_a_trial_that_ends_because_ray_was_lost_is_not_on_record_as_failed(problem, driver):
     spec = driver.state.next().spec
+    for _ in range(RETRIES):
+        driver._end(spec, None)
+        assert not driver.recorded and driver.state.next() == Start(spec)
     if problem is not None:
         driver.problems.put(problem)  # the thread that watches Ray may be later than Tune
     driver._end(spec, None)
-    assert recorded == ([] if problem else ["failed"])
-    assert driver.state.problem is problem and bool(driver.state.running) == (problem is None)
+    assert driver.state.problem is problem
+    if problem is None:
+        assert driver.recorded == ["failed"] and driver.state.running == []
+    else:
+        assert driver.recorded == [] and driver.state.running == [spec]  # to be recorded as interrupted
+
+
+def test_a_lost_trial_comes_before_others_and_waits_when_the_study_stops(driver):
+    first, second = (driver.state.next().spec for _ in range(2))
+    driver._end(second, None)
+    assert driver.state.next() == Start(second)
+    driver._end(first, None)
+    driver.state.stop(0.0)
+    assert driver.state.next() is Idle.WAIT and driver.state.running == [second, first]
+    driver.state.end(second.trial_id, None)
+    assert driver.state.next() is Idle.FINISHED and driver.state.running == [first]

@@ -185,6 +185,22 @@ def test_a_trial_that_the_kernel_kills_again_and_again_is_recorded(tmp_path, sta
 
 
 @pytest.mark.slow
+def test_an_idle_process_that_is_killed_costs_no_trial(tmp_path, start_study):
+    study = start_study(tmp_path / "runs", *ONE, "--trials", "2", "--max-concurrent", "2")
+    study.wait_for(lambda: len(study.workers("seed=")) == 2, every=0.01)
+    slow, idle = study.workers("seed=")
+    slow.suspend()
+    study.wait_for(lambda: recorded(study.folder) == 1)
+    idle.kill()
+    idle.wait(30)
+    slow.resume()
+    said = study.ends_well()
+    rows = read_study(study.folder).trials.to_pylist()
+    assert {r["status"] for r in rows} == {"done"}, said
+    assert said.count("its process was lost") == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
 def test_a_corrupted_checkpoint_falls_back_to_the_previous_one(damage, undisturbed_long, tmp_path, start_study):
     study = start_study(tmp_path / "runs", *LONG)

@@ -47,8 +47,7 @@ def start(plan: StudyPlan, folder: Path, records: list[TrialRow]) -> StudySearch
 
 
 def result(search: StudySearch, ray_id: str, **values: object) -> dict[str, str]:
-    spec = search.spec(ray_id)
-    assert spec is not None
+    spec = search._specs[ray_id]
     row: TrialResult = blank_result(spec, TrialJob("/", "digits"), "done", "", "exception")
     return {"row": json.dumps({**row, "val_linear": 0.5, "test_linear": 0.5, **values})}
 
@@ -71,7 +70,7 @@ def test_trials_are_passed_on_and_those_on_record_are_only_logged(plan, tmp_path
     assert search.suggest("e")["trial"]["phase"] == "confirm"
     assert search.suggest("f")["trial"]["phase"] == "confirm"
     search.on_trial_complete("e", error=True)
-    assert search.spec("e") is None
+    assert "e" not in search._specs
     assert optuna_states(tmp_path) == {"COMPLETE": 1, "FAIL": 2}
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'optuna.db'}")
     logged = [t.user_attrs for t in study.trials]
