@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -15,18 +16,21 @@ class DataError(ValueError):
 
 
 class DivergedError(ArithmeticError):
-    """The loss stopped being finite in ``epoch``, at optimizer ``step`` (both from 0, over the whole training)."""
+    """The loss stopped being finite in ``epoch``, at optimizer ``step`` (both from 0, over the whole training).
 
-    def __init__(self, epoch: int, step: int, value: float) -> None:
-        self.epoch, self.step, self.value = epoch, step, value
+    ``history`` has the entries of the epochs before, see :class:`pmae.training.loop.Training`.
+    """
+
+    def __init__(self, epoch: int, step: int, value: float, history: Iterable[dict[str, Any]] = ()) -> None:
+        self.epoch, self.step, self.value, self.history = epoch, step, value, list(history)
         super().__init__(
             f"the training loss became {value} at step {step} (epoch {epoch}); "
             "try a lower learning_rate, a longer warm-up, clip_grad_norm=1.0 or precision='fp32'"
         )
 
-    def __reduce__(self) -> tuple[type, tuple[int, int, float]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         # The default would call __init__ with the message alone when the error crosses processes.
-        return type(self), (self.epoch, self.step, self.value)
+        return type(self), (self.epoch, self.step, self.value, self.history)
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

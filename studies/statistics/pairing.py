@@ -7,6 +7,7 @@ second row of the same seed) is left out and named. The statistics of what remai
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Rung:
         means = {}
         for name in ("achieved_ratio", "achieved_sd", "train_loss"):
             values = [row[name] for row in rows if is_number(row[name])]
-            means[name] = float(np.mean(values)) if values else None
+            means[name] = math.fsum(values) / len(values) if values else None  # in any order of the rows
         share = means["achieved_ratio"]
         problems = sum(bool(row["training_problem"]) for row in rows)
         return cls(ratio, ratio if share is None else share, means["achieved_sd"], means["train_loss"], problems)

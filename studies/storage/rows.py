@@ -118,6 +118,10 @@ class Resources(TypedDict, total=False):
     """What is read of a plan's ``resources``; the rest is only shown."""
 
     concurrent: int
+    workers: int
+    least_workers: int | None
+    gpus: float
+    trial_timeout: float | None
 
 
 class StudyRecord(TypedDict, total=False):

@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -25,6 +26,7 @@ from tune import (
     run_study,
 )
 from tune.masking_ratio_study import main
+from tune.run.runner import _stored_options
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -78,6 +80,22 @@ def test_secrets_reach_neither_tables_nor_logs_nor_the_report(undisturbed):
     files = [p for p in (*undisturbed.storage.rglob("*"), undisturbed.log) if p.is_file()]
     assert len(files) > 5
     assert not [p for p in files if SECRET.encode() in p.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("had", "argv", "expected"),
+    [
+        ({"workers": 1, "gpus": 0.0, "trial_timeout": 60.0, "least_workers": None}, [], ("1", 0.0, 60.0)),
+        ({"workers": 4, "gpus": 4.0, "trial_timeout": None, "least_workers": 2}, [], ("2-4", None, None)),
+        ({"workers": 1, "gpus": 0.5}, ["--gpus-per-trial", "0", "--trial-timeout", "9"], ("1", 0.0, 9.0)),
+        ({"workers": 2, "gpus": 0.0}, ["--workers-per-trial", "1"], ("1", None, None)),
+    ],
+)
+def test_a_study_that_resumes_keeps_workers_gpus_and_time_limit_unless_told(had, argv, expected):
+    options = StudyOptions()
+    record: Any = {"question": None, "name": "digits", "options": options.to_dict(), "resources": had}
+    machine = _stored_options(["--resume", *argv], options, record).machine
+    assert (machine.workers_per_trial, machine.gpus_per_trial, machine.trial_timeout) == expected
 
 
 def test_resume_refuses_another_question_of_the_same_settings(undisturbed, capsys):

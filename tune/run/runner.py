@@ -147,14 +147,23 @@ def run(
 
 
 def _stored_options(argv: list[str], options: StudyOptions, record: StudyRecord) -> StudyOptions:
-    """The study's own options; those given on the command line must be equal."""
+    """The options that the study had; those of ``argv`` must be equal, but for those of the machine."""
     if record["question"] != options.question:
         asked = record["question"] or "which share should be masked, with which patches?"
         raise ConfigError(
             f"--resume: the study {record['name']!r} asks another question ({asked}); resume it with the command that "
             f"began it: {record['command']}"
         )
-    given = parse_options(argv, options.with_study(record["options"]), pairs=True).normalized()
+    had = record["resources"]
+    workers, least = had.get("workers", 1), had.get("least_workers")
+    machine = dataclasses.replace(  # what ``argv`` names is taken from there
+        options.machine,
+        workers_per_trial=str(workers) if least is None else f"{least}-{workers}",
+        gpus_per_trial=had.get("gpus") if workers == 1 else None,
+        trial_timeout=had.get("trial_timeout"),
+    )
+    stored = dataclasses.replace(options, machine=machine).with_study(record["options"])
+    given = parse_options(argv, stored, pairs=True).normalized()
     differences = given.differences(record["options"])
     if differences:
         raise ConfigError(
@@ -212,7 +221,7 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
             plan, placement = _place(plan, display, Machine.cluster(session.resources), record, where)
         started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         created = started if record is None else record["created_at"]
-        resources = dataclasses.asdict(placement)
+        resources = {**dataclasses.asdict(placement), "trial_timeout": machine.trial_timeout}
         write_json(folder / "study.json", study_record(plan, invocation.command, created, resources))
         if mirror is not None:
             mirror.start()

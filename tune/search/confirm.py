@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import operator
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -118,7 +119,7 @@ def candidates_to_confirm(space: Space, rows: Iterable[TrialRow], rule: ConfirmR
     for row in rows:
         if row["phase"] == "explore" and row["status"] == "done" and row["val_linear"] is not None:
             accuracies[Candidate.of(config_of(row))].append(row["val_linear"])
-    explored = {s: sum(v) / len(v) for s, v in accuracies.items()}
+    explored = {s: math.fsum(v) / len(v) for s, v in accuracies.items()}
     chosen: list[Candidate] = []
     for method in space.methods:
         mine = {s: v for s, v in explored.items() if s.method == method}

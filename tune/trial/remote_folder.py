@@ -69,8 +69,9 @@ def exchange(job: TrialJob) -> Iterator[TrialJob]:
     name = f"pmae-{secrets.token_hex(8)}"
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(StudyFolder)
-    # Two threads, so that the stop signal does not wait for a checkpoint.
-    actor = actor.options(name=name, num_cpus=0, max_concurrency=2, scheduling_strategy=here)
+    # Two threads, so that the stop signal does not wait for a checkpoint. It keeps only its arguments: it may restart.
+    restarts = {"max_restarts": -1, "max_task_retries": -1}
+    actor = actor.options(name=name, num_cpus=0, max_concurrency=2, scheduling_strategy=here, **restarts)
     # As an argument: a runtime environment would be written to the log of Ray's runtime_env_agent.
     actor = actor.remote(job, {name: os.environ[name] for name in CREDENTIALS if name in os.environ})
     try:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pmae.components import PrincipalComponents, cached_components
 from pmae.config import DataConfig, PretrainConfig
 from pmae.data import ImageSet, load_images
-from pmae.errors import DataError, DivergedError
+from pmae.errors import ConfigError, DataError, DivergedError
 from pmae.trainer import PretrainResult, pretrain
 from tune.trial.spec import FOLD_REPEATS, FOLDS_BELOW, ErrorKind, TrialJob, TrialResult, TrialSpec, trial_columns
 
@@ -76,6 +76,9 @@ def run_trial(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch | None = None) -
         warnings.simplefilter("always")
         try:
             measured = _train_and_score(spec, job, each_epoch)
+        except DivergedError as problem:
+            ending = {"status": "diverged", "error": str(problem), "error_kind": "diverged"}
+            history = problem.history  # those of an earlier process included
         except Exception as problem:
             ending = _ending(problem)
     ours = f"{os.sep}pmae{os.sep}", f"{os.sep}tune{os.sep}"
@@ -98,8 +101,12 @@ def run_trial(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch | None = None) -
 
 def _train_and_score(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch) -> dict[str, Any]:
     """Train unless it is a control, then linear probe, k-NN and the study's measures; exploring never reads test."""
+    import torch
+
     from pmae.probes import extract_features, pixel_features, untrained_encoder
 
+    if job.workers == 1:  # of the probes, also of controls; a training sets its own
+        torch.set_num_threads(job.threads)
     config, data = spec.config, (spec.config.data, job.skip_unreadable)
     images, components = shared_images(*data), None
     if config.masking.method == "pmae" and spec.control != "pixels":
@@ -154,9 +161,6 @@ def _train(
             **_shared_storage(job, folder), name=spec.trial_id, checkpoint_every=every,
             callbacks=[SharedTrialGauges(spec)] if job.gauges else [],
         ).fit()  # fmt: skip
-    import torch
-
-    torch.set_num_threads(job.threads)
     options: dict[str, Any] = {
         "seed": spec.seed,
         "on_epoch": lambda record, model: on_epoch(record),
@@ -167,7 +171,7 @@ def _train(
     if any(folder.glob("epoch-*.ckpt")):
         try:
             return pretrain(spec.config, images, components, resume_from=folder, **options)
-        except DataError as problem:
+        except (DataError, ConfigError) as problem:  # damaged, or of a trial that had this id before
             warnings.warn(f"{problem}; training from the beginning", stacklevel=1)
     return pretrain(spec.config, images, components, **options)
 
@@ -225,8 +229,6 @@ def _ending(problem: Exception) -> dict[str, Any]:
     kind: ErrorKind
     if isinstance(problem, StopRequested):
         status, kind, error = "interrupted", "stop_requested", str(problem)
-    elif isinstance(problem, DivergedError):
-        status, kind, error = "diverged", "diverged", str(problem)
     elif isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
         status, kind, error = "interrupted", "disk_full", f"the disk is full ({problem}); free space, then use --resume"
     elif _is_memory_error(problem):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from pmae.config import preset
 from pmae.errors import DivergedError
+from pmae.training.loop import Training
 from tune.trial import run as trial
 from tune.trial.run import run_trial
 from tune.trial.spec import TrialJob, TrialSpec
@@ -76,3 +78,28 @@ def test_a_trial_that_is_stopped_ends_with_its_epoch_and_resumes_later(spec, job
     rest = run_trial(spec, job)
     assert rest["status"] == "done" and rest["history"][0]["train_loss"] == row["history"][0]["train_loss"]
     assert (rest["train_loss"], rest["val_linear"]) == (whole["train_loss"], whole["val_linear"])
+
+
+def test_a_trial_that_diverges_after_it_resumed_keeps_its_first_epochs(spec, job, monkeypatch):
+    def explode(training: Training) -> tuple:
+        losses, *rest = run_steps(training)
+        return (losses * (float("nan") if training.epoch == 1 else 1.0), *rest)
+
+    run_steps = Training._run_steps
+    job.stop_file.touch()
+    run_trial(spec, job)
+    job.stop_file.unlink()
+    monkeypatch.setattr(Training, "_run_steps", explode)
+    resumed, whole = run_trial(spec, job), run_trial(spec, TrialJob(job.folder + "/whole", "digits"))
+    assert resumed["status"] == "diverged" and resumed["epochs"] == 1
+    for name in ("error", "epochs", "train_loss", "objective"):
+        assert resumed[name] == whole[name]
+
+
+def test_a_checkpoint_of_another_trial_is_not_resumed_from(spec, job):
+    job.stop_file.touch()
+    run_trial(replace(spec, seed=2), job)
+    job.stop_file.unlink()
+    row, whole = run_trial(spec, job), run_trial(spec, TrialJob(job.folder + "/whole", "digits"))
+    assert row["status"] == "done" and "seed" in row["notices"][0] and "from the beginning" in row["notices"][0]
+    assert (row["train_loss"], row["val_linear"]) == (whole["train_loss"], whole["val_linear"])
