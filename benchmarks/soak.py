@@ -304,7 +304,9 @@ def facts(folder: Path) -> dict[str, Any]:
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """What differs between two results of :func:`facts`, a few words each."""
     found = [name for name in ("epochs", "verdict") if ours[name] != theirs[name]]
-    for trial_id in sorted({*ours["trials"], *theirs["trials"]}):
+    for trial_id in sorted(
+        {*ours["trials"], *theirs["trials"]}, key=lambda name: (not name.startswith("explore"), name)
+    ):
         a, b = ours["trials"].get(trial_id), theirs["trials"].get(trial_id)
         if a is None or b is None:
             found.append(f"{trial_id}: in one table only")
