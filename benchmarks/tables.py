@@ -106,7 +106,7 @@ def study(result: Result) -> str:
     names = {
         "start_to_first_trial": "start to first trial",
         "training_and_probing_of_a_trial": "training and probing of a trial",
-        "overhead_of_a_trial": "overhead of a trial beside them",
+        "overhead_of_a_trial": "overhead per trial, in addition",
         "verdict": "until the verdict",
         "whole": "until the command ends, with figures and report",
     }

@@ -375,12 +375,13 @@ SIZES = ("model.image_size", "model.channels")  # facts of the images, not setti
 DEFAULTS = {f"{section}.{f.name}": f.default for section, kind in SECTIONS.items() for f in dataclasses.fields(kind)}
 # Name -> the dotted setting it is; names are unique but for the sizes.
 SETTINGS = {dotted.partition(".")[2]: dotted for dotted in DEFAULTS if dotted not in SIZES}
+SHAPE = ("model.width", "model.depth", "model.heads")
 # A changed setting takes the place of these, unless they are given with it.
 REPLACES: dict[str, tuple[str, ...]] = {
     "masking.ratio": ("masking.ratio_range",),
     "masking.ratio_range": ("masking.ratio",),
     "masking.per": ("masking.group_size",),
-    "model.encoder": ("model.width", "model.depth", "model.heads"),
+    "model.encoder": SHAPE,
     "optim.epochs": ("optim.steps", "optim.min_epochs"),
     "optim.steps": ("optim.epochs", "optim.min_epochs"),
 }
@@ -461,8 +462,9 @@ class PretrainConfig:
         """A copy with settings replaced, for example ``{"masking.ratio": 0.3, "epochs": 5}`` (the section is optional).
 
         A value that a setting already has changes nothing. A changed setting replaces those that it excludes: epochs
-        and steps each other, an encoder's name its width, depth and heads. A changed method has masking settings of
-        its own; those of the previous method return with it. Raises ConfigError for unknown names and contradictions.
+        and steps each other, as an encoder's name and its shape (width, depth and heads). A changed method has masking
+        settings of its own; those of the previous method return with it. Raises ConfigError for unknown names and
+        contradictions.
         """
         given = {_dotted(name): value for name, value in values.items()}
         base, method = self, given.pop("masking.method", self.masking.method)
@@ -474,6 +476,9 @@ class PretrainConfig:
         nested = base.to_dict()
         present = {f"{section}.{name}": value for section, each in nested.items() for name, value in each.items()}
         changed = {n: v for n, v in given.items() if (list(v) if isinstance(v, tuple) else v) != present[n]}
+        shape = ENCODER_PRESETS.get(base.model.encoder or "")
+        if shape and "model.encoder" not in given and not changed.keys().isdisjoint(SHAPE):
+            changed = {"model.encoder": None, **dict(zip(SHAPE, shape, strict=True)), **changed}
         replaced = {name for n in changed for name in base._replaced_by(n, changed[n]) if given.get(name) is None}
         for name in (*replaced, *changed):
             section, _, setting = name.partition(".")

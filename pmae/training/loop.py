@@ -91,7 +91,8 @@ def pretrain(
         components: Fitted components; None fits them (and caches them where ``images`` is an image set). For MAE
             only their pixel statistics are used.
         seed: Fixes initialization, order, augmentation and masks.
-        on_epoch: Called after every epoch with its history entry and the model; what it raises ends the training.
+        on_epoch: Called after every epoch with its history entry and the model; what it raises ends the training, with
+            a checkpoint.
         checkpoint_dir: Folder for checkpoints; None writes none.
         resume_from: Folder of checkpoints or one file to resume from; the result equals that of an undisturbed run.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
@@ -114,10 +115,16 @@ def pretrain(
     if resume_from is not None:
         training.restore(load_checkpoint(resume_from, training.config.hash(), seed))
     for record in training.epochs():
-        if checkpoint_dir is not None and training.checkpoint_is_due(checkpoint_every):
+        due = training.checkpoint_is_due(checkpoint_every)
+        if checkpoint_dir is not None and due:
             save_checkpoint(checkpoint_dir, training.epoch, training.state())
-        if on_epoch is not None:
-            on_epoch(record, training.model)
+        try:
+            if on_epoch is not None:
+                on_epoch(record, training.model)
+        except BaseException:
+            if checkpoint_dir is not None and not due:
+                save_checkpoint(checkpoint_dir, training.epoch, training.state())
+            raise
     return training.result()
 
 

@@ -194,6 +194,13 @@ def test_an_encoders_name_replaces_its_shape():
         preset("quick").with_values({"encoder": "vit_small", "depth": 3})
 
 
+def test_a_part_of_the_shape_replaces_the_encoders_name_and_keeps_the_rest():
+    paper = preset("paper")
+    assert paper.with_values({"heads": 12}).model.shape == (192, 12, 12)
+    assert paper.with_values({"heads": 3}).resolve(32, 3).hash() == paper.resolve(32, 3).hash()
+    assert paper.with_values({"heads": 12}).with_values({"encoder": "vit_small"}).model.shape == (384, 12, 6)
+
+
 def test_every_setting_has_a_name_of_its_own():
     names = [f.name for kind in SECTIONS.values() for f in dataclasses.fields(kind)]
     assert sorted(SETTINGS) == sorted({*names} - {"channels"})

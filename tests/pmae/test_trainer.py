@@ -128,8 +128,10 @@ def test_every_ratio_starts_from_the_same_weights(digits, tiny):
     assert all(torch.equal(models[0][k], models[1][k]) for k in models[0])
 
 
-@pytest.mark.parametrize("values", [{}, {"masking.method": "mae", "masking.ratio_range": (0.3, 0.9)}])
-def test_a_resumed_run_equals_an_undisturbed_one(digits, tiny, tmp_path, values):
+@pytest.mark.parametrize(
+    ("values", "every"), [({}, 1), ({}, 10), ({"masking.method": "mae", "masking.ratio_range": (0.3, 0.9)}, 1)]
+)
+def test_a_resumed_run_equals_an_undisturbed_one(digits, tiny, tmp_path, values, every):
     config = tiny.with_values(values)
     whole = pretrain(config, digits, seed=1)
 
@@ -138,7 +140,8 @@ def test_a_resumed_run_equals_an_undisturbed_one(digits, tiny, tmp_path, values)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain(config, digits, seed=1, on_epoch=stop, checkpoint_dir=tmp_path)
+        pretrain(config, digits, seed=1, on_epoch=stop, checkpoint_dir=tmp_path, checkpoint_every=every)
+    assert (tmp_path / "epoch-000002.ckpt").exists()
     resumed = pretrain(config, digits, seed=1, resume_from=tmp_path, checkpoint_dir=tmp_path)
     assert losses(resumed) == losses(whole)
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):

@@ -65,6 +65,6 @@ def study_values(rows: Mapping[str, Mapping[str, Any]], running: int, default_ra
         "trials_done": len(done),
         "trials_failed": sum(r["status"] in ("failed", "diverged") for r in rows.values()),
         "trials_running": running,
-        "best_val_linear": max((r["val_linear"] for r in done), default=None),
+        "best_val_linear": max((r["val_linear"] for r in done if r["phase"] != "control"), default=None),
         "default_regret": max(r["val_linear"] for r in explored) - max(default) if default else None,
     }
