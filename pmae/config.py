@@ -462,9 +462,8 @@ class PretrainConfig:
         """A copy with settings replaced, for example ``{"masking.ratio": 0.3, "epochs": 5}`` (the section is optional).
 
         A value that a setting already has changes nothing. A changed setting replaces those that it excludes: epochs
-        and steps each other, as an encoder's name and its shape (width, depth and heads). A changed method has masking
-        settings of its own; those of the previous method return with it. Raises ConfigError for unknown names and
-        contradictions.
+        and steps each other, an encoder's name and its shape too. A changed method has masking settings of its own;
+        those of the previous method return with it. Raises ConfigError for unknown names and contradictions.
         """
         given = {_dotted(name): value for name, value in values.items()}
         base, method = self, given.pop("masking.method", self.masking.method)

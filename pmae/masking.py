@@ -118,11 +118,7 @@ def _expected_prefix(
 
 
 def draw_patch_mask(
-    grid: tuple[int, int],
-    ratio: float,
-    batch_size: int,
-    generator: torch.Generator,
-    strategy: str = "random",
+    grid: tuple[int, int], ratio: float, batch_size: int, generator: torch.Generator, strategy: str = "random"
 ) -> Tensor:
     """Mask the same number of patches in each image: N - int(N (1 - ratio)) (He et al. 2022), never none or all.
 

@@ -24,7 +24,6 @@ from studies.storage.rows import SCHEMA_VERSION, VerdictRow
 
 MARGIN, ALPHA = 0.01, 0.05
 PLANNED = ("margin", "default_ratio", "mae_default_ratio", "alpha", "looks", "ladder")  # of a plan, for the judge
-VERDICTS = ("holds", "fails", "inconclusive", "uninformative")
 
 Trials: TypeAlias = pa.Table | Study
 

@@ -45,7 +45,7 @@ from studies.statistics.regret import estimate_noise
 from studies.storage.atomic import write_file
 from studies.storage.rows import VerdictRow
 from studies.storage.tables import rows_of, with_column
-from studies.verdict import VERDICTS, current_verdict
+from studies.verdict import current_verdict
 from studies.views.wording import judged_rows, row_label
 
 STYLES = ("-", ":", "-.", "--")  # of the studies of one data set
@@ -86,7 +86,9 @@ def write_overview(paths: Iterable[Path | str], out: Path | str) -> list[Path]:
 def _verdicts(method: str, ratio: float, judged: Judged) -> list[str]:
     found, default = Counter(row["verdict"] for _, row in judged), percent(ratio)
     every = [row for _, row in judged]
-    counts = ", ".join(f"{word} on {found[word]}" for word in VERDICTS if found[word])
+    counts = ", ".join(
+        f"{word} on {found[word]}" for word in ("holds", "fails", "inconclusive", "uninformative") if found[word]
+    )
     rows = []
     for study, row in judged:
         patch = row_label(row, every).partition(", ")[2].removeprefix("patch ")

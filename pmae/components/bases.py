@@ -41,12 +41,7 @@ def fit_components(basis: str, images: Any) -> PrincipalComponents:
 
 
 def cached_components(
-    images: Any,
-    basis: str = "pca",
-    folder: str | Path | None = None,
-    *,
-    device: Device = "cpu",
-    progress: bool = True,
+    images: Any, basis: str = "pca", folder: str | Path | None = None, *, device: Device = "cpu", progress: bool = True
 ) -> tuple[PrincipalComponents, str]:
     """The components of an image set's training split, from the cache or else fitted, by one process, and kept there.
 

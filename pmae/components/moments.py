@@ -76,17 +76,6 @@ class PixelMoments:
                 product = torch._int_mm(left.contiguous(), right.contiguous()) if integers else left @ right
                 self.products[start:end, start:] += product
 
-    def merge(self, other: PixelMoments) -> None:
-        """Add what another worker has summed over other images."""
-        if (other.shape, other.shift) != (self.shape, self.shift):
-            raise DataError(
-                f"moments of {other.shape} (shift {other.shift}) cannot be added to moments of {self.shape} "
-                f"(shift {self.shift}); sum images of one size and type"
-            )
-        self.count += other.count
-        self.sums += other.sums.to(self.device)
-        self.products += other.products.to(self.device)
-
     def mean_and_std(self) -> MeanAndStd:
         """(D,) mean and population standard deviation in the images' units, floored by :func:`floor_std`."""
         return _mean_and_std(self.count, self.sums, self.products.diagonal(), self.shift)

@@ -103,8 +103,7 @@ class PMAETrainer:
             # A shortage of resources raises instead of being retried for ever, unless fewer workers will do: Ray still
             # counts on a node that has only just been lost.
             failure_config=FailureConfig(  # type: ignore[call-arg]
-                max_failures=max_failures,
-                controller_failure_limit=0 if isinstance(num_workers, int) else max_failures,
+                max_failures=max_failures, controller_failure_limit=0 if isinstance(num_workers, int) else max_failures
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         )

@@ -73,12 +73,7 @@ def _limits(panels: Sequence[Panel]) -> tuple[float, float]:
 
 
 def _draw(
-    figure: Figure,
-    panel: Panel,
-    corner: tuple[float, float],
-    width: float,
-    limits: tuple[float, float],
-    strips: bool,
+    figure: Figure, panel: Panel, corner: tuple[float, float], width: float, limits: tuple[float, float], strips: bool
 ) -> None:
     (x, y), inner = corner, width - LEFT - RIGHT
     axes = place_inches(figure, x + LEFT, y + BELOW + (STRIP + BOTTOM if strips else 0.0), inner, MAIN)

@@ -156,14 +156,13 @@ def _stored_options(argv: list[str], options: StudyOptions, record: StudyRecord)
         )
     had = record["resources"]
     workers, least = had.get("workers", 1), had.get("least_workers")
-    machine = dataclasses.replace(  # what ``argv`` names is taken from there
-        options.machine,
-        workers_per_trial=str(workers) if least is None else f"{least}-{workers}",
-        gpus_per_trial=had.get("gpus") if workers == 1 else None,
-        trial_timeout=had.get("trial_timeout"),
+    asked = str(workers) if least is None else f"{least}-{workers}"
+    gpus = had.get("gpus") if workers == 1 else None
+    machine = dataclasses.replace(
+        options.machine, workers_per_trial=asked, gpus_per_trial=gpus, trial_timeout=had.get("trial_timeout")
     )
-    stored = dataclasses.replace(options, machine=machine).with_study(record["options"])
-    given = parse_options(argv, stored, pairs=True).normalized()
+    options = dataclasses.replace(options, machine=machine)  # what ``argv`` names is taken from there
+    given = parse_options(argv, options.with_study(record["options"]), pairs=True).normalized()
     differences = given.differences(record["options"])
     if differences:
         raise ConfigError(

@@ -58,9 +58,6 @@ class StudySearch(Searcher):
                 return {"trial": step.spec.to_dict()}
         return Searcher.FINISHED if step is Idle.FINISHED else None
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Do nothing: a trial is scored at its end only."""
-
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record a trial that ended; in Optuna an interrupted one stays open until the study resumes."""
         spec = self._specs.pop(trial_id, None)

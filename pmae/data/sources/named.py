@@ -39,9 +39,7 @@ CIFAR10_BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["
 CIFAR10_ROW = 1 + 3 * 32 * 32  # bytes of a label and an image
 
 TINY_IMAGENET = Remote(
-    "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
-    "tiny-imagenet-200.zip",
-    "90528d7ca1a48142e341f4ef8d21d0de",
+    "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
 )
 TINY_IMAGENET_FOLDER = "tiny-imagenet-200"
 TRAIN_IMAGE = re.compile(r"train/(n\d{8})/images/[^/]+\.JPEG")
@@ -139,9 +137,7 @@ def _unpacked_tiny(folder: Path) -> Source:
     files = tuple(sorted(p for p in folder.rglob("*") if p.is_file()))
     names = [p.relative_to(folder).as_posix() for p in files]
     return Source(
-        "tinyimagenet",
-        files,
-        lambda: _list_tiny(str(folder), names, lambda wanted: (folder / name for name in wanted)),
+        "tinyimagenet", files, lambda: _list_tiny(str(folder), names, lambda wanted: (folder / name for name in wanted))
     )
 
 

@@ -44,9 +44,7 @@ def test_moments_of_parts_add_up_to_those_of_the_whole(sizes, seed):
     whole, total = PixelMoments(SHAPE), PixelMoments(SHAPE)
     whole.update(images)
     for part in np.split(images, np.cumsum(sizes)):
-        worker = PixelMoments(SHAPE)
-        worker.update(part)
-        total.merge(worker)
+        total.update(part)
     assert whole.count == total.count
     assert np.array_equal(upper(whole.products), upper(total.products))
     assert np.array_equal(whole.correlation(), total.correlation())
@@ -104,10 +102,6 @@ def test_crops_of_dark_borders_stay_within_bounds():
 
 
 def test_moments_that_do_not_belong_together_are_refused():
-    with pytest.raises(DataError, match="cannot be added"):
-        PixelMoments(SHAPE).merge(PixelMoments((1, 5, 5)))
-    with pytest.raises(DataError, match="cannot be added"):
-        PixelMoments(SHAPE).merge(PixelMoments(SHAPE, shift=0.0))
     with pytest.raises(DataError, match="do not belong"):
         PixelMoments(SHAPE).update(np.zeros((2, 4, 4, 3), np.uint8))
     with pytest.raises(DataError, match="at least 2 images"):

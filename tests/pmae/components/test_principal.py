@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from sklearn.decomposition import PCA
 from pmae.components import PrincipalComponents, cached_components
 from pmae.components import moments as moments_module
 from pmae.components import principal as components_module
-from pmae.components.moments import STD_FLOOR, PixelMoments, TrainingImages, symmetric_eigen
+from pmae.components.moments import STD_FLOOR, TrainingImages, symmetric_eigen
 from pmae.data.imageset import ImageSet
 from pmae.errors import ConfigError, DataError
 
@@ -102,17 +101,6 @@ def test_only_the_training_images_count():
     assert np.array_equal(PrincipalComponents.fit(whole).components, part.components)
     with pytest.raises(DataError, match="no split 'train'"):
         PrincipalComponents.fit(whole.split("test"))
-
-
-def test_workers_that_add_up_their_sums_get_the_same_components():
-    images = color_images()
-    total = PixelMoments((3, 6, 6))
-    for part in np.array_split(images, 3):
-        worker = PixelMoments((3, 6, 6))
-        worker.update(part)
-        total.merge(pickle.loads(pickle.dumps(worker)))
-    merged = PrincipalComponents.from_moments(total)
-    assert np.array_equal(merged.components, PrincipalComponents.fit(images).components)
 
 
 def test_float_images_are_fitted_in_their_own_units():
