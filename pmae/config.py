@@ -549,7 +549,7 @@ def usual_crop_scale(image_size: int) -> tuple[float, float]:
 def check_ratio(value: Any, name: str = "ratio") -> None:
     """Refuse anything but a fraction strictly between 0 and 1."""
     if not _is_number(value) or not 0 < value < 1:
-        hint = f"; did you mean {value / 100:g}?" if _is_number(value) and 1 < value < 100 else ""
+        hint = f"; did you mean {value / 100:g}?" if _is_number(value) and 2 <= value < 100 else ""
         raise ConfigError(f"{name} is {value!r}; ratios are fractions strictly between 0 and 1, for example 0.2{hint}")
 
 
