@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from studies.errors import StudyError, StudyWriteError
-from studies.figures.palette import GREEN, INK, MUTED, PAPER
+from studies.figures.palette import GREEN, INK, MUTED, PAPER, VERDICT_COLORS
 from studies.figures.style import PAGE, SMALL, as_bytes, paper_style, percent_ticks, place_inches, spread, subtitle
 from studies.formatting import (
     METHOD_NAMES,
@@ -86,9 +86,7 @@ def write_overview(paths: Iterable[Path | str], out: Path | str) -> list[Path]:
 def _verdicts(method: str, ratio: float, judged: Judged) -> list[str]:
     found, default = Counter(row["verdict"] for _, row in judged), percent(ratio)
     every = [row for _, row in judged]
-    counts = ", ".join(
-        f"{word} on {found[word]}" for word in ("holds", "fails", "inconclusive", "uninformative") if found[word]
-    )
+    counts = ", ".join(f"{word} on {found[word]}" for word in VERDICT_COLORS if found[word])
     rows = []
     for study, row in judged:
         patch = row_label(row, every).partition(", ")[2].removeprefix("patch ")

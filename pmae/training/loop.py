@@ -227,8 +227,7 @@ class Training:
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
             first = int(bad[0])
-            step = self.epoch * len(losses) + first
-            raise DivergedError(self.epoch, step, float(losses[first]), self.history)
+            raise DivergedError(self.epoch, self.epoch * len(losses) + first, float(losses[first]), self.history)
         error, target = self._all_reduced(sums).cpu()
         return {
             "epoch": self.epoch,

@@ -156,10 +156,10 @@ def _stored_options(argv: list[str], options: StudyOptions, record: StudyRecord)
         )
     had = record["resources"]
     workers, least = had.get("workers", 1), had.get("least_workers")
-    asked = str(workers) if least is None else f"{least}-{workers}"
+    shared_by = str(workers) if least is None else f"{least}-{workers}"
     gpus = had.get("gpus") if workers == 1 else None
     machine = dataclasses.replace(
-        options.machine, workers_per_trial=asked, gpus_per_trial=gpus, trial_timeout=had.get("trial_timeout")
+        options.machine, workers_per_trial=shared_by, gpus_per_trial=gpus, trial_timeout=had.get("trial_timeout")
     )
     options = dataclasses.replace(options, machine=machine)  # what ``argv`` names is taken from there
     given = parse_options(argv, options.with_study(record["options"]), pairs=True).normalized()

@@ -48,7 +48,7 @@ class StudyState:
         self._plan = plan
         self._seed = plan.options.training.seed
         self._running: dict[str, TrialSpec] = {}
-        self._lost: deque[TrialSpec] = deque()  # to be started again
+        self._lost: dict[str, TrialSpec] = {}  # to be started again
         self._losses: Counter[str] = Counter()  # by trial id, of processes
         self._proposals = Proposals(
             plan.space, plan.known_candidates(), plan.search, self._seed, lag, self._recorded_candidates()
@@ -61,7 +61,7 @@ class StudyState:
     @property
     def running(self) -> list[TrialSpec]:
         """Trials that were started and have not ended."""
-        return [*self._running.values(), *self._lost]
+        return [*self._running.values(), *self._lost.values()]
 
     @property
     def planned(self) -> int:
@@ -82,7 +82,7 @@ class StudyState:
         if self._deadline is not None:
             return Idle.WAIT if self._running else Idle.FINISHED
         if self._lost:
-            return self._start(self._lost.popleft())
+            return self._start(self._lost.pop(next(iter(self._lost))))
         if len(self._numbers) < self._plan.trials:
             return self._explore()
         while not self._queue:
@@ -98,14 +98,14 @@ class StudyState:
     def end(self, trial_id: str, row: TrialRow | None) -> None:
         """A trial has ended with the record ``row``, already written; None if that failed: it runs again on resume."""
         self._running.pop(trial_id, None)
-        self._lost = deque(spec for spec in self._lost if spec.trial_id != trial_id)
+        self._lost.pop(trial_id, None)
         if row is not None:
             self.records[trial_id] = row
             self._tell(trial_id, row)
 
     def lost(self, trial_id: str) -> int:
         """The process of a running trial was lost: it is the next trial, unless it ends. Returns how often so far."""
-        self._lost.append(self._running.pop(trial_id))
+        self._lost[trial_id] = self._running.pop(trial_id)
         self._losses[trial_id] += 1
         return self._losses[trial_id]
 

@@ -76,11 +76,10 @@ def run_trial(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch | None = None) -
         warnings.simplefilter("always")
         try:
             measured = _train_and_score(spec, job, each_epoch)
-        except DivergedError as problem:
-            ending = {"status": "diverged", "error": str(problem), "error_kind": "diverged"}
-            history = problem.history  # those of an earlier process included
         except Exception as problem:
             ending = _ending(problem)
+            if isinstance(problem, DivergedError):
+                history = problem.history  # the epochs of an earlier process included
     ours = f"{os.sep}pmae{os.sep}", f"{os.sep}tune{os.sep}"
     history = measured.pop("history", history)
     result = {
@@ -229,6 +228,8 @@ def _ending(problem: Exception) -> dict[str, Any]:
     kind: ErrorKind
     if isinstance(problem, StopRequested):
         status, kind, error = "interrupted", "stop_requested", str(problem)
+    elif isinstance(problem, DivergedError):
+        status, kind, error = "diverged", "diverged", str(problem)
     elif isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
         status, kind, error = "interrupted", "disk_full", f"the disk is full ({problem}); free space, then use --resume"
     elif _is_memory_error(problem):
