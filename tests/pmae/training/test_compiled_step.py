@@ -85,6 +85,8 @@ def whole_step(training: Training, images: Tensor, rate: Tensor, numbers: Number
     return training._step(pixels, training.masks.draw(len(images), numbers, numbers), rate)[0]
 
 
+# Block shapes and dither orders are kept by lru_cache, which a graph traces through: they become constants of it.
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a .functools.lru_cache.:UserWarning")
 @pytest.mark.skipif(not hasattr(torch._dynamo.config, "trace_autograd_ops"), reason="torch cannot trace a backward yet")
 @pytest.mark.parametrize(
     ("name", "backend"),
