@@ -28,7 +28,10 @@ def run(options: ComponentsOptions) -> None:
     lines = [
         ("components", f"{components.rank:,} of {components.components.shape[0]:,} dimensions ({how})"),
         ("first component", f"{summary['first']:.1%} of the variance"),
-        *((f"{float(share):.0%} of the variance", f"{n:,} components") for share, n in summary["needed"].items()),
+        *(
+            (f"{float(share):.0%} of the variance", f"{n:,} components" if n else f"more than the {components.rank:,}")
+            for share, n in summary["needed"].items()
+        ),
         ("without variance", f"{summary['without_variance']:,} components"),
     ]
     if out is not None:

@@ -12,6 +12,7 @@ from typing import Any
 from pmae.cli.options import DataOptions, PrintOptions, SavedDataOptions, given
 from pmae.config import DataConfig
 from pmae.data import ImageSet, load_images
+from pmae.data.load import absolute_source
 from pmae.errors import ConfigError
 from pmae.files import make_writable_folder
 
@@ -31,7 +32,8 @@ def load_for_encoder(
     asked = given(options)
     if trained is None and options.dataset is None:
         raise ConfigError("the encoder has no record of the images it was trained on; give --dataset")
-    own = trained is not None and options.dataset in (None, trained.dataset)
+    asked_source = options.dataset and absolute_source(options.dataset, options.data_root)
+    own = trained is not None and asked_source in (None, trained.dataset)
     base = trained if trained is not None and own else DataConfig()
     return _load(dataclasses.replace(base, image_size=image_size, **asked), options.skip_unreadable, printing)
 

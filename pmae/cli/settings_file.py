@@ -73,10 +73,13 @@ def _words(
                 f"--config: {file} has an unknown option {name!r}{did_you_mean(name, known)}; "
                 f"options are {', '.join(sorted(known))}"
             )
-        if name in overridden or value is None or (value is False and known[name] is False):
+        is_flag = known[name] is False
+        if is_flag and not isinstance(value, bool | None):
+            raise ConfigError(f"--config: {file}: {name} is {value!r}; it must be true or false")
+        if name in overridden or value is None or (is_flag and not value):
             continue
         words.append(f"--{name.replace('_', '-')}")
-        if known[name] is not False:  # only flags are
+        if not is_flag:
             words += option_words(value)
     return words
 

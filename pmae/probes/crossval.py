@@ -71,6 +71,10 @@ def crossval_linear_probe(
         ConfigError: Fewer than 3 folds, fewer than 1 repeat, more folds than images, or no valid penalty.
         DataError: Features are not finite or do not match the images, or fewer than two classes have 3 images.
     """
+    if repeats < 1:
+        raise ConfigError(f"repeats is {repeats}; it must be at least 1")
+    if not penalties:
+        raise ConfigError("penalties is empty; give at least one L2 penalty")
     data = attach_labels(features, imageset, SPLITS if include_test else SPLITS[:2], device)
 
     def score(splits: Sequence[str], repeats: int) -> tuple[list[float], list[list[float]]]:
@@ -79,8 +83,6 @@ def crossval_linear_probe(
         runs = [predict_out_of_fold(x, y, each, penalties) for each in assigned]
         return [accuracy(predicted, y) for predicted, _ in runs], [chosen for _, chosen in runs]
 
-    if repeats < 1:
-        raise ConfigError(f"repeats is {repeats}; it must be at least 1")
     val, val_penalties = score(SPLITS[:2], 1 if include_test else repeats)
     details: dict[str, Any] = {
         "protocol": "fast",

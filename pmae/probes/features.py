@@ -129,12 +129,17 @@ def probe_input(
     return attach_labels(features, imageset, splits, device), pool
 
 
+def check_labeled(imageset: LabeledImages) -> None:
+    """DataError if the images have no labels."""
+    if not getattr(imageset, "is_labeled", True):
+        raise DataError("the images have no labels, so there is nothing to probe; load them with labels")
+
+
 def attach_labels(
     features: Mapping[str, np.ndarray], imageset: LabeledImages, splits: Sequence[str], device: str
 ) -> dict[str, Labeled]:
     """Features of ``splits`` with their labels, on ``device``; DataError if they do not fit or are not finite."""
-    if not getattr(imageset, "is_labeled", True):
-        raise DataError("the images have no labels, so there is nothing to probe; load them with labels")
+    check_labeled(imageset)
     where = pick_device(device)
     data = {}
     for split in splits:

@@ -25,6 +25,7 @@ from pmae.probes.features import (
     as_encoder,
     autocast,
     check_images,
+    check_labeled,
     read_images,
 )
 
@@ -76,6 +77,7 @@ def finetune(
         )
     if layer_decay is not None and not 0 < layer_decay <= 1:
         raise ConfigError(f"layer_decay is {layer_decay}; it must be in (0, 1], for example 0.75, or be left out")
+    check_labeled(imageset)
     encoder = as_encoder(encoder)
     check_images(encoder, imageset.images)
     splits = SPLITS if score_test else SPLITS[:2]

@@ -36,7 +36,7 @@ from pmae.errors import ConfigError, DivergedError
 from pmae.files import MappedArray
 from pmae.training.checkpoint import load_checkpoint, save_checkpoint
 from pmae.training.loader import Images, OneSplit
-from pmae.training.loop import PretrainResult, Training, training_images
+from pmae.training.loop import PretrainResult, Training, check_checkpoint_every, training_images
 
 # Ray's switch for macOS and Windows: with 0 all processes have the address 127.0.0.1.
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -60,7 +60,7 @@ class PMAETrainer:
         callbacks: ``ray.train.UserCallback`` objects, for example Tune's ``TuneReportCallback``.
 
     Raises:
-        ConfigError: More workers than the cluster has cores for, GPUs where it has none, or a strategy of your own.
+        ConfigError: Settings that contradict the images, or a strategy of your own.
     """
 
     def __init__(
@@ -82,19 +82,13 @@ class PMAETrainer:
     ) -> None:
         if is_own(config.masking.strategy):
             raise ConfigError(f"strategy {config.masking.strategy!r} does not reach workers; use pretrain()")
-        if not ray.is_initialized():
-            _start_ray()
+        check_checkpoint_every(checkpoint_every)
         self.images = images
         array, indices = training_images(images)
         self.config = config.resolve(int(array.shape[1]), int(array.shape[3]), len(indices))
         self.components, self.seed = components, seed
-        self.use_gpu = _checked_resources(num_workers, cpus_per_worker, use_gpu)
+        self.num_workers, self.use_gpu = num_workers, use_gpu
         self.cpus_per_worker, self.checkpoint_every = cpus_per_worker, checkpoint_every
-        self.scaling = ScalingConfig(
-            num_workers=num_workers,  # type: ignore[arg-type]
-            use_gpu=self.use_gpu,
-            resources_per_worker={"CPU": cpus_per_worker, **({"GPU": 1} if self.use_gpu else {})},
-        )
         self.run = RunConfig(
             name=name,
             storage_path=None if storage_path is None else str(storage_path),
@@ -109,12 +103,21 @@ class PMAETrainer:
         )
 
     def fit(self) -> PretrainResult:
-        """Train to the end and return model (on the CPU) and history.
+        """Train to the end, on a Ray of its own unless one runs, and return model (on the CPU) and history.
 
         Raises:
+            ConfigError: More workers than the cluster has cores for, or GPUs where it has none.
             DivergedError: The loss became infinite or NaN.
             ray.train.TrainingFailedError: Workers were lost more often than ``max_failures`` allows.
         """
+        if not ray.is_initialized():
+            _start_ray()
+        use_gpu = _checked_resources(self.num_workers, self.cpus_per_worker, self.use_gpu)
+        scaling = ScalingConfig(
+            num_workers=self.num_workers,  # type: ignore[arg-type]
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": self.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+        )
         masking, (array, indices) = self.config.masking, training_images(self.images)
         if self.components is None and masking.method == "pmae":
             self.components = fit_components(masking.basis, self.images)  # once, and not by every worker
@@ -128,7 +131,7 @@ class PMAETrainer:
             "threads": self.cpus_per_worker,
             "checkpoint_every": self.checkpoint_every,
         }
-        trainer = TorchTrainer(_worker, train_loop_config=job, scaling_config=self.scaling, run_config=self.run)
+        trainer = TorchTrainer(_worker, train_loop_config=job, scaling_config=scaling, run_config=self.run)
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -140,7 +143,7 @@ class PMAETrainer:
             state = load_checkpoint(folder, self.config.hash(), self.seed)
         training = Training(
             self.config, self.images, self.components, seed=self.seed, device=torch.device("cpu"),
-            threads=None if self.use_gpu else self.cpus_per_worker,
+            threads=None if use_gpu else self.cpus_per_worker,
         )  # fmt: skip
         training.restore(state)
         return training.result()

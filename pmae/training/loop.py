@@ -109,6 +109,7 @@ def pretrain(
     """
     if threads is not None and threads < 1:
         raise ConfigError(f"threads is {threads}; it must be at least 1, or None for the default")
+    check_checkpoint_every(checkpoint_every)
     where = pick_device(device)
     training = Training(config, images, components, seed=seed, device=where, draw_mask=draw_mask)
     training.threads = pick_threads(step_flops(training.config), where) if threads is None else threads
@@ -392,6 +393,12 @@ def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device 
     return optimizer
 
 
+def check_checkpoint_every(epochs: int) -> None:
+    """ConfigError unless ``epochs`` between checkpoints is a whole number from 1."""
+    if epochs < 1:
+        raise ConfigError(f"checkpoint_every is {epochs}; it must be at least 1 epoch")
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the rate of all groups; a tensor, which the groups share, is overwritten in place without a wait."""
     shared = optimizer.param_groups[0]["lr"]
@@ -425,6 +432,12 @@ def _components_and_statistics(
         raise ConfigError(
             f"the components' basis is {components.basis!r}, the settings say {basis!r}; "
             "fit that basis or leave the components out"
+        )
+    _, height, width, channels = training_images(images)[0].shape
+    if tuple(components.shape) != (channels, height, width):
+        raise ConfigError(
+            f"the components were fitted on images of shape {tuple(components.shape)}, these have "
+            f"{(channels, height, width)}; fit the components of these images or leave them out"
         )
     mean, std = (torch.tensor(a, dtype=torch.float32).view(components.shape) for a in (components.mean, components.std))
     return (components if is_pmae else None), PixelStatistics(mean, std)

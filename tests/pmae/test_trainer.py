@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from pmae.components import PrincipalComponents
 from pmae.components.moments import STD_FLOOR
 from pmae.config import DataConfig, OptimConfig
 from pmae.errors import ConfigError, DataError, DivergedError
@@ -327,6 +328,12 @@ def test_images_of_another_size_or_type_are_refused(digits, tiny):
         pretrain(tiny, digits, seed=0, device="cuda:99")
     with pytest.raises(ConfigError, match="allowed are auto"):
         pretrain(tiny, digits, seed=0, device="gpu")
+    with pytest.raises(ConfigError, match="checkpoint_every is 0"):
+        pretrain(tiny, digits, seed=0, checkpoint_every=0)
+    color = np.repeat(digits, 3, axis=3)
+    for method in ("pmae", "mae"):  # MAE takes only the pixel statistics, which must fit too
+        with pytest.raises(ConfigError, match=r"fitted on images of shape \(1, 8, 8\), these have \(3, 8, 8\)"):
+            pretrain(tiny.with_values({"method": method}), color, PrincipalComponents.fit(digits), seed=0)
 
 
 @pytest.mark.gpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -143,6 +144,7 @@ def test_a_settings_file_is_read_before_the_command_line(tmp_path):
         ("a.yaml", "{", "cannot be read"),
         ("a.json", "{", "cannot be read"),
         ("a.yaml", "ratio: 20", "did you mean 0.2"),
+        ("a.json", '{"quiet": "off"}', "quiet is 'off'; it must be true or false"),
         (None, "", "it must be a YAML or JSON file"),
     ],
 )
@@ -183,6 +185,24 @@ def test_the_validation_images_are_those_of_training(tmp_path, run_json):
     assert load_images("digits", limit=200, seed=5).fingerprint == trained
     assert run_json("probe", folder)["details"]["images"]["train"] == 200
     assert run_json("probe", folder, "--dataset", "digits", "--limit", "300")["details"]["images"]["train"] == 300
+
+
+def test_a_relative_path_names_the_images_of_training_too(tmp_path, run_json, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (150, 8, 8), np.uint8)
+    labels = np.arange(150) % 2
+    parts = {"train": slice(0, 120), "test": slice(120, 150)}
+    arrays = {f"{s}_images": images[p] for s, p in parts.items()} | {f"{s}_labels": labels[p] for s, p in parts.items()}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    monkeypatch.chdir(tmp_path)
+    own = ["--dataset", "npz:mine.npz"]
+    assert main(["pretrain", "--out", "model", *TINY, *own, "--limit", "80", "--data-seed", "3"]) == 0
+    assert run_json("probe", "model", *own)["details"]["images"]["train"] == 80
+
+
+def test_a_share_that_the_kept_components_do_not_hold_is_said(capsys, monkeypatch):
+    monkeypatch.setattr("pmae.cli.components.VARIANCE_SHARES", (0.2, 1.5))
+    assert main(["components"]) == 0
+    assert re.search("150% of the variance +more than the 64", capsys.readouterr().out)
 
 
 def test_components_tell_how_the_variance_is_spread(tmp_path, run_json):

@@ -212,6 +212,8 @@ def test_what_cannot_be_cross_validated_is_refused(digits, pixels):
         crossval_linear_probe(pixels, digits, seed=0, folds=2)
     with pytest.raises(ConfigError, match="repeats is 0"):
         crossval_linear_probe(pixels, digits, seed=0, repeats=0)
+    with pytest.raises(ConfigError, match="penalties is empty"):
+        crossval_linear_probe(pixels, digits, seed=0, penalties=())
     with pytest.raises(ConfigError, match="k is 1797"):
         crossval_knn_probe(pixels, digits, 1797)
     with pytest.raises(DataError, match="not the split 'test'"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pmae.config import DataConfig
+from pmae.data import load_images
 from pmae.errors import ConfigError, DataError, DivergedError
 from pmae.probes import finetune
 from pmae.probes.finetune import build_optimizer
@@ -68,3 +69,5 @@ def test_images_that_do_not_fit_are_refused(digits, encoder):
     color = dataclasses.replace(digits, images=np.repeat(digits.images, 3, axis=3), fingerprint="")
     with pytest.raises(DataError, match="3 channel"):
         finetune(encoder, color, **QUICK)
+    with pytest.raises(DataError, match="have no labels"):
+        finetune(encoder, load_images(digits.images[:100]), **QUICK)

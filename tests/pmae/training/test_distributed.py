@@ -91,10 +91,10 @@ def test_a_diverging_run_raises_the_named_error(digits, tiny, tmp_path):
 
 def test_more_than_the_cluster_has_is_refused(digits, tiny):
     with pytest.raises(ConfigError, match="the Ray cluster has 2 CPUs; use num_workers=2"):
-        PMAETrainer(tiny, digits, num_workers=5, use_gpu=False)
+        PMAETrainer(tiny, digits, num_workers=5, use_gpu=False).fit()
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="no node of the Ray cluster has a GPU"):
-            PMAETrainer(tiny, np.asarray(digits), use_gpu=True)
+            PMAETrainer(tiny, np.asarray(digits), use_gpu=True).fit()
 
 
 class Killer(threading.Thread):

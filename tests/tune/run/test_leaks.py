@@ -227,9 +227,11 @@ def test_credentials_do_not_reach_runtime_environments(monkeypatch):
 TRAINER = """
 import numpy, psutil
 from pmae.config import preset
-from pmae.training.distributed import PMAETrainer
+from pmae.training import distributed
 
-PMAETrainer(preset("quick"), numpy.zeros((20, 8, 8, 1), numpy.uint8), use_gpu=False)
+distributed.PMAETrainer(preset("quick"), numpy.zeros((20, 8, 8, 1), numpy.uint8), use_gpu=False)
+assert not psutil.Process().children(recursive=True), "the constructor starts nothing"
+distributed._start_ray()
 processes = psutil.Process().children(recursive=True)
 print(*{c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN})
 """
