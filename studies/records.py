@@ -217,6 +217,12 @@ def is_stale(study: Study) -> bool:
     return (written or 0.0) > (judged or 0.0)
 
 
+def is_finished(study: Study) -> bool:
+    """Whether the verdict, which is written last, is newer than the table and than the plan, which resuming writes."""
+    judged, planned = last_change(study, "verdict.json"), last_change(study, "study.json")
+    return judged is not None and (planned or 0.0) <= judged and not is_stale(study)
+
+
 def disambiguate_names(studies: Sequence[Study]) -> list[Study]:
     """``studies`` with the folder's place after a name that several have, whose trials would pass for repeated rows."""
     names = Counter(study.name for study in studies)

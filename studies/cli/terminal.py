@@ -26,7 +26,7 @@ from rich.text import Text
 
 from studies.errors import StudyError
 from studies.formatting import accuracy, duration, in_points, method_name, percent
-from studies.records import Study, is_stale, last_change, read_study
+from studies.records import Study, is_finished, last_change, read_study
 from studies.statistics.ratio_curves import Setting, setting_labels
 from studies.views import wording
 from studies.views.summaries import LOST, planned_trials
@@ -181,7 +181,7 @@ def watch(path: Path, console: Console, *, every: float, once: bool = False) -> 
 def _states(path: Path, study: Study, every: float) -> Iterator[Study]:
     """The study now and every few seconds until it is finished."""
     yield study
-    while not _is_finished(study):
+    while not is_finished(study):
         time.sleep(every)
         with suppress(StudyError):  # being moved or rewritten this very moment
             study = read_study(path)
@@ -239,9 +239,3 @@ def _time_left(study: Study, planned: int) -> str | None:
         return None
     spent = changed - min(starts).timestamp()
     return duration(spent / ended * (planned - ended)) if 0 < spent < 1e8 else None
-
-
-def _is_finished(study: Study) -> bool:
-    planned = planned_trials(study)
-    judged = study.stored_verdict is not None and not is_stale(study)  # which happens when the last trial has ended
-    return judged if planned is None else study.trials.num_rows >= planned

@@ -100,5 +100,5 @@ def _details(row: dict[str, Any]) -> dict[str, Any]:
         "configuration hash": row["config_hash"],
         "training problem": row["training_problem"],
     }
-    measured = flatten(read_mapping(row["metrics"]))
+    measured = {name: _plain(value, name) for name, value in flatten(read_mapping(row["metrics"])).items()}
     return {name: value for name, value in details.items() if value} | measured

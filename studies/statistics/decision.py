@@ -128,7 +128,8 @@ def judge_comparison(comparison: Comparison, ratio: float, rules: Rules) -> Verd
     row["checks"] = _checks(comparison, measured, row, complete)
     row["verdict"], row["reason"] = _decide(measured, rungs[default].train_loss, row["checks"], rules)
     if row["verdict"] == "inconclusive" and rules.looks is None and complete:
-        row["seeds_needed"] = seeds_needed(list(paired.values()), row["margin"] or 0.0, rules.alpha)
+        # Of another study of the same images, which is judged at a second look's level, alpha / 4.
+        row["seeds_needed"] = seeds_needed(list(paired.values()), row["margin"] or 0.0, rules.alpha / 4)
         if row["seeds_needed"] is None and row["reason"] is None:
             row["reason"] = "a difference is about as large as the margin: no number of seeds is likely to settle it"
     return row

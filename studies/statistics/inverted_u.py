@@ -82,7 +82,7 @@ def _lines(x: np.ndarray, y: np.ndarray, at: float) -> tuple[tuple[float, float,
 
 def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     freedom = len(x) - 2
-    if freedom < 1 or np.ptp(x) == 0:
+    if freedom < 1 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0, 0.0, 1.0
     design = np.stack([np.ones_like(x), x - x.mean()], axis=1)
     inverse = np.diag([1 / len(x), 1 / np.sum((x - x.mean()) ** 2)])

@@ -23,7 +23,7 @@ from studies.formatting import is_number
 from studies.statistics.ratio_curves import Setting
 from studies.statistics.regret import MIN_SEEDS
 from studies.storage.rows import CONTROLS, TRIAL_SCHEMA
-from studies.storage.tables import cast_columns, flatten
+from studies.storage.tables import cast_columns, flatten, read_mapping
 
 COLUMNS = (
     "study", "trial_id", "phase", *Setting._fields, "ratio", "achieved_ratio", "achieved_sd", "seed", "status",
@@ -282,9 +282,8 @@ def _fingerprint(text: str | None, pool: str | None) -> str:
 
 
 def _difference(usual: str, other: str) -> str:
-    try:
-        ours, theirs = json.loads(usual), json.loads(other)
-    except ValueError:
+    ours, theirs = read_mapping(usual), read_mapping(other)
+    if not (ours and theirs):
         return "not readable as JSON"
     names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     return ", ".join(f"{name} {theirs.get(name)!r} instead of {ours.get(name)!r}" for name in names[:4])

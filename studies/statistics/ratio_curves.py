@@ -202,7 +202,7 @@ def _confirmed(rows: list[dict[str, Any]]) -> tuple[RungPoint, ...]:
         RungPoint(
             float(np.mean([achieved(row) for row in members])),
             members[0]["ratio"],
-            {-i if row["seed"] is None else row["seed"]: row["test_linear"] for i, row in enumerate(members)},
+            {-1 - i if row["seed"] is None else row["seed"]: row["test_linear"] for i, row in enumerate(members)},
         )
         for members in rungs.values()
     )

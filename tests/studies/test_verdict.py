@@ -15,7 +15,7 @@ from scipy import stats
 
 from studies.errors import StudyError
 from studies.formatting import at_most, percent
-from studies.statistics.regret import dunnett_critical_value
+from studies.statistics.regret import contrast, dunnett_critical_value, estimate_noise, seeds_needed
 from studies.statistics.sequential import level_for_look
 from studies.verdict import Looks, Verdict, judge
 from studies.views.wording import best_set_sentence, judged_rows
@@ -92,6 +92,17 @@ def test_the_answer_of_an_open_study_still_states_what_the_default_loses_at_most
         "It is open whether masking 20 % of the variance holds up within 1 point on digits (patch 2): against 5, 10, "
         f"35, 55, 75 and 90 % it loses at most {high} (95 % confidence, 5 paired seeds"
     )
+
+
+def test_the_seeds_needed_are_those_of_a_second_look() -> None:
+    rows = study_rows(better_at(0.55, 0.012))
+    strict = judged(rows, alpha=0.0125)
+    assert strict["verdict"] == "inconclusive"
+    table = [[r["test_linear"] for r in rows if r.get("ratio") == ratio] for ratio in LADDER]
+    chosen = np.array(table).T
+    noise = estimate_noise(chosen)
+    others = [contrast(chosen, noise, {k: 1.0, DEFAULT: -1.0}) for k in range(len(LADDER)) if k != DEFAULT]
+    assert judged(rows)["seeds_needed"] == seeds_needed(others, 0.01, 0.0125) > seeds_needed(others, 0.01, 0.05)
 
 
 def test_the_answer_of_an_uninformative_study_names_the_gain_and_a_way_out() -> None:
@@ -364,10 +375,11 @@ def test_only_confirmed_trials_judge() -> None:
             change(change(FLAT, 0.35, [0], versions='{"ray": "1", "torch": "2"}'), 0.2, [0], versions='{"torch": "3"}'),
             r"differ in versions: ray None instead of '1', torch '3' instead of '2'",
         ),
+        (change(change(FLAT, 0.35, [0], versions="2.5"), 0.2, [0], versions="2.4"), "versions: not readable as JSON"),
     ],
     ids=[
         "diverged", "NaN", "epochs", "precision", "evaluation", "config", "later setting", "its default", "repeat",
-        "twin", "one known version", "code", "device", "versions",
+        "twin", "one known version", "code", "device", "versions", "other versions",
     ],
 )  # fmt: skip
 def test_oddities_are_named_and_never_averaged_away(rows: Rows, warning: str | None) -> None:

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from studies.__main__ import main
-from studies.records import StudyWriter, read_studies, read_study
+from studies.records import StudyWriter, is_finished, read_studies, read_study
 from studies.verdict import judge
 from tests.studies.make_study import make_study, trial
 
@@ -123,6 +123,7 @@ def test_watch_follows_a_study_until_its_last_planned_trial(tmp_path: Path) -> N
         with StudyWriter(folder, "running") as writer:
             for seed in range(3):
                 writer.add_trial(trial("digits", "explore", "pmae", 0.2, 2, seed))
+        (folder / "verdict.json").write_text(json.dumps(judge(read_study(folder)).to_dict()))
         assert "3 of 3" in watching.stdout.read().splitlines()[-1]
     assert watching.returncode == 0
 
@@ -142,6 +143,14 @@ def test_watch_continues_after_the_exploration_until_the_study_is_judged(tmp_pat
         assert watching.poll() is None
         (folder / "verdict.json").write_text(json.dumps(judge(read_study(folder)).to_dict()))
         assert watching.wait(timeout=60) == 0
+
+
+def test_watch_waits_for_a_study_that_was_interrupted_and_has_just_resumed(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, "running", judged=True, samples=False)
+    assert is_finished(read_study(folder))
+    later = (folder / "verdict.json").stat().st_mtime + 1
+    os.utime(folder / "study.json", (later, later))  # as --resume does, before its first trial has ended
+    assert not is_finished(read_study(folder))
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 
-from studies.records import read_studies, read_study
+from studies.records import StudyWriter, read_studies, read_study
 from studies.report import write_report
 from studies.report.page import disambiguate_datasets
 from studies.statistics.sequential import level_for_look
 from studies.verdict import current_verdict, judge
-from tests.studies.make_study import make_study
+from tests.studies.make_study import make_study, trial
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +97,11 @@ def test_studies_planned_with_other_margins_are_named(tmp_path: Path) -> None:
 def test_a_study_can_be_judged_again_with_a_margin_in_per_cent(twins: list[Path]) -> None:
     (main, *_) = current_verdict([read_study(twins[1])], margin="10%")["rows"]
     assert main["margin_share"] == 0.1 and main["margin"] == pytest.approx(0.1 * main["training_gain"])
+
+
+def test_measures_that_are_no_numbers_do_not_lose_the_page(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, seeds=2, explored=1, samples=False, losses=False)
+    with StudyWriter(folder, "digits-quick") as writer:
+        row = trial("digits", "explore", "pmae", 0.3, 2, 77)
+        writer.add_trial({**row, "metrics": json.dumps({"ssim": math.nan, "psnr": -math.inf})})
+    assert "psnr" in write_report(folder).read_text()

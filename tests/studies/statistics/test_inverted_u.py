@@ -39,6 +39,12 @@ def test_an_inverted_u_is_found() -> None:
     assert found > 50
 
 
+def test_equal_accuracies_are_no_inverted_u() -> None:
+    assert inverted_u(np.linspace(0.05, 0.9, 12), np.full(12, 0.7)).p_value > 0.05
+    left = np.linspace(0.05, 0.9, 12)
+    assert inverted_u(left, np.minimum(0.7, 1 - left)).p_value > 0.05  # flat on one side
+
+
 def test_trials_that_are_not_numbers_are_left_out_and_too_few_are_refused() -> None:
     rng = np.random.default_rng(4)
     x = rng.uniform(0.05, 0.9, 30)
