@@ -20,6 +20,7 @@ from pmae.cli.help import answer_help
 from pmae.cli.options import Augmentation, DataOptions, PresetOption, settings_options, shown_default
 from pmae.cli.settings_file import expand_config, option_words
 from pmae.config import Basis, MaskingConfig, Method, ModelConfig, OptimConfig, ProbeConfig
+from pmae.errors import ConfigError
 
 if TYPE_CHECKING:
     from pmae.data import ImageSet
@@ -194,7 +195,10 @@ class StudyOptions:
         """These options over those of the file that ``config`` names; as they are without one."""
         if self.config is None:
             return self
-        return parse_options(["--config", self.config, *self.to_argv()], type(self)())
+        try:
+            return parse_options(["--config", self.config, *self.to_argv()], type(self)())
+        except SystemExit:  # tyro has printed why
+            raise ConfigError(f"config: {self.config} has a value that cannot be read, see the message above") from None
 
     def normalized(self) -> StudyOptions:
         """Paths made absolute, so that neither workers nor a later ``--resume`` depend on the current folder."""

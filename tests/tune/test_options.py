@@ -119,12 +119,15 @@ def test_a_file_gives_a_study_its_options(tmp_path):
     assert parse_options(same.to_argv()) == same
     given = StudyOptions(config=str(file), training=TrainingOptions(epochs=5))  # what Python gives wins too
     assert given.with_file() == same
+    file.write_text("trials: many")
+    with pytest.raises(ConfigError, match="has a value that cannot be read"):
+        StudyOptions(config=str(file)).with_file()
     file.write_text("confirm_seed: 3")
     with pytest.raises(ConfigError, match="did you mean 'confirm_seeds'"):
         parse_options(["--config", str(file)])
 
 
-def test_a_study_is_started_again_from_its_record(recorded):
+def test_a_study_is_started_again_from_its_record(recorded, tmp_path):
     stored = json.loads(recorded.read_text())
     for place in (recorded, recorded.parent):
         question, words = rerun_words([str(place)])
@@ -132,6 +135,9 @@ def test_a_study_is_started_again_from_its_record(recorded):
         assert question is None and again.to_dict() == stored["options"]
         assert (again.storage.name, again.storage.storage) == ("mine-2", str(recorded.parent.parent))
         assert study_record(plan_study(again), "", "", {})["config"] == stored["config"]
+    copy = tmp_path / "study.json"
+    copy.write_text(json.dumps(stored | {"command": "python study.py --storage s3://bucket/runs --epochs 3"}))
+    assert parse_options(rerun_words([str(copy)])[1]).storage.storage == "s3://bucket/runs"
     changed = parse_options(rerun_words([str(recorded), "--steps", "70", "--name", "other"])[1])
     assert (changed.training.steps, changed.training.epochs, changed.storage.name) == (70, None, "other")
     assert parse_options(["--config", str(recorded)]).to_dict() == stored["options"]

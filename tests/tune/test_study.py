@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -96,6 +97,17 @@ def test_a_study_that_resumes_keeps_workers_gpus_and_time_limit_unless_told(had,
     record: Any = {"question": None, "name": "digits", "options": options.to_dict(), "resources": had}
     machine = _stored_options(["--resume", *argv], options, record).machine
     assert (machine.workers_per_trial, machine.gpus_per_trial, machine.trial_timeout) == expected
+
+
+def test_a_dry_run_of_a_resumed_study_prints_its_own_seeds(undisturbed, tmp_path, capsys):
+    folder = tmp_path / "digits"
+    shutil.copytree(undisturbed.folder, folder)
+    record = json.loads((folder / "study.json").read_text())
+    record["options"]["confirm"] |= {"confirm_seeds": None, "time_budget": "1h"}
+    (folder / "study.json").write_text(json.dumps(record))
+    assert main(["--resume", "--storage", str(tmp_path), "--dry-run"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"with {len(record['phases']['confirm']['seeds'])} paired seeds" in said
 
 
 def test_resume_refuses_another_question_of_the_same_settings(undisturbed, capsys):

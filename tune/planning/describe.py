@@ -15,7 +15,7 @@ from tune.planning.placement import Machine, Placement, trial_seconds
 from tune.planning.plan import StudyPlan
 from tune.search.confirm import max_candidates
 from tune.search.space import confirm_seeds
-from tune.trial.spec import FOLDS_BELOW
+from tune.trial.spec import evaluation_of
 
 START_SECONDS = 15.0
 CONTROL_SECONDS = 1.5
@@ -156,7 +156,8 @@ def _power_sentence(plan: StudyPlan) -> str:
     margin = Margin.parse(plan.options.confirm.margin)
     points = 1.0 if margin.points is None else 100 * margin.points
     rungs = max(len(plan.space.ladder[method]) for method in plan.space.methods)
-    scored = plan.sizes["test"] if plan.sizes["test"] >= FOLDS_BELOW else sum(plan.sizes.values())
+    folds = evaluation_of(plan.config(plan.space.grid()[0]), plan.sizes["test"]) == "folds"
+    scored = sum(plan.sizes.values()) if folds else plan.sizes["test"]
     # Standard deviation of one accuracy in points: binomial noise of the images that are scored, times EXCESS.
     noise = EXCESS * 100 * math.sqrt(ERROR_RATE * (1 - ERROR_RATE) / max(scored, 1))
     fails, holds = power(rungs, len(plan.seeds), plan.rounds, round(noise, 2), round(points, 3), plan.alpha)

@@ -16,7 +16,7 @@ from pmae.cli.options import given
 from pmae.config import DEFAULT_RATIO, PretrainConfig, has_effect, preset
 from pmae.data import ImageSet, load_images
 from studies.statistics.decision import Margin
-from studies.storage.rows import StudyRecord
+from studies.storage.rows import SCHEMA_VERSION, StudyRecord
 from tune.options import StudyOptions
 from tune.planning.check import MAX_NUMBER, check_options
 from tune.planning.placement import check_memory
@@ -198,7 +198,7 @@ def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict
         kept = [space.nominal_rungs(method, patches) for patches in space.patches[method]]
         ladder[method] = sorted(r for r in set.intersection(*kept) if r is not None)
     return {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "name": plan.name,
         "created_at": created_at,
         "question": plan.options.question,

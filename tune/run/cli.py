@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +78,11 @@ def rerun_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
     asked = {word.partition("=")[0] for word in rest}
     storage = path.parent.parent
     if "--storage" not in asked:
-        rest += ["--storage", str(storage)]
+        from studies.storage.object_store import is_uri  # imports pyarrow: not for --help
+
+        began = shlex.split(record.get("command") or "")
+        stored = [word for option, word in itertools.pairwise(began) if option == "--storage"]
+        rest += ["--storage", next(filter(is_uri, stored), str(storage))]  # the folder is a working copy of a URI
     if "--name" not in asked:
         numbers = itertools.count(2)
         rest += ["--name", next(n for i in numbers if not (storage / (n := f"{name}-{i}")).exists())]

@@ -139,17 +139,17 @@ def run(
         _run_study(plan, display, Invocation(argv, options.program, record), storage, folder)
         return folder
     if address is None:
-        _place(plan, display, Machine.here(), None, None)
+        _place(plan, display, Machine.here(), record, None)
     else:
         with ray_session(address, 0, False) as session:
-            _place(plan, display, Machine.cluster(session.resources), None, None)
+            _place(plan, display, Machine.cluster(session.resources), record, None)
     return None
 
 
 def _stored_options(argv: list[str], options: StudyOptions, record: StudyRecord) -> StudyOptions:
     """The options that the study had; those of ``argv`` must be equal, but for those of the machine."""
-    if record["question"] != options.question:
-        asked = record["question"] or "which share should be masked, with which patches?"
+    if record.get("question") != options.question:
+        asked = record.get("question") or "which share should be masked, with which patches?"
         raise ConfigError(
             f"--resume: the study {record['name']!r} asks another question ({asked}); resume it with the command that "
             f"began it: {record['command']}"

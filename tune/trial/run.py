@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pmae.components import PrincipalComponents, cached_components
-from pmae.config import DataConfig, PretrainConfig
+from pmae.config import DataConfig
 from pmae.data import ImageSet, load_images
 from pmae.errors import ConfigError, DataError, DivergedError
 from pmae.trainer import PretrainResult, pretrain
-from tune.trial.spec import FOLD_REPEATS, FOLDS_BELOW, ErrorKind, TrialJob, TrialResult, TrialSpec, trial_columns
+from tune.trial.spec import FOLD_REPEATS, ErrorKind, TrialJob, TrialResult, TrialSpec, evaluation_of, trial_columns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,7 +113,7 @@ def _train_and_score(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch) -> dict[
     splits = ("train", "val") if spec.phase == "explore" else ("train", "val", "test")
     columns: dict[str, Any] = {
         "train_images": len(images.indices("train")),
-        "evaluation": evaluation_of(config, images),
+        "evaluation": evaluation_of(config, len(images.indices("test"))),
     }
     if spec.control == "pixels":
         return {**columns, **_probe(spec, pixel_features(images, splits), images)}
@@ -187,17 +187,11 @@ def _shared_storage(job: TrialJob, folder: Path) -> dict[str, Any]:
     return {"storage_path": store.root, "storage_filesystem": store.filesystem}
 
 
-def evaluation_of(config: PretrainConfig, images: ImageSet) -> str:
-    """``folds`` where the test split is small: accuracies of a few hundred images are mostly noise; else ``split``."""
-    folds = config.probe.protocol == "fast" and len(images.indices("test")) < FOLDS_BELOW
-    return "folds" if folds else "split"
-
-
 def _probe(spec: TrialSpec, features: Mapping[str, np.ndarray], images: ImageSet) -> dict[str, float | None]:
     from pmae.probes import crossval_linear_probe, knn_probe, linear_probe
 
     probe, test = spec.config.probe, spec.phase != "explore"
-    if evaluation_of(spec.config, images) == "folds":
+    if evaluation_of(spec.config, len(images.indices("test"))) == "folds":
         repeats = FOLD_REPEATS if test else 1
         linear = crossval_linear_probe(features, images, seed=spec.seed, repeats=repeats, include_test=test)
     else:

@@ -22,6 +22,11 @@ CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN
 ErrorKind = Literal["stop_requested", "diverged", "disk_full", "out_of_memory", "timeout", "process_lost", "exception"]
 
 
+def evaluation_of(config: PretrainConfig, test_images: int) -> str:
+    """``folds`` where the test split is small: accuracies of a few hundred images are mostly noise; else ``split``."""
+    return "folds" if config.probe.protocol == "fast" and test_images < FOLDS_BELOW else "split"
+
+
 @dataclass(frozen=True)
 class TrialSpec:
     """What to train: a resolved configuration and a seed."""

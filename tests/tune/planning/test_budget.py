@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from pmae.errors import ConfigError
-from tune import ConfirmOptions, SearchOptions, StudyOptions
+from tune import ConfirmOptions, SearchOptions, StudyOptions, TrainingOptions
 from tune.planning.check import parse_duration
-from tune.planning.describe import expected_seconds, fit_to_budget, phase_seconds, power
+from tune.planning.describe import _power_sentence, expected_seconds, fit_to_budget, phase_seconds, power
 from tune.planning.placement import Placement
 from tune.planning.plan import plan_study
 
@@ -46,6 +47,15 @@ def test_power_grows_with_seeds_and_falls_with_noise():
     noisy = power(7, 3, 1, 2.0, 1.0, 0.05)
     assert many[0] > few[0] > noisy[0] and many[1] > few[1] >= noisy[1]
     assert power(7, 4, 5, 0.8, 1.0, 0.05)[1] > power(7, 4, 1, 0.8, 1.0, 0.05)[1]  # a race goes on
+
+
+def test_power_assumes_the_noise_of_the_images_that_are_scored():
+    def spread(protocol: str) -> float:
+        plan = plan_study(StudyOptions(training=TrainingOptions(protocol=protocol)))
+        return float(re.search(r"single runs spread by ([\d.]+) points", _power_sentence(plan))[1])
+
+    # Out of fold all 1,797 digits are scored; the paper's protocol scores the 360 test images alone.
+    assert spread("paper") == pytest.approx(spread("fast") * (1797 / 359) ** 0.5, rel=0.05)
 
 
 def test_a_later_look_is_judged_more_strictly():
