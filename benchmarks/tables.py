@@ -313,7 +313,7 @@ def recipes(result: Result) -> str:
 def verdict_cost(result: Result) -> str:
     """Trials and trial-seconds until a verdict."""
     return table(
-        ["truth", "regret", "noise", "way", "holds, %", "fails, %", "trials", "trial-seconds on digits"],
+        ["truth", "regret", "noise", "way", "holds, %", "fails, %", "trials", "trial-seconds"],
         [
             [
                 row["truth"], f"{row['regret']:g}", f"{row['sd']:g}", row["mode"], f"{100 * row['holds']:.0f}",

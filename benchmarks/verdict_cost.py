@@ -37,6 +37,8 @@ TRUTHS = (
     Truth("peak at .55", peak(0.55, 0.25), 1),
     Truth("leveling off from .05", leveling_off, 3),
     Truth("peak at .55", peak(0.55, 0.25), 3),
+    Truth("flat", flat, 0, 1.5),
+    Truth("peak at .55", peak(0.55, 0.25), 3, 1.5),
 )
 MODES = {
     "ladder, 5 seeds": ConfirmOptions(ladder=LADDER, confirm_seeds=5),
@@ -106,7 +108,7 @@ def measure(truth: Truth, repeats: int, seconds: float) -> list[dict[str, Any]]:
 def main() -> None:
     """Simulate, write and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=200, help="studies for each line (default 200)")
+    parser.add_argument("--repeats", type=int, default=400, help="studies for each line (default 400)")
     repeats = parser.parse_args().repeats
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     recipes = json.loads((RESULTS / "recipes.json").read_text())
