@@ -301,7 +301,7 @@ def test_bounds_of_a_row_are_students_and_dunnetts_done_by_hand() -> None:
 def test_a_margin_in_per_cent_needs_the_untrained_control() -> None:
     row = judged(without(FLAT, None), margin="10%")
     assert row["verdict"] == "inconclusive" and "needs the untrained control" in row["reason"]
-    assert "within 10 % of what training gains" in judge(as_table(without(FLAT, None)), margin="10%").answer
+    assert "within 10 % of the training gain" in judge(as_table(without(FLAT, None)), margin="10%").answer
 
 
 def test_bounds_after_a_round_have_the_level_of_that_round() -> None:
