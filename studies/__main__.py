@@ -1,4 +1,4 @@
-"""python -m studies: list, show, judge, report, export and watch studies. Never changes a study's records.
+"""python -m studies: list, show, verdict, report, export, watch. Never changes a study's records.
 
 Exit codes: 0 done, 1 a file could not be written, 2 bad usage or no such study, 130 interrupted.
 """
@@ -111,7 +111,7 @@ def report(paths: Paths, *, out: Output = None, refresh: float | None = None, fi
     """Write one self-contained HTML page about one study or several.
 
     Args:
-        out: The page; report.html in the study's folder, or next to the studies, if left out.
+        out: HTML file to write (default: report.html in the study's folder, or next to the studies).
         refresh: Reload the page every REFRESH seconds, for a study that is running.
         figures: Draw the PNG figures into each study's folder too.
     """
@@ -148,6 +148,7 @@ def export(
     """
     import pyarrow as pa
 
+    from studies.formatting import count
     from studies.storage.atomic import as_json, write_file
     from studies.storage.tables import csv_bytes
 
@@ -160,7 +161,7 @@ def export(
             _print_bytes(convert(rows))
         elif target is not None:
             write_file(target, convert(rows))
-            print(f"{rows.num_rows} rows written to {target}", file=sys.stderr)
+            print(f"{count(rows.num_rows, 'row')} written to {target}", file=sys.stderr)
 
 
 @app.command
@@ -172,17 +173,16 @@ def watch(path: Annotated[Positional[str], arg(metavar="PATH")], *, every: float
         every: Seconds between updates.
         once: Print the state once and end.
     """
-    from studies.cli.terminal import make_console
-    from studies.cli.terminal import watch as look
+    from studies.cli.terminal import make_console, watch_study
 
     if every <= 0:
         raise StudyError(f"--every is {every}; give a number of seconds above 0, for example 2")
     if is_uri(path):
         raise StudyError(
-            f"watch {without_secrets(path)}: give the study's working copy on the machine that runs it (its plan says "
-            "where), or look from time to time with: python -m studies show URI"
+            f"watch {without_secrets(path)}: give the study's working copy on the machine that runs it (printed by "
+            "--verbose), or look from time to time with: python -m studies show URI"
         )
-    look(Path(path), make_console(), every=every, once=once)
+    watch_study(Path(path), make_console(), every=every, once=once)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from studies.errors import StudyError
 from studies.storage import rows as stored
 from studies.storage.atomic import read_json
 from studies.storage.rows import HISTORY_SCHEMA, SCHEMA_VERSION, TRIAL_SCHEMA, check_document
-from studies.storage.tables import JournalledTable, read_table, with_column
+from studies.storage.tables import JournaledTable, read_table, with_column
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,8 +90,8 @@ class StudyWriter:
     def __init__(self, folder: Path | str, name: str | None = None) -> None:
         self.folder = Path(folder).absolute()
         self.name = self.folder.name if name is None else name
-        self._trials = JournalledTable(self.folder / "trials.arrow", TRIAL_SCHEMA, TRIAL_KEYS)
-        self._history = JournalledTable(self.folder / "history.arrow", HISTORY_SCHEMA, HISTORY_KEYS)
+        self._trials = JournaledTable(self.folder / "trials.arrow", TRIAL_SCHEMA, TRIAL_KEYS)
+        self._history = JournaledTable(self.folder / "history.arrow", HISTORY_SCHEMA, HISTORY_KEYS)
         others = set(self._trials.table["study"].unique().to_pylist()) - {self.name, None}
         if others:
             raise StudyError(
@@ -224,7 +224,7 @@ def is_finished(study: Study) -> bool:
 
 
 def disambiguate_names(studies: Sequence[Study]) -> list[Study]:
-    """``studies`` with the folder's place after a name that several have, whose trials would pass for repeated rows."""
+    """Append the folder to study names that several have; otherwise their trials would count as repeated rows."""
     names = Counter(study.name for study in studies)
     places = [f"{study.folder.parent.name}/{study.folder.name}" for study in studies]
     apart = []

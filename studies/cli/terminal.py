@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from studies.errors import StudyError
-from studies.formatting import accuracy, duration, in_points, method_name, percent
+from studies.formatting import accuracy, count, duration, in_points, method_name, percent
 from studies.records import Study, is_finished, last_change, read_study
 from studies.statistics.ratio_curves import Setting, setting_labels
 from studies.views import wording
@@ -71,8 +71,7 @@ def print_list(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     """One study: where it stands, the confirmed ratios, the best explored trials, what was lost, the answer."""
-    planned = "" if summary["planned"] is None else f" of {summary['planned']} planned"
-    ended = f"{summary['ended']}{planned} trials ended, {summary['lost']} lost"
+    ended = f"{_trials_ended(summary['ended'], summary['planned'])}, {summary['lost']} lost"
     console.print(Text(plain(summary["study"]), style="bold"))
     console.print(plain(f"{summary['dataset']}; {summary['methods']}; {ended}"))
     cells: list[tuple[str, ...]] = []
@@ -106,7 +105,7 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
 
 
 def print_verdict(console: Console, verdict: Mapping[str, Any], all_checks: bool = True) -> None:
-    """One table of all comparisons (at most 80 columns), each one's outcome and (failed) checks, at last the answer."""
+    """One table of all comparisons (at most 80 columns), each one's outcome and (failed) checks, then the answer."""
     rows, answer = wording.judged_rows(verdict), verdict["answer"]
     if any(row["rungs"] for row in rows):
         console.print(_rung_table(rows))
@@ -114,7 +113,7 @@ def print_verdict(console: Console, verdict: Mapping[str, Any], all_checks: bool
         word = row["verdict"]
         text = Text(plain(f"{wording.row_label(row, rows)}: "), style="bold")
         text.append(plain(word), style=VERDICT_STYLES.get(word, ""))
-        rest = f". The default {percent(row['default_ratio'])} {wording.loses(row)}."
+        rest = f". The default {percent(row['default_ratio'])} {wording.loss_text(row)}."
         text.append(
             plain(f"{rest} {wording.best_set_sentence(row) if row['rungs'] else ''}".rstrip()), style="not bold"
         )
@@ -161,15 +160,15 @@ def _rung_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return make_table(headings, cells, title)
 
 
-def watch(path: Path, console: Console, *, every: float, once: bool = False) -> None:
+def watch_study(path: Path, console: Console, *, every: float, once: bool = False) -> None:
     """Show the study at ``path``, ``once`` or until it has ended: in a terminal redrawn, elsewhere a line per trial."""
     study = read_study(path)
     if once:
-        console.print(picture(study))
+        console.print(render_status(study))
     elif console.is_terminal:
         with Live(console=console, refresh_per_second=4) as live:
             for state in _states(path, study, every):
-                live.update(picture(state))
+                live.update(render_status(state))
     else:
         seen = -1
         for state in _states(path, study, every):
@@ -192,19 +191,18 @@ def progress_line(study: Study) -> str:
     """``digits-quick: 20 of 104 trials ended (1 failed), best so far 90.3 % (PMAE, 20 %, patch 2, seed 1)``."""
     counts = Counter(study.trials["status"].to_pylist())
     lost = ", ".join(f"{counts[status]} {status}" for status in LOST if counts[status])
-    planned = planned_trials(study)
-    line = f"{study.name}: {study.trials.num_rows}{'' if planned is None else f' of {planned}'} trials ended"
+    line = f"{study.name}: {_trials_ended(study.trials.num_rows, planned_trials(study))}"
     if lost:
         line += f" ({lost})"
     trained = study.trials.filter(pc.is_valid(study.trials["ratio"]))  # a control is not the best trial
     for best in trained.sort_by([("val_linear", "descending")]).slice(0, 1).to_pylist():
         if best["val_linear"] is not None:
-            line += f", best so far {accuracy(best['val_linear'])} ({_setting_of(best)})"
+            line += f", best so far {accuracy(best['val_linear'])} ({_trial_label(best)})"
     return line
 
 
-def picture(study: Study) -> Group:
-    """Everything that a glance should tell, as something that rich can print."""
+def render_status(study: Study) -> Group:
+    """What ``watch`` shows, as a rich renderable."""
     parts: list[Any] = [Text(plain(progress_line(study)), style="bold")]
     planned = planned_trials(study)
     if planned:
@@ -218,17 +216,18 @@ def picture(study: Study) -> Group:
     rows = study.trials.slice(max(study.trials.num_rows - NEWEST, 0)).to_pylist()
     for row in reversed(rows):
         took = "" if row["seconds"] is None else f"{row['seconds']:.1f} s"
-        table.add_row(_setting_of(row), plain(row["phase"]), plain(row["status"]), accuracy(row["val_linear"]), took)
+        table.add_row(_trial_label(row), plain(row["phase"]), plain(row["status"]), accuracy(row["val_linear"]), took)
     return Group(*parts, table)
 
 
-def _setting_of(row: dict[str, Any]) -> str:
-    parts = [method_name(row["method"])]
-    if row["ratio"] is not None:
-        parts.append(percent(row["ratio"]))
-    if row["patch_size"] is not None:
-        parts.append(f"patch {row['patch_size']}")
-    return plain(", ".join([*parts, f"seed {row['seed']}"]))
+def _trial_label(row: dict[str, Any]) -> str:
+    ratio = [] if row["ratio"] is None else [percent(row["ratio"])]
+    return plain(", ".join([method_name(row["method"]), *ratio, *Setting.of(row).sides(), f"seed {row['seed']}"]))
+
+
+def _trials_ended(ended: int, planned: int | None) -> str:
+    trials = count(ended, "trial") if planned is None else f"{ended:,} of {count(planned, 'trial')}"
+    return f"{trials} ended"
 
 
 def _time_left(study: Study, planned: int) -> str | None:

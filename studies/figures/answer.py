@@ -29,9 +29,9 @@ def answer_figure(panels: Sequence[Panel]) -> Figure:
     alone, rows, height = len(panels) == 1, -(-len(panels) // 2), _height(panels)
     width = COLUMN if alone else PAGE / 2
     figure = Figure(figsize=(width if alone else PAGE, rows * height))
-    for place, panel in enumerate(panels):
+    for index, panel in enumerate(panels):
         limits = _limits([p for p in panels if p.curve.setting.dataset == panel.curve.setting.dataset])
-        corner = (place % 2) * width, (rows - 1 - place // 2) * height
+        corner = (index % 2) * width, (rows - 1 - index // 2) * height
         _draw(figure, panel, corner, width, limits, _have_strips(panels))
     return figure
 
@@ -155,8 +155,8 @@ def _draw_references(axes: Axes, panel: Panel, limits: tuple[float, float]) -> N
     outside = [(name, v) for name, v in panel.references.items() if name not in inside]
     for side, marker, at, nudge in (("below", "v", 0.035, 1), ("above", "^", 0.965, -1)):
         here = [(name, v) for name, v in outside if (v <= low) == (side == "below")]
-        for place, (name, value) in enumerate(here):
-            y = at + nudge * 0.06 * place
+        for index, (name, value) in enumerate(here):
+            y = at + nudge * 0.06 * index
             axes.plot([0.985], [y], marker, transform=axes.transAxes, color=MUTED, ms=3.2, mew=0)
             text = f"{method_name(name)} {accuracy(value)} ({side})"
             axes.text(0.965, y, text, transform=axes.transAxes, ha="right", va="center", fontsize=SMALL, color=MUTED)

@@ -42,17 +42,17 @@ def _draw_block(axes: Axes, row: Mapping[str, Any], title: str) -> None:
     rungs = row["rungs"]
     found = [(rung["low"], rung["high"], rung["difference"]) for rung in rungs]
     _frame(axes, [percent(rung["ratio"]) for rung in rungs], found, row["margin"])
-    for place, (rung, numbers) in enumerate(zip(rungs, found, strict=True)):
+    for index, (rung, numbers) in enumerate(zip(rungs, found, strict=True)):
         if rung["is_default"]:
-            axes.plot([0], [place], "|", color=INK, ms=7, mew=1.2)
-            _number(axes, place, "default")
+            axes.plot([0], [index], "|", color=INK, ms=7, mew=1.2)
+            _number(axes, index, "default")
         elif not is_number(rung["difference"]):
-            _number(axes, place, "not compared")
+            _number(axes, index, "not compared")
         else:
             text = f"{in_points(rung['difference'], True)}  ({interval(rung['low'], rung['high'], True)})"
             tooltip = f"{percent(rung['ratio'])} minus default: {text} points"
-            _mark(axes, place, numbers, "o", _color(rung, row["margin"]), tooltip)
-            _number(axes, place, text)
+            _mark(axes, index, numbers, "o", _color(rung, row["margin"]), tooltip)
+            _number(axes, index, text)
     _head(axes, title, f"masked share {share_of(row['method'])}".rstrip(), f"({confidence(row)} bounds)")
     axes.set_xlabel("difference to the default (points)", labelpad=11)
     for x, text, side in ((0, "← default better", "left"), (1, "default worse →", "right")):
@@ -72,11 +72,11 @@ def regret_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     margins = {row["margin"] for row in rows if is_number(row["margin"])}
     found = [(row["ci_low"], row["ci_high"], row["regret"]) for row in rows]
     _frame(axes, labels, found, margins.pop() if len(margins) == 1 else None)
-    for place, (row, numbers) in enumerate(zip(rows, found, strict=True)):
+    for index, (row, numbers) in enumerate(zip(rows, found, strict=True)):
         word = row["verdict"]
-        tooltip = f"{labels[place]}: regret {points(row['regret'])}, {word}"
-        _mark(axes, place, numbers, MARKERS.get(word, "D"), VERDICT_COLORS.get(word, MUTED), tooltip)
-        _number(axes, place, f"{in_points(row['regret'])}  ({interval(row['ci_low'], row['ci_high'])})  {word}")
+        tooltip = f"{labels[index]}: regret {points(row['regret'])}, {word}"
+        _mark(axes, index, numbers, MARKERS.get(word, "D"), VERDICT_COLORS.get(word, MUTED), tooltip)
+        _number(axes, index, f"{in_points(row['regret'])}  ({interval(row['ci_low'], row['ci_high'])})  {word}")
     _head(axes, "Regret of the default", "", "points, bounds, verdict")
     axes.set_xlabel("regret: best rung minus default (points of accuracy)")
     return figure
@@ -104,12 +104,12 @@ def _frame(axes: Axes, labels: Sequence[str], found: Sequence[Numbers], margin: 
                   textcoords="offset points", ha="right", va="bottom", fontsize=SMALL, color=GREEN)  # fmt: skip
 
 
-def _mark(axes: Axes, place: int, numbers: Numbers, marker: str, color: str, tooltip: str) -> None:
+def _mark(axes: Axes, index: int, numbers: Numbers, marker: str, color: str, tooltip: str) -> None:
     """A line from the lower to the upper bound, if there are any, and a marker at the value."""
     *bounds, value = (math.nan if number is None else 100 * number for number in numbers)
     if np.isfinite(bounds).all():
-        axes.plot(bounds, [place] * 2, color=color, lw=1.8)
-    (dot,) = axes.plot([value], [place], marker, color=color, ms=4.5, mec=PAPER, mew=0.7)
+        axes.plot(bounds, [index] * 2, color=color, lw=1.8)
+    (dot,) = axes.plot([value], [index], marker, color=color, ms=4.5, mec=PAPER, mew=0.7)
     add_tooltip(dot, tooltip)
 
 
@@ -121,8 +121,8 @@ def _color(rung: Mapping[str, Any], margin: float | None) -> str:
     return VERMILLION if is_number(rung["low"]) and rung["low"] > margin else MUTED
 
 
-def _number(axes: Axes, place: int, text: str) -> None:
-    axes.text(1.03, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL)
+def _number(axes: Axes, index: int, text: str) -> None:
+    axes.text(1.03, index, text, transform=axes.get_yaxis_transform(), va="center", fontsize=SMALL)
 
 
 def _head(axes: Axes, title: str, left: str, right: str) -> None:

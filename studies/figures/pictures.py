@@ -22,9 +22,10 @@ from studies.errors import StudyError
 from studies.figures.palette import BLUE, INK, MUTED, VERMILLION
 from studies.figures.style import COLUMN, PAGE, SMALL, percent_ticks, place_inches
 from studies.formatting import method_name, percent
+from studies.statistics.ratio_curves import Setting
 
 MARKED_SHARES = (0.5, 0.8, 0.95)
-IMAGES, EIGENIMAGES, COLUMNS = 6, 24, 8
+IMAGES, EIGENIMAGES, COLUMNS = 6, 16, 8  # as many as tune/trial/image_strips.py writes
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,11 @@ class Strip:
     @property
     def title(self) -> str:
         """The candidate in words, for example ``PMAE, 20 % masked, patch 4``."""
-        found = self.candidate
-        patch = str(found["patch_size"])
-        if found.get("patch_stride") not in (None, found["patch_size"]):
-            patch += f" stride {found['patch_stride']}"
-        if found.get("mask_unit"):
-            patch += f" unit {found['mask_unit']}"
-        if found.get("strategy") not in (None, "expected", "random"):
-            patch += f" {found['strategy']}"
-        if found.get("basis") not in (None, "pca"):
-            patch += f" {found['basis']}"
-        masked = "" if found.get("ratio") is None else f", {percent(found['ratio'])} masked"
-        return f"{method_name(found['method'])}{masked}, patch {patch}"
+        ratio, setting = self.candidate.get("ratio"), Setting.of(self.candidate)
+        masked = [] if ratio is None else [f"{percent(ratio)} masked"]
+        usual = (None, "expected", "random", "pca")
+        special = [name for name in (setting.strategy, setting.basis) if name is not None and name not in usual]
+        return ", ".join([method_name(setting.method), *masked, *setting.sides(), *special])
 
     def panels(self, scale: float) -> list[tuple[str, list[np.ndarray]]]:
         """Per panel its caption and images (H, W, 3), uint8; ``scale`` is the error that has the full color."""

@@ -21,7 +21,7 @@ from studies.storage.tables import rows_of
 
 MAX_EPOCHS, MAX_CURVES = 200, 40
 LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 0.42, 0.42, 0.4, 0.38, 1.75  # inches
-LIMIT = 2.5  # losses above it are cut off: predicting the mean costs 1
+LIMIT = 2.5  # losses above it are cut off: predicting the mean has loss 1
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ def training_figure(curves: Sequence[LossCurve]) -> Figure:
     height = TOP + HEIGHT + BOTTOM
     figure = Figure(figsize=(PAGE if columns == 2 else COLUMN, rows * height))
     width = figure.get_size_inches()[0] / columns
-    for place, (method, label) in enumerate(groups):
-        x, y = (place % 2) * width, (rows - 1 - place // 2) * height
+    for index, (method, label) in enumerate(groups):
+        x, y = (index % 2) * width, (rows - 1 - index // 2) * height
         axes = place_inches(figure, x + LEFT, y + BOTTOM, width - LEFT - RIGHT, HEIGHT)
         own = [c for c in curves if (c.method, c.label) == (method, label)]
         _draw(axes, own, METHOD_COLORS.get(method, BLUE))

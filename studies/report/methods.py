@@ -15,7 +15,7 @@ from studies.records import Study
 from studies.report.charts import Gallery
 from studies.statistics.decision import Margin
 from studies.storage.tables import read_mapping
-from studies.views.summaries import LOST, distinct
+from studies.views.summaries import LOST, list_values
 from studies.views.wording import margin_text
 
 RESOURCES = {
@@ -37,11 +37,11 @@ def _data(plan: Mapping[str, Any]) -> str:
         return ""
     names = {"train": "training", "val": "validation", "test": "test"}
     splits = [f"{data[split]:,} {name}" for split, name in names.items() if data.get(split) is not None]
-    color = {1: "grayscale", 3: "color"}.get(data.get("channels", 0), "")
+    kind = {1: "grayscale images", 3: "color images"}.get(data.get("channels", 0), "images")
     size = f" of {data['image_size']} x {data['image_size']} pixels" if data.get("image_size") else ""
     classes = f" in {data['classes']} classes" if data.get("classes") else ""
     listed = f" ({', '.join(splits)})" if splits else ""
-    return f"We used {data.get('name') or data['source']}: {color} images{size}{classes}{listed}.".replace(":  ", ": ")
+    return f"We used {data.get('name') or data['source']}: {kind}{size}{classes}{listed}."
 
 
 def _training(study: Study) -> str:
@@ -121,7 +121,7 @@ def what_is_missing(studies: Sequence[Study], trials: pa.Table, galleries: Seque
         for name, phase in (study.plan.get("phases") or {}).items():
             planned = int(phase.get("planned") or 0)
             if planned > ended[name]:
-                notes.append(f"{study.name}: {ended[name]} of {planned} trials planned to {name} have ended so far.")
+                notes.append(f"{study.name}: {ended[name]} of {count(planned, 'trial')} planned to {name} have ended.")
         notes += [f"{study.name}: {warning}" for warning in study.plan.get("warnings") or []]
         if not study.plan:
             notes.append(f"{study.name}: study.json is missing, so how it was run is not known.")
@@ -150,9 +150,9 @@ def how_it_was_run(study: Study) -> dict[str, Any]:
         "epochs per trial": plan.get("epochs"),
         "margin": None if margin is None else f"{Margin.parse(margin).text}, fixed beforehand",
         "trial time in all": None if seconds is None else duration(seconds),
-        "device": plan.get("device") or ", ".join(distinct(study, "device")),
+        "device": ", ".join(list_values(study, "device")),
         "resources": _compact({RESOURCES.get(n, n.replace("_", " ")): v for n, v in resources.items() if n != "lag"}),
-        "code version": plan.get("code_version") or ", ".join(distinct(study, "code_version")),
+        "code version": plan.get("code_version") or ", ".join(list_values(study, "code_version")),
         "versions": _compact(plan.get("versions") or {}),
         "started": plan.get("created_at"),
     }
@@ -175,7 +175,7 @@ def _dataset_text(data: dict[str, Any]) -> str:
 
 def _phase_text(phase: dict[str, Any]) -> str:
     planned, seeds = phase.get("planned"), phase.get("seeds") or []
-    trials = "" if planned is None else f"{planned} trials"
+    trials = "" if planned is None else count(planned, "trial")
     listed = ", ".join(map(str, seeds[:12])) + (" …" if len(seeds) > 12 else "")
     return ", ".join(filter(None, (trials, f"seed{'s' * (len(seeds) != 1)} {listed}" if seeds else "")))
 

@@ -28,7 +28,7 @@ from studies.report import sections
 from studies.report.charts import gallery, make_charts
 from studies.report.methods import how_it_was_run, methods_paragraph, what_is_missing
 from studies.report.table import trial_table
-from studies.statistics.contrasts import contrasts
+from studies.statistics.contrasts import compare_settings
 from studies.statistics.inverted_u import shape_sentences
 from studies.statistics.ratio_curves import DEFAULT_RATIOS, make_panels
 from studies.storage.atomic import write_file
@@ -74,7 +74,7 @@ def render_report(studies: Sequence[Study], refresh_seconds: float | None = None
     shown, rows = disambiguate_datasets(trials, judged_rows(verdict))
     galleries = [gallery(study) for study in studies]
     charts = make_charts(make_panels(shown, rows, studies[0].plan), rows, shown, history, galleries)
-    own, compared = studies[0].plan.get("question"), contrasts(shown)
+    own, compared = studies[0].plan.get("question"), compare_settings(shown)
     default = studies[0].plan.get("default_ratio") or DEFAULT_RATIOS["pmae"]
     cards = [sections.make_card(row, rows, trials, studies[0].plan) for row in rows]
     table = json.dumps(trial_table(trials), ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False)
@@ -95,7 +95,7 @@ def render_report(studies: Sequence[Study], refresh_seconds: float | None = None
         warnings=verdict.get("warnings", []),
         charts=charts,
         published=sections.published_rows(),
-        contrasts=sections.contrast_rows(compared),
+        contrasts=sections.comparison_rows(compared),
         measures=sections.measure_table(sections.measures(shown)),
         methods=[
             methods_paragraph(study, [r for r in rows if r["study"] in (study.name, None, "")]) for study in studies

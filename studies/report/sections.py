@@ -31,7 +31,7 @@ from studies.formatting import (
     share_of,
 )
 from studies.literature.published import published_regrets
-from studies.statistics.contrasts import Contrast, comparison_sentences
+from studies.statistics.contrasts import SettingComparison, comparison_sentences
 from studies.statistics.ratio_curves import Setting, setting_labels, sort_settings
 from studies.storage.tables import flatten, read_mapping, rows_of
 from studies.views import wording
@@ -201,7 +201,7 @@ def published_rows() -> list[tuple[str, ...]]:
     return rows
 
 
-def contrast_rows(found: Sequence[Contrast]) -> list[tuple[str, ...]]:
+def comparison_rows(found: Sequence[SettingComparison]) -> list[tuple[str, ...]]:
     """Rows of comparison, value, best ratio, accuracy, difference to the reference with its bounds, seeds."""
     rows: list[tuple[str, ...]] = []
     for c in found:
@@ -211,6 +211,6 @@ def contrast_rows(found: Sequence[Contrast]) -> list[tuple[str, ...]]:
     return rows
 
 
-def own_answer(found: Sequence[Contrast], shapes: Sequence[str]) -> str:
+def own_answer(found: Sequence[SettingComparison], shapes: Sequence[str]) -> str:
     """What a study of another question than the default found: its comparisons, the curves' shapes."""
     return " ".join([*comparison_sentences(found), *shapes]) or "No answer yet."

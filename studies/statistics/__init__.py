@@ -1,1 +1,1 @@
-"""The statistics behind a verdict: pairing of runs, regret bounds, interim analyses, contrasts."""
+"""The statistics behind a verdict: pairing of runs, regret bounds, interim analyses, comparisons of settings."""

@@ -18,9 +18,8 @@ import pyarrow as pa
 from scipy.special import stdtrit
 
 from studies.formatting import is_number, method_name
-from studies.statistics.ratio_curves import Setting
+from studies.statistics.ratio_curves import Setting, select_confirmed
 from studies.statistics.regret import MIN_SEEDS
-from studies.storage.tables import rows_of
 
 COLUMNS = ("basis", "strategy", "mask_unit")
 REFERENCES = ("pca", "fixed", "random")  # what other bases and strategies are compared with; of mask units the smallest
@@ -29,7 +28,7 @@ Cells = dict[float, dict[int, tuple[float, float]]]  # ratio -> seed -> accuraci
 
 
 @dataclass(frozen=True)
-class Contrast:
+class SettingComparison:
     """One value compared with the reference.
 
     ``low`` and ``high`` are two-sided bounds that hold for all rows of the comparison together at 95 % (Bonferroni).
@@ -53,9 +52,11 @@ class Contrast:
         return f"{method_name(self.method)} on {self.dataset}: {self.column.replace('_', ' ')}"
 
 
-def contrasts(trials: pa.Table) -> list[Contrast]:
+def compare_settings(trials: pa.Table) -> list[SettingComparison]:
     """Every comparison that the confirmed trials allow: values of one column, everything else but the ratio equal."""
-    rows = _scored_rows(trials)
+    scores = ("ratio", "val_linear", "test_linear")
+    confirmed, _ = select_confirmed(trials, scores, [])
+    rows = [row for row in confirmed if row["status"] == "done" and all(is_number(row[name]) for name in scores)]
     found = []
     for column in COLUMNS:
         groups: dict[tuple[Any, ...], dict[Any, Cells]] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
@@ -69,13 +70,13 @@ def contrasts(trials: pa.Table) -> list[Contrast]:
     return found
 
 
-def comparison_sentences(found: Sequence[Contrast]) -> list[str]:
+def comparison_sentences(found: Sequence[SettingComparison]) -> list[str]:
     """The outcome of each comparison in one sentence."""
     subjects = dict.fromkeys(c.subject for c in found)
     return [_sentence([c for c in found if c.subject == subject]) for subject in subjects]
 
 
-def _sentence(rows: list[Contrast]) -> str:
+def _sentence(rows: list[SettingComparison]) -> str:
     differ = [c for c in rows if c.low is not None and c.high is not None and not c.low <= 0 <= c.high]
     others = [c for c in rows if c.difference is not None and c not in differ]
     reference = rows[0].reference
@@ -93,22 +94,9 @@ def _sentence(rows: list[Contrast]) -> str:
     )
 
 
-def _bounds(contrast: Contrast) -> str:
-    assert contrast.low is not None and contrast.high is not None
-    return f"{100 * contrast.low:.1f} to {100 * contrast.high:.1f}"
-
-
-def _scored_rows(trials: pa.Table) -> list[dict[str, Any]]:
-    """Confirmed trials that are done and scored on both splits; the last row of each trial counts."""
-    columns = (*Setting._fields, "study", "trial_id", "phase", "status", "ratio", "seed", "val_linear", "test_linear")
-    latest: dict[Any, dict[str, Any]] = {}
-    for number, row in enumerate(rows_of(trials, columns)):
-        scored = all(is_number(row[name]) for name in ("ratio", "val_linear", "test_linear"))
-        if scored and row["phase"] == "confirm" and row["status"] == "done":
-            row |= {"ratio": round(row["ratio"], 6), "patch_stride": row["patch_stride"] or row["patch_size"]}
-            named = row["trial_id"] is not None
-            latest[(row["study"], row["dataset"], row["trial_id"], row["seed"]) if named else number] = row
-    return list(latest.values())
+def _bounds(row: SettingComparison) -> str:
+    assert row.low is not None and row.high is not None
+    return f"{100 * row.low:.1f} to {100 * row.high:.1f}"
 
 
 def _halves(seeds: int) -> np.ndarray:
@@ -122,7 +110,7 @@ def _halves(seeds: int) -> np.ndarray:
     return np.concatenate([ranks < half, ranks >= half])
 
 
-def _compare(dataset: str, method: str, column: str, values: dict[Any, Cells]) -> list[Contrast]:
+def _compare(dataset: str, method: str, column: str, values: dict[Any, Cells]) -> list[SettingComparison]:
     cells = {value: _without_thin(ratios) for value, ratios in values.items()}
     seeds = sorted(set.intersection(*(set(s) for ratios in cells.values() for s in ratios.values())))
     if len(seeds) < MIN_SEEDS:
@@ -143,12 +131,12 @@ def _compare(dataset: str, method: str, column: str, values: dict[Any, Cells]) -
         else:
             bounds = _bound(per_split - reference, splits, len(ordered) - 1)
         compared = dataset, method, column, str(value), str(ordered[0])
-        out.append(Contrast(*compared, best, accuracy, *bounds, len(seeds)))
+        out.append(SettingComparison(*compared, best, accuracy, *bounds, len(seeds)))
     return out
 
 
 def _without_thin(ratios: Cells) -> Cells:
-    """Ratios that at least half as many seeds finished as any other: one lost arm must not take all seeds with it."""
+    """Ratios that at least half as many seeds finished as any other: one lost ratio must not take all seeds with it."""
     most = max(len(seeds) for seeds in ratios.values())
     return {ratio: seeds for ratio, seeds in ratios.items() if 2 * len(seeds) >= most}
 

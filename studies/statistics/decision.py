@@ -21,7 +21,7 @@ import numpy as np
 from studies.errors import StudyError
 from studies.formatting import at_least, at_most, count, percent, points, ratio_list, share_of
 from studies.statistics.pairing import PLAIN, SAME_SHARE, Comparison, Rung
-from studies.statistics.regret import MIN_SEEDS, Contrast, Noise, contrast, estimate_noise, seeds_needed
+from studies.statistics.regret import MIN_SEEDS, Contrast, Noise, estimate_contrast, estimate_noise, seeds_needed
 from studies.statistics.sequential import Looks
 from studies.storage.rows import Check, RungRow, VerdictRow
 
@@ -31,7 +31,7 @@ FAILED_LOSS = 1.05  # of predicting the mean: training at 90 % masked may end at
 
 @dataclass(frozen=True)
 class Margin:
-    """Largest loss that still counts as holding up: points of accuracy, or a share of what training gains."""
+    """Largest loss that still counts as holding up: points of accuracy, or a share of the training gain."""
 
     points: float | None
     share: float | None = None
@@ -52,7 +52,7 @@ class Margin:
         if not 0 < number < 1:
             raise StudyError(
                 f"margin is {value!r}; give a fraction of accuracy in (0, 1) such as 0.01 (one point), or a share of "
-                "what training gains such as 10%"
+                "the training gain such as 10%"
             )
         return cls(None, number) if share else cls(number)
 
@@ -65,7 +65,7 @@ class Margin:
     def text(self) -> str:
         """``1 point`` or ``10 % of the training gain``."""
         if self.share is not None:
-            return f"{100 * self.share:g} % of what training gains"
+            return f"{100 * self.share:g} % of the training gain"
         return points(self.points or 0.0)
 
 
@@ -84,7 +84,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _Contrasts:
     """The contrasts of one comparison; ``others`` are the columns of the rungs that the default is compared with."""
 
     default: int
@@ -113,20 +113,20 @@ def judge_comparison(comparison: Comparison, ratio: float, rules: Rules) -> Verd
     if not others:
         row["reason"] = "no other ratio was confirmed"
         return row
-    measured = _measure(comparison, default, others, rules.margin)
-    paired = {k: c for k, c in measured.differences.items() if c.usable}
+    contrasts = _measure(comparison, default, others, rules.margin)
+    paired = {k: c for k, c in contrasts.differences.items() if c.usable}
     if not paired:
-        fewest = min(c.seeds for c in measured.differences.values())
-        row["reason"] = f"{fewest} paired seeds; at least {MIN_SEEDS} are needed"
+        fewest = min(c.seeds for c in contrasts.differences.values())
+        row["reason"] = f"{count(fewest, 'paired seed')}; at least {MIN_SEEDS} are needed"
         row["seeds_needed"] = max(MIN_SEEDS - fewest, 1)
         return row
     unpaired = [k for k in others if k not in paired]
     for k in unpaired:
         excluded.append(f"ratio {percent(rungs[k].achieved)} shares too few seeds with the default")
-    _fill_numbers(row, comparison, measured, rules)
+    _fill_numbers(row, comparison, contrasts, rules)
     complete = not (missing or unpaired)
-    row["checks"] = _checks(comparison, measured, row, complete)
-    row["verdict"], row["reason"] = _decide(measured, rungs[default].train_loss, row["checks"], rules)
+    row["checks"] = _checks(comparison, contrasts, row, complete)
+    row["verdict"], row["reason"] = _decide(contrasts, rungs[default].train_loss, row["checks"], rules)
     if row["verdict"] == "inconclusive" and rules.looks is None and complete:
         # Of another study of the same images, which is judged at a second look's level, alpha / 4.
         row["seeds_needed"] = seeds_needed(list(paired.values()), row["margin"] or 0.0, rules.alpha / 4)
@@ -189,52 +189,52 @@ def _blank_row(
     return cast(VerdictRow, dict.fromkeys(VerdictRow.__annotations__) | known)
 
 
-def _measure(comparison: Comparison, default: int, others: tuple[int, ...], margin: Margin) -> _Measured:
+def _measure(comparison: Comparison, default: int, others: tuple[int, ...], margin: Margin) -> _Contrasts:
     table, untrained = comparison.test, comparison.controls.get("untrained")
-    place = {k: i for i, k in enumerate((default, *others))}
+    position = {k: i for i, k in enumerate((default, *others))}
     chosen = table[:, [default, *others]]
     noise = estimate_noise(chosen)
-    differences = {k: contrast(chosen, noise, {place[k]: 1.0, 0: -1.0}) for k in others}
+    differences = {k: estimate_contrast(chosen, noise, {position[k]: 1.0, 0: -1.0}) for k in others}
     excesses, gains = differences, {}
     if untrained is not None:
         joined = np.column_stack([chosen, untrained])
-        wide, last = estimate_noise(joined), len(place)
-        gains = {k: contrast(joined, wide, {place[k]: 1.0, last: -1.0}) for k in (default, *others)}
+        wide, last = estimate_noise(joined), len(position)
+        gains = {k: estimate_contrast(joined, wide, {position[k]: 1.0, last: -1.0}) for k in (default, *others)}
         if margin.share is not None:
-            weights = {k: {place[k]: 1 - margin.share, last: margin.share, 0: -1.0} for k in others}
-            excesses = {k: contrast(joined, wide, weights[k]) for k in others}
-    return _Measured(default, others, noise, differences, excesses, gains)
+            weights = {k: {position[k]: 1 - margin.share, last: margin.share, 0: -1.0} for k in others}
+            excesses = {k: estimate_contrast(joined, wide, weights[k]) for k in others}
+    return _Contrasts(default, others, noise, differences, excesses, gains)
 
 
-def _fill_numbers(row: VerdictRow, comparison: Comparison, measured: _Measured, rules: Rules) -> None:
+def _fill_numbers(row: VerdictRow, comparison: Comparison, contrasts: _Contrasts, rules: Rules) -> None:
     """Regret, bounds, gain and rungs of ``row``."""
-    rungs, family = comparison.rungs, len(measured.others)
-    usable = {k: c for k, c in measured.differences.items() if c.usable}
-    advantage = {measured.default: 0.0, **{k: c.estimate for k, c in usable.items()}}
+    rungs, family = comparison.rungs, len(contrasts.others)
+    usable = {k: c for k, c in contrasts.differences.items() if c.usable}
+    advantage = {contrasts.default: 0.0, **{k: c.estimate for k, c in usable.items()}}
     best = max(advantage, key=lambda k: advantage[k])
     row["best_ratio"], row["regret"] = rungs[best].achieved, advantage[best]
     row["ci_low"] = max([0.0, *(c.lower(rules.level(c.seeds), family) for c in usable.values())])
     row["ci_high"] = max([0.0, *(c.upper(rules.level(c.seeds)) for c in usable.values())])
     row["alpha"] = max(rules.level(c.seeds) for c in usable.values())
-    gains = [c for c in measured.gains.values() if c.usable]
+    gains = [c for c in contrasts.gains.values() if c.usable]
     if gains:
         row["training_gain"] = gain = max(c.estimate for c in gains)
         row["training_gain_low"] = max(c.lower(rules.level(c.seeds), len(gains)) for c in gains)
         if rules.margin.share is not None:
             row["margin"] = rules.margin.share * max(gain, 0.0)
-    row["rungs"] = _rung_rows(comparison, measured, rules)
+    row["rungs"] = _rung_rows(comparison, contrasts, rules)
 
 
-def _rung_rows(comparison: Comparison, measured: _Measured, rules: Rules) -> list[RungRow]:
-    table, columns = comparison.test, (measured.default, *measured.others)
-    chosen, noise = table[:, columns], measured.noise
+def _rung_rows(comparison: Comparison, contrasts: _Contrasts, rules: Rules) -> list[RungRow]:
+    table, columns = comparison.test, (contrasts.default, *contrasts.others)
+    chosen, noise = table[:, columns], contrasts.noise
     rows: list[RungRow] = []
-    for place, k in enumerate(columns):
-        rung, difference = comparison.rungs[k], measured.differences.get(k)
+    for index, k in enumerate(columns):
+        rung, difference = comparison.rungs[k], contrasts.differences.get(k)
         bounded = difference if difference is not None and difference.usable else None
         # The same bounds with this rung in the default's place: may it be the best, and what would it lose?
-        rivals = [contrast(chosen, noise, {other: 1.0, place: -1.0}) for other in range(len(columns)) if other != place]
-        rivals = [c for c in rivals if c.usable]
+        weights = ({other: 1.0, index: -1.0} for other in range(len(columns)) if other != index)
+        rivals = [c for c in (estimate_contrast(chosen, noise, w) for w in weights) if c.usable]
         rows.append(
             {
                 "ratio": rung.achieved,
@@ -248,21 +248,21 @@ def _rung_rows(comparison: Comparison, measured: _Measured, rules: Rules) -> lis
                 "may_be_best": all(c.lower(rules.level(c.seeds), len(rivals)) <= 0 for c in rivals),
                 "regret_high": max([0.0, *(c.upper(rules.level(c.seeds)) for c in rivals)]) if rivals else None,
                 "train_loss": rung.train_loss,
-                "is_default": k == measured.default,
+                "is_default": k == contrasts.default,
             }
         )
     return sorted(rows, key=lambda row: row["ratio"])
 
 
-def _checks(comparison: Comparison, measured: _Measured, row: VerdictRow, complete: bool) -> list[Check]:
+def _checks(comparison: Comparison, contrasts: _Contrasts, row: VerdictRow, complete: bool) -> list[Check]:
     """The conditions of a verdict, in the order that :func:`_decide` reads them."""
-    compared = f"{count(len(measured.others), 'ratio')} next to the default"
+    compared = f"{count(len(contrasts.others), 'ratio')} and the default"
     lacking = "; ".join(row["excluded"]) or "some seeds are missing"
     found: dict[str, tuple[bool | None, str]] = {
         "training beats the untrained encoder": _check_gain(row),
-        "loss below predicting the mean": _check_losses(comparison, measured),
+        "loss below predicting the mean": _check_losses(comparison, contrasts),
         "all rungs complete": (complete, compared if complete else lacking),
-        "seeds vary": _check_variation(comparison, measured),
+        "seeds vary": _check_variation(comparison, contrasts),
     }
     return [Check(name=name, passed=passed, detail=detail) for name, (passed, detail) in found.items()]
 
@@ -271,14 +271,12 @@ def _check_gain(row: VerdictRow) -> tuple[bool | None, str]:
     gain, low, limit = row["training_gain"], row["training_gain_low"], row["margin"]
     if gain is None or low is None or limit is None:
         return None, "no untrained encoder was measured with the same seeds"
-    if not math.isfinite(low):
-        return False, f"it adds {points(gain)}, without a bound: too few seeds"
     return low > limit, f"it adds {points(gain)}, at least {at_least(low)}"
 
 
-def _check_losses(comparison: Comparison, measured: _Measured) -> tuple[bool | None, str]:
+def _check_losses(comparison: Comparison, contrasts: _Contrasts) -> tuple[bool | None, str]:
     """Whether the default's final loss is below that of predicting the mean, and no other rung's is clearly above."""
-    rungs = [comparison.rungs[k] for k in (measured.default, *measured.others)]
+    rungs = [comparison.rungs[k] for k in (contrasts.default, *contrasts.others)]
     losses = [rung.train_loss for rung in rungs if rung.train_loss is not None]
     # Whether a loss is relative to predicting the mean is known only where our own trainer left its note.
     relative = comparison.evaluation is not None or any(rung.problems for rung in rungs)
@@ -292,14 +290,14 @@ def _check_losses(comparison: Comparison, measured: _Measured) -> tuple[bool | N
     return (default_loss is None or default_loss < 1) and max(losses) < FAILED_LOSS, detail
 
 
-def _check_variation(comparison: Comparison, measured: _Measured) -> tuple[bool, str]:
+def _check_variation(comparison: Comparison, contrasts: _Contrasts) -> tuple[bool, str]:
     """Whether accuracies vary as those of separately trained models do."""
     rungs, table = comparison.rungs, comparison.test
-    constant = [rungs[k].achieved for k, c in measured.differences.items() if c.constant]
+    constant = [rungs[k].achieved for k, c in contrasts.differences.items() if c.constant]
     if constant:
         return False, f"{ratio_list(constant)} differ from the default by the same amount for every seed: copied rows?"
-    columns = (measured.default, *measured.others)
-    for a, b in ((a, b) for place, a in enumerate(columns) for b in columns[place + 1 :]):
+    columns = (contrasts.default, *contrasts.others)
+    for a, b in ((a, b) for index, a in enumerate(columns) for b in columns[index + 1 :]):
         both = np.isfinite(table[:, a]) & np.isfinite(table[:, b])
         if both.sum() >= 3 and (table[both, a] == table[both, b]).all():
             copies = ratio_list([rungs[a].achieved, rungs[b].achieved])
@@ -308,7 +306,7 @@ def _check_variation(comparison: Comparison, measured: _Measured) -> tuple[bool,
 
 
 def _decide(
-    measured: _Measured, default_loss: float | None, checks: Sequence[Check], rules: Rules
+    contrasts: _Contrasts, default_loss: float | None, checks: Sequence[Check], rules: Rules
 ) -> tuple[str, str | None]:
     trained, losses_below, complete, varied = (check["passed"] for check in checks)
     if trained is False:
@@ -323,9 +321,9 @@ def _decide(
             "rate (--learning-rate) or train longer (--steps)"
         )
     limit = 0.0 if rules.margin.share is not None else (rules.margin.points or 0.0)
-    if rules.margin.share is not None and not measured.gains:
+    if rules.margin.share is not None and not contrasts.gains:
         return "inconclusive", "a margin that is a share of the training gain needs the untrained control"
-    bounded, family = [c for c in measured.excesses.values() if c.usable], len(measured.others)
+    bounded, family = [c for c in contrasts.excesses.values() if c.usable], len(contrasts.others)
     if any(c.lower(rules.level(c.seeds), family) > limit and not c.constant for c in bounded):
         return "fails", None
     if len(bounded) == family and all(c.upper(rules.level(c.seeds)) < limit for c in bounded):

@@ -9,18 +9,16 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from studies.errors import StudyError
-from studies.formatting import is_number
-from studies.statistics.ratio_curves import Setting
+from studies.formatting import count, is_number
+from studies.statistics.ratio_curves import Row, Setting, select_confirmed
 from studies.statistics.regret import MIN_SEEDS
 from studies.storage.rows import CONTROLS, TRIAL_SCHEMA
 from studies.storage.tables import cast_columns, flatten, read_mapping
@@ -30,6 +28,9 @@ COLUMNS = (
     "epochs", "val_linear", "test_linear", "evaluation", "train_loss", "training_problem", "config", "pool",
     "code_version", "device", "versions", "precision",
 )  # fmt: skip
+BUDGET = {  # what compared trials have in common, in words
+    "epochs": "number of epochs", "precision": "precision", "evaluation": "evaluation", "config": "configuration",
+}  # fmt: skip
 REQUIRED = ("dataset", "method", "ratio", "seed", "status")
 # Entries of a configuration that differ between trials which are meant to be compared.
 FREE_ENTRIES = {"ratio", "ratio_range", "seed", "root", "data_seed", "data_root", "trial_id"}
@@ -37,7 +38,6 @@ FREE_ENTRIES = {"ratio", "ratio_range", "seed", "root", "data_seed", "data_root"
 LATER_SETTINGS = {"accumulation_steps": 1, "group_size": None, "schedule": "cosine", "weight_decay_on": "matrices"}
 PLAIN = (None, "expected", "fixed", "random")  # strategies that the claims of the papers are about
 SAME_SHARE = 1e-4  # achieved ratios of MAE closer than this mask the same number of patches
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,10 @@ def pair_trials(trials: pa.Table) -> tuple[list[Comparison], list[str]]:
         StudyError: a required column is missing, or accuracies or ratios are not fractions.
     """
     warnings: list[str] = []
+    rows, controls = _read_trials(trials, warnings)
     groups: dict[tuple[str, Setting], list[Row]] = defaultdict(list)
-    controls = []
-    for row in _confirmed_rows(trials, warnings):
-        if row["method"] in CONTROLS:
-            controls.append(row)
-        else:
-            setting = Setting(*(row[name] for name in Setting._fields))
-            groups[row["study"] or "", setting].append(row)
+    for row in rows:
+        groups[row["study"] or "", Setting(*(row[name] for name in Setting._fields))].append(row)
     comparisons = []
     for study, setting in sorted(groups, key=lambda group: (group[0], *map(str, group[1]))):
         matching = [row for row in controls if _belongs(row, study, setting)]
@@ -108,7 +104,7 @@ def pair_trials(trials: pa.Table) -> tuple[list[Comparison], list[str]]:
     return comparisons, warnings
 
 
-def _confirmed_rows(trials: pa.Table, warnings: list[str]) -> list[Row]:
+def _read_trials(trials: pa.Table, warnings: list[str]) -> tuple[list[Row], list[Row]]:
     """Confirmed trials and controls as dictionaries of ``COLUMNS``; None where the table has no such column."""
     missing = [name for name in REQUIRED if name not in trials.column_names]
     if missing:
@@ -117,21 +113,10 @@ def _confirmed_rows(trials: pa.Table, warnings: list[str]) -> list[Row]:
             "a verdict needs " + ", ".join(REQUIRED) + ", phase, val_linear and test_linear"
         )
     trials = pa.table(cast_columns(trials, pa.schema([TRIAL_SCHEMA.field(name) for name in COLUMNS]), "the table"))
-    if "phase" in trials.column_names and trials["phase"].null_count < trials.num_rows:
-        phase = pc.utf8_lower(trials["phase"])
-        trials = trials.filter(pc.is_in(phase, pa.array(["confirm", "control"])))
-    elif trials.num_rows:
-        warnings.append("no trial says its phase; all are taken as confirmed")
-    rows = [dict.fromkeys(COLUMNS) | row for row in trials.to_pylist()]
-    for row in rows:
+    rows, controls = select_confirmed(trials, COLUMNS, warnings)
+    for row in (*rows, *controls):
         _check_values(row)
-    for row in rows:
-        row["method"], row["status"] = row["method"].lower(), (row["status"] or "unknown").lower()
-        if row["method"] not in CONTROLS:
-            row["ratio"] = round(row["ratio"], 6)
-        if row["patch_stride"] is None:
-            row["patch_stride"] = row["patch_size"]
-    return _without_repeats(rows, warnings)
+    return rows, controls
 
 
 def _check_values(row: Row) -> None:
@@ -147,31 +132,10 @@ def _check_values(row: Row) -> None:
                 f"{name} is {row[name]:g} in trial {row['trial_id']}; accuracies are fractions between 0 and 1"
                 + (": divide the column by 100" if 1 < row[name] <= 100 else "")
             )
-    if row["method"].lower() not in CONTROLS and (row["ratio"] is None or not 0 < row["ratio"] < 1):
+    if row["method"] not in CONTROLS and (row["ratio"] is None or not 0 < row["ratio"] < 1):
         raise StudyError(
             f"ratio is {row['ratio']} in trial {row['trial_id']}; ratios are fractions strictly between 0 and 1"
         )
-
-
-def _without_repeats(rows: list[Row], warnings: list[str]) -> list[Row]:
-    """Drop repeated rows, which occur when a table is given twice; the last one counts.
-
-    Rows with one id but another setting are not repeats: the ids of a table from another program may restart.
-    """
-    latest: dict[Any, Row] = {}
-    settings: dict[Any, set[Any]] = defaultdict(set)
-    for number, row in enumerate(rows):
-        setting = tuple(row[name] for name in (*Setting._fields[1:], "ratio"))
-        key = (row["study"], row["dataset"], row["trial_id"], row["seed"]) if row["trial_id"] is not None else number
-        settings[key].add(setting)
-        latest[key, setting] = row
-    repeated = len(rows) - len(latest)
-    if repeated:
-        warnings.append(f"{repeated} rows repeat a trial; the last row of each trial was used")
-    restarted = sum(len(found) > 1 for found in settings.values())
-    if restarted:
-        warnings.append(f"{restarted} trial ids occur with different settings; such rows count as different trials")
-    return list(latest.values())
 
 
 def _belongs(row: Row, study: str, setting: Setting) -> bool:
@@ -186,28 +150,13 @@ def _belongs(row: Row, study: str, setting: Setting) -> bool:
 def _pair(study: str, setting: Setting, rows: list[Row], controls: list[Row], warnings: list[str]) -> Comparison:
     label = setting_name(setting)
     members = _same_budget(rows, label, warnings)
-    tried = sorted({row["ratio"] for row in rows})
     unfinished = [row for row in rows if row["status"] != "done"]
     if unfinished:
         kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(r["status"] for r in unfinished).items()))
-        warnings.append(f"{label}: {len(unfinished)} trials did not finish ({kinds}): {_names(unfinished)}")
+        warnings.append(f"{label}: {count(len(unfinished), 'unfinished trial')} ({kinds}): {_names(unfinished)}")
     members, stand_in = _with_accuracies(label, members, warnings)
-    cells: dict[float, dict[int, Row]] = {ratio: {} for ratio in tried}
-    for row in members:
-        before = cells[row["ratio"]].get(row["seed"])
-        if before is not None:
-            warnings.append(
-                f"{label}: ratio {row['ratio']:g} has seed {row['seed']} twice (trials {_names([before, row])}); "
-                "the later row was used"
-            )
-        cells[row["ratio"]][row["seed"]] = row
-    left_out, rungs = [], []
-    for ratio in tried:
-        count, asked = len(cells[ratio]), len({row["seed"] for row in rows if row["ratio"] == ratio})
-        if count < MIN_SEEDS or count < asked / 2:
-            left_out.append(f"ratio {ratio:g} has {count} usable seeds of {asked} and is left out")
-        else:
-            rungs.append(Rung.of(ratio, list(cells[ratio].values())))
+    cells = _arrange_cells(members, label, warnings)
+    rungs, left_out = _select_rungs(rows, cells)
     warnings += [f"{label}: {reason}" for reason in left_out]
     seeds = sorted({seed for rung in rungs for seed in cells[rung.ratio]})
     empty: Row = {"test_linear": np.nan}
@@ -216,46 +165,72 @@ def _pair(study: str, setting: Setting, rows: list[Row], controls: list[Row], wa
     evaluation = evaluations.pop() if len(evaluations) == 1 else None
     odd = [row for row in controls if evaluation and row["evaluation"] not in (None, evaluation)]
     if odd:
-        warnings.append(
-            f"{label}: {len(odd)} controls have another evaluation than the trials ({evaluation}) and are left out"
-        )
-    scored: dict[str, np.ndarray] = {}
+        listed = count(len(odd), "control")
+        warnings.append(f"{label}: left out {listed} with another evaluation than the trials ({evaluation})")
     column = "val_linear" if stand_in else "test_linear"
-    for method in CONTROLS:
-        usable = (row for row in controls if row["method"] == method and row not in odd and is_number(row[column]))
-        values = {row["seed"]: row[column] for row in usable}
-        if values:
-            scored[method] = np.array([values.get(seed, np.nan) for seed in seeds], dtype=float)
     return Comparison(
         study=study,
         setting=setting,
         rungs=tuple(rungs),
         test=np.array(test, dtype=float).reshape(len(seeds), len(rungs)),
-        controls=scored,
-        tried=tuple(tried),
+        controls=_score_controls([row for row in controls if row not in odd], column, seeds),
+        tried=tuple(sorted({row["ratio"] for row in rows})),
         left_out=tuple(left_out),
         evaluation=evaluation,
     )
 
 
+def _arrange_cells(members: Sequence[Row], label: str, warnings: list[str]) -> dict[float, dict[int, Row]]:
+    """The rows by ratio and seed; of two in one cell the later one."""
+    cells: dict[float, dict[int, Row]] = defaultdict(dict)
+    for row in members:
+        before = cells[row["ratio"]].get(row["seed"])
+        if before is not None:
+            warnings.append(
+                f"{label}: ratio {row['ratio']:g} has seed {row['seed']} twice (trials {_names([before, row])}); "
+                "the later row was used"
+            )
+        cells[row["ratio"]][row["seed"]] = row
+    return cells
+
+
+def _select_rungs(rows: Sequence[Row], cells: Mapping[float, dict[int, Row]]) -> tuple[list[Rung], list[str]]:
+    """Rungs with enough seeds, and sentences about the ratios without."""
+    rungs, left_out = [], []
+    for ratio in sorted({row["ratio"] for row in rows}):
+        found, asked = cells.get(ratio, {}), len({row["seed"] for row in rows if row["ratio"] == ratio})
+        if len(found) < MIN_SEEDS or len(found) < asked / 2:
+            left_out.append(f"ratio {ratio:g} has {count(len(found), 'usable seed')} of {asked} and is left out")
+        else:
+            rungs.append(Rung.of(ratio, list(found.values())))
+    return rungs, left_out
+
+
+def _score_controls(controls: Sequence[Row], column: str, seeds: Sequence[int]) -> dict[str, np.ndarray]:
+    """Accuracies (n,) in ``column`` of each control that has any, by seed; NaN where a seed is missing."""
+    scores = {}
+    for method in CONTROLS:
+        values = {r["seed"]: r[column] for r in controls if r["method"] == method and is_number(r[column])}
+        if values:
+            scores[method] = np.array([values.get(seed, np.nan) for seed in seeds], dtype=float)
+    return scores
+
+
 def _same_budget(rows: Sequence[Row], label: str, warnings: list[str]) -> list[Row]:
     """The finished rows with the most common epochs, precision, evaluation and configuration."""
     done = [row for row in rows if row["status"] == "done"]
-    for name in ("number of epochs", "precision", "evaluation", "configuration"):
-        if name == "configuration":
-            values = [_fingerprint(row["config"], row["pool"]) for row in done]
-        else:
-            values = [row[name.removeprefix("number of ")] for row in done]
+    for column, title in BUDGET.items():
+        values = [_fingerprint(row["config"], row["pool"]) if column == "config" else row[column] for row in done]
         counts = Counter(values)
         if len(counts) < 2:
             continue
         usual = max(counts, key=lambda value: (counts[value], str(value)))
         others = [(row, value) for row, value in zip(done, values, strict=True) if value != usual]
         done = [row for row, value in zip(done, values, strict=True) if value == usual]
-        how = _difference(usual, others[0][1]) if name == "configuration" else f"{usual}"
+        how = _difference(usual, others[0][1]) if column == "config" else f"{usual}"
         warnings.append(
-            f"{label}: {len(others)} trials have another {name} than the {len(done)} that are compared "
-            f"({how}) and are left out: {_names([row for row, _ in others])}"
+            f"{label}: left out {count(len(others), 'trial')} with another {title} than the {len(done)} that are "
+            f"compared ({how}): {_names([row for row, _ in others])}"
         )
     for name in ("code_version", "device", "versions"):
         values = sorted({str(row[name]) for row in done if row[name] is not None})
@@ -303,5 +278,6 @@ def _with_accuracies(label: str, rows: list[Row], warnings: list[str]) -> tuple[
         warnings.append(f"{label}: no trial has test_linear; val_linear stands in for it")
     odd = [row for row in rows if not is_number(row["test_linear"])]
     if odd:
-        warnings.append(f"{label}: {len(odd)} finished trials lack a finite accuracy and are left out: {_names(odd)}")
+        trials = count(len(odd), "finished trial")
+        warnings.append(f"{label}: left out {trials} without a finite accuracy: {_names(odd)}")
     return [row for row in rows if is_number(row["test_linear"])], stand_in

@@ -1,7 +1,8 @@
 """Accuracy over the masking ratio, read from a table of trials: the points that figures, report and terminal show.
 
-A *setting* is everything but the ratio and the seed that is compared. Differences, bounds and verdicts come from
-``verdict.json``; drawing is done by ``figures``.
+A *setting* is everything but the ratio and the seed that is compared. :func:`select_confirmed` defines which rows
+count, for curves, verdicts and comparisons alike. Differences, bounds and verdicts come from ``verdict.json``; drawing
+is done by ``figures``.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from studies.formatting import is_number, method_name
+from studies.formatting import count, is_number, method_name
+from studies.storage.rows import CONTROLS
 from studies.storage.tables import rows_of
 
 MAX_PANELS = 12
 DEFAULT_RATIOS = {"pmae": 0.20, "mae": 0.75}  # Bizeul et al. 2025; He et al. 2022
+Row = dict[str, Any]
 
 
 class Setting(NamedTuple):
@@ -48,7 +52,7 @@ class Setting(NamedTuple):
         """The setting of a row of trials or of a verdict; a missing stride counts as the patch size."""
         values = {name: row.get(name) for name in cls._fields[2:]}
         values["patch_stride"] = values["patch_stride"] or values["patch_size"]
-        return cls(str(row.get("dataset")), str(row.get("method")), **values)
+        return cls(str(row.get("dataset")), str(row.get("method")).lower(), **values)
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -142,19 +146,61 @@ def make_panels(trials: pa.Table, rows: Sequence[Mapping[str, Any]], plan: Mappi
 
 def ratio_curves(trials: pa.Table) -> list[RatioCurve]:
     """Every setting's curve, in the order of :func:`sort_settings`; only finished trials have a place on a curve."""
-    groups: dict[Setting, list[dict[str, Any]]] = defaultdict(list)
-    columns = (*Setting._fields, "ratio", "achieved_ratio", "seed", "phase", "status", "val_linear", "test_linear")
-    for row in rows_of(trials, columns):
-        if row["status"] == "done" and is_number(row["ratio"]):
-            groups[Setting.of(row)].append(row)
-    ordered = sort_settings(groups)
-    labels = setting_labels(ordered)
-    curves = []
-    for setting in ordered:
-        tried = [r for r in groups[setting] if r["phase"] == "explore" and is_number(r["val_linear"])]
-        explored = tuple(sorted((achieved(row), row["val_linear"]) for row in tried))
-        curves.append(RatioCurve(setting, labels[setting], _confirmed(groups[setting]), explored))
-    return [curve for curve in curves if curve.confirmed or curve.explored]
+    explored: dict[Setting, list[tuple[float, float]]] = defaultdict(list)
+    for row in rows_of(trials, (*Setting._fields, "ratio", "achieved_ratio", "phase", "status", "val_linear")):
+        done = (row["phase"], row["status"]) == ("explore", "done")
+        if done and is_number(row["ratio"]) and is_number(row["val_linear"]):
+            explored[Setting.of(row)].append((achieved(row), row["val_linear"]))
+    confirmed: dict[Setting, list[Row]] = defaultdict(list)
+    for row in select_confirmed(trials, ("achieved_ratio", "test_linear"), [])[0]:
+        if row["status"] == "done" and is_number(row["ratio"]) and is_number(row["test_linear"]):
+            confirmed[Setting.of(row)].append(row)
+    settings = sort_settings({*explored, *confirmed})
+    labels = setting_labels(settings)
+    return [RatioCurve(s, labels[s], _rung_points(confirmed[s]), tuple(sorted(explored[s]))) for s in settings]
+
+
+def select_confirmed(trials: pa.Table, columns: Iterable[str], warnings: list[str]) -> tuple[list[Row], list[Row]]:
+    """The confirmed trials that count, whatever their status, and the controls; what is unusual goes to ``warnings``.
+
+    Rows are dictionaries of ``columns`` and of what identifies a trial. All rows of a table without phases count.
+    """
+    if "phase" in trials.column_names and trials["phase"].null_count < trials.num_rows:
+        phase = pc.utf8_lower(trials["phase"])
+        trials = trials.filter(pc.is_in(phase, pa.array(["confirm", "control"])))
+    elif trials.num_rows:
+        warnings.append("no trial says its phase; all are taken as confirmed")
+    rows = rows_of(trials, ("study", "trial_id", *Setting._fields, "ratio", "seed", "status", *columns))
+    for row in rows:
+        row["method"], row["status"] = row["method"] and row["method"].lower(), (row["status"] or "unknown").lower()
+        if row["ratio"] is not None and row["method"] not in CONTROLS:
+            row["ratio"] = round(row["ratio"], 6)
+        if row["patch_stride"] is None:
+            row["patch_stride"] = row["patch_size"]
+    rows = _without_repeats(rows, warnings)
+    trained = [row for row in rows if row["method"] not in CONTROLS]
+    return trained, [row for row in rows if row["method"] in CONTROLS]
+
+
+def _without_repeats(rows: list[Row], warnings: list[str]) -> list[Row]:
+    """Drop repeated rows, which occur when a table is given twice; the last one counts.
+
+    Rows with one id but another setting are not repeats: the ids of a table from another program may restart.
+    """
+    latest: dict[Any, Row] = {}
+    settings: dict[Any, set[Any]] = defaultdict(set)
+    for number, row in enumerate(rows):
+        setting = tuple(row[name] for name in (*Setting._fields[1:], "ratio"))
+        key = (row["study"], row["dataset"], row["trial_id"], row["seed"]) if row["trial_id"] is not None else number
+        settings[key].add(setting)
+        latest[key, setting] = row
+    repeated = len(rows) - len(latest)
+    if repeated:
+        warnings.append(f"{count(repeated, 'repeated row')}: the last row of each trial was used")
+    restarted = sum(len(found) > 1 for found in settings.values())
+    if restarted:
+        warnings.append(f"{count(restarted, 'trial id')} with different settings: such rows count as different trials")
+    return list(latest.values())
 
 
 def sort_settings(settings: Iterable[Setting]) -> list[Setting]:
@@ -192,12 +238,11 @@ def achieved(row: Mapping[str, Any]) -> float:
     return float(row["achieved_ratio"] if is_number(row["achieved_ratio"]) else row["ratio"])
 
 
-def _confirmed(rows: list[dict[str, Any]]) -> tuple[RungPoint, ...]:
-    rungs: dict[float, list[dict[str, Any]]] = defaultdict(list)
+def _rung_points(rows: Iterable[Row]) -> tuple[RungPoint, ...]:
+    rungs: dict[float, list[Row]] = defaultdict(list)
     for row in rows:
-        if row["phase"] == "confirm" and is_number(row["test_linear"]):
-            # Nominal ratios of MAE that mask the same number of patches are one rung.
-            rungs[round(achieved(row) if row["method"] == "mae" else row["ratio"], 6)].append(row)
+        # Nominal ratios of MAE that mask the same number of patches are one rung.
+        rungs[round(achieved(row) if row["method"] == "mae" else row["ratio"], 6)].append(row)
     points = (
         RungPoint(
             float(np.mean([achieved(row) for row in members])),

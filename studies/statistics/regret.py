@@ -95,7 +95,7 @@ def estimate_noise(accuracies: np.ndarray) -> Noise:
     return Noise(moderated, prior + own_freedom, total, pooled)
 
 
-def contrast(accuracies: np.ndarray, noise: Noise, weights: dict[int, float]) -> Contrast:
+def estimate_contrast(accuracies: np.ndarray, noise: Noise, weights: dict[int, float]) -> Contrast:
     """The sum of ``weights[k]`` times column k of (n, K) accuracies, averaged over the seeds that have all of them."""
     columns, factors = list(weights), np.array(list(weights.values()))
     rows = accuracies[:, columns]
@@ -183,8 +183,8 @@ def _two_way_residuals(values: np.ndarray, cells: np.ndarray) -> tuple[np.ndarra
     design = np.zeros((len(row), seeds + rungs))
     design[np.arange(len(row)), row] = 1
     design[np.arange(len(row)), seeds + column] = 1
-    left, strength, _ = np.linalg.svd(design, full_matrices=False)
-    left = left[:, strength > 1e-9 * strength[0]]
+    left, singular_values, _ = np.linalg.svd(design, full_matrices=False)
+    left = left[:, singular_values > 1e-9 * singular_values[0]]
     observed = values[row, column]
     residuals, slack = np.zeros(cells.shape), np.zeros(cells.shape)
     residuals[row, column] = observed - left @ (left.T @ observed)

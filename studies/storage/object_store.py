@@ -111,19 +111,16 @@ class Store:
         sync_folder(path.parent)
         return True
 
-    def write(self, name: str, content: bytes) -> None:
-        """Put ``content`` at ``name``."""
-        self.send(content, name)
-
-    def send(self, source: Path | bytes, name: str) -> None:
+    def write(self, name: str, source: Path | bytes) -> None:
         """Copy the file at ``source``, or these bytes, to ``name``; a FileNotFoundError if the file is gone."""
         path = self._path(name)
         with (
             io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file,
             _explained(self.uri, "write to", StudyWriteError),
         ):
+            # S3 and GCS have no directories; GCS is not in every pyarrow.
             if not isinstance(self.filesystem, (fs.S3FileSystem, getattr(fs, "GcsFileSystem", fs.S3FileSystem))):
-                self.filesystem.create_dir(posixpath.dirname(path), recursive=True)  # theirs are made by being named
+                self.filesystem.create_dir(posixpath.dirname(path), recursive=True)
             with self.filesystem.open_output_stream(path) as stream:
                 shutil.copyfileobj(file, stream, BLOCK)
 

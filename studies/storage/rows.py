@@ -148,7 +148,6 @@ class StudyRecord(TypedDict, total=False):
     command: str
     versions: dict[str, str]
     code_version: str
-    device: str
     resources: dict[str, Any]
     warnings: list[str]
 
@@ -351,7 +350,7 @@ _hints = functools.cache(get_type_hints)
 
 
 def check_document(path: Path, document: Mapping[str, Any], kind: type, way_out: str, within: str = "") -> None:
-    """Refuse a JSON document that is not of the ``TypedDict`` ``kind``; keys that the type does not know are free.
+    """Refuse a JSON document that is not of the ``TypedDict`` ``kind``; unknown keys are allowed.
 
     Such files can be edited by hand, truncated by a disk or written by another program. ``within`` is the key in the
     file under which the document stands.

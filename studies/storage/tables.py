@@ -1,7 +1,7 @@
 """A study's tables on disk: Arrow IPC files with a version and a checksum, and journals of the rows they lack.
 
 A row is first appended to the journal (one checked line) and synced. The Arrow file is rewritten at once while it
-is small, and whenever the journal has grown by an eighth of it later, so that n rows cost O(n) writing in all.
+is small, and later whenever the journal exceeds an eighth of its size, so that n rows take O(n) writing.
 Wherever a crash falls, the two together hold every row that was added; readers merge them.
 """
 
@@ -33,7 +33,7 @@ _CHECK_KEY = b"pmae_crc32"
 _ROWS_KEY = b"pmae_rows"
 
 
-class JournalledTable:
+class JournaledTable:
     """One growing table on disk: ``path`` is its Arrow IPC file, next to it is the journal.
 
     ``keys`` name the columns that identify a row: a later row replaces an earlier one.

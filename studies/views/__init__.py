@@ -1,1 +1,1 @@
-"""What is shown of a study: curves, summaries, wording, image strips. Decides nothing."""
+"""A study's summaries and wording. Decides nothing."""

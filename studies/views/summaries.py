@@ -24,8 +24,8 @@ def study_row(study: Study) -> dict[str, Any]:
     changed = last_change(study, "trials.arrow", "trials.journal", "study.json")
     return {
         "study": study.name,
-        "dataset": ", ".join(distinct(study, "dataset")) or (study.plan.get("dataset") or {}).get("name"),
-        "methods": ", ".join(m for m in distinct(study, "method") if m in SHARE_OF)
+        "dataset": ", ".join(list_values(study, "dataset")) or (study.plan.get("dataset") or {}).get("name"),
+        "methods": ", ".join(m for m in list_values(study, "method") if m in SHARE_OF)
         or ", ".join(study.plan.get("methods") or []),
         "ended": study.trials.num_rows,
         "planned": planned_trials(study),
@@ -67,6 +67,6 @@ def planned_trials(study: Study) -> int | None:
     return None if not planned or None in planned else sum(map(int, planned))
 
 
-def distinct(study: Study, column: str) -> list[str]:
+def list_values(study: Study, column: str) -> list[str]:
     """The values of a column of the trials, sorted."""
     return sorted(map(str, study.trials[column].unique().drop_null().to_pylist()))

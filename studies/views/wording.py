@@ -25,7 +25,7 @@ def row_label(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()) ->
     return on_dataset(setting_labels([*map(Setting.of, rows), setting])[setting], setting)
 
 
-def loses(row: Mapping[str, Any]) -> str:
+def loss_text(row: Mapping[str, Any]) -> str:
     """What the default loses, for example ``loses at most 1.8 points (95 % confidence, margin 1 point)``."""
     if not is_number(row.get("ci_high")):
         return f"cannot be judged yet: {row.get('reason') or 'too few paired seeds'}"

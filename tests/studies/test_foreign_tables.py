@@ -100,7 +100,7 @@ def test_ids_that_restart_in_every_data_set_lose_no_rows() -> None:
 def test_ids_with_several_settings_are_reported() -> None:
     verdict = judge(JUDGED["ids that restart at every ratio"])
     assert [rung["seeds"] for rung in verdict.rows[0]["rungs"]] == [5] * 4
-    assert "5 trial ids occur with different settings; such rows count as different trials" in verdict.warnings
+    assert "5 trial ids with different settings: such rows count as different trials" in verdict.warnings
 
 
 def test_a_table_without_controls_is_judged_but_never_holds() -> None:

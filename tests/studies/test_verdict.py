@@ -15,7 +15,7 @@ from scipy import stats
 
 from studies.errors import StudyError
 from studies.formatting import at_most, percent
-from studies.statistics.regret import contrast, dunnett_critical_value, estimate_noise, seeds_needed
+from studies.statistics.regret import dunnett_critical_value, estimate_contrast, estimate_noise, seeds_needed
 from studies.statistics.sequential import level_for_look
 from studies.verdict import Looks, Verdict, judge
 from studies.views.wording import best_set_sentence, judged_rows
@@ -101,7 +101,7 @@ def test_the_seeds_needed_are_those_of_a_second_look() -> None:
     table = [[r["test_linear"] for r in rows if r.get("ratio") == ratio] for ratio in LADDER]
     chosen = np.array(table).T
     noise = estimate_noise(chosen)
-    others = [contrast(chosen, noise, {k: 1.0, DEFAULT: -1.0}) for k in range(len(LADDER)) if k != DEFAULT]
+    others = [estimate_contrast(chosen, noise, {k: 1.0, DEFAULT: -1.0}) for k in range(len(LADDER)) if k != DEFAULT]
     assert judged(rows)["seeds_needed"] == seeds_needed(others, 0.01, 0.0125) > seeds_needed(others, 0.01, 0.05)
 
 
@@ -148,7 +148,7 @@ TWO_COPIES = [r | {"test_linear": q["test_linear"]} if r.get("ratio") == 0.55 el
     ("rows", "ladder", "told"),
     [
         (change(FLAT, 0.55, SEEDS, status="failed", **LOST), None, "ratio 0.55 has 0 usable seeds of 5"),
-        (change(FLAT, 0.55, range(1, 5), status="diverged", **LOST), None, "ratio 0.55 has 1 usable seeds of 5"),
+        (change(FLAT, 0.55, range(1, 5), status="diverged", **LOST), None, "ratio 0.55 has 1 usable seed of 5"),
         (change(FLAT, 0.55, SEEDS, test_linear=math.nan), None, "ratio 0.55 has 0 usable seeds of 5"),
         (without(FLAT, 0.55), LADDER, "ratio 0.55 of the ladder has no trial"),
         (change(FLAT, 0.55, SEEDS, precision="bf16"), None, "ratio 0.55 has 0 usable seeds of 5"),
@@ -202,7 +202,7 @@ def test_a_control_that_was_evaluated_otherwise_does_not_count() -> None:
     assert judged(folds)["verdict"] == "holds"
     verdict = judge(as_table(change(folds, None, SEEDS, evaluation="split")))
     assert verdict.rows[0]["verdict"] == "inconclusive" and verdict.rows[0]["training_gain"] is None
-    assert "5 controls have another evaluation than the trials (folds) and are left out" in "".join(verdict.warnings)
+    assert "left out 5 controls with another evaluation than the trials (folds)" in "".join(verdict.warnings)
 
 
 def test_raw_pixels_are_recorded_but_do_not_stand_in_for_the_untrained_encoder() -> None:
@@ -312,7 +312,7 @@ def test_bounds_of_a_row_are_students_and_dunnetts_done_by_hand() -> None:
 def test_a_margin_in_per_cent_needs_the_untrained_control() -> None:
     row = judged(without(FLAT, None), margin="10%")
     assert row["verdict"] == "inconclusive" and "needs the untrained control" in row["reason"]
-    assert "within 10 % of what training gains" in judge(as_table(without(FLAT, None)), margin="10%").answer
+    assert "within 10 % of the training gain" in judge(as_table(without(FLAT, None)), margin="10%").answer
 
 
 def test_bounds_after_a_round_have_the_level_of_that_round() -> None:
@@ -356,14 +356,14 @@ def test_only_confirmed_trials_judge() -> None:
     ("rows", "warning"),
     [
         (change(FLAT, 0.35, [1], status="diverged", **LOST), "1 diverged.*ratio 0.35, seed 1"),
-        (change(FLAT, 0.1, [2], test_linear=math.nan), "lack a finite accuracy.*ratio 0.1, seed 2"),
+        (change(FLAT, 0.1, [2], test_linear=math.nan), "without a finite accuracy.*ratio 0.1, seed 2"),
         (change(FLAT, 0.55, [0], epochs=90), r"another number of epochs.*\(9\).*ratio 0.55, seed 0"),
         (change(FLAT, 0.55, [0], precision="bf16"), "another precision.*ratio 0.55, seed 0"),
         (change(FLAT, 0.55, [0], evaluation="split"), "another evaluation.*ratio 0.55, seed 0"),
         (change(FLAT, 0.55, [0], config='{"optim": {"lr": 3}}'), r"another configuration.*optim\.lr 3.*seed 0"),
         (change(FLAT, 0.55, [0], config='{"optim": {"accumulation_steps": 2}}'), "another configuration.*seed 0"),
         (change(FLAT, 0.55, [0], config='{"optim": {"accumulation_steps": 1}}'), None),
-        ([*FLAT, *FLAT[:3]], "3 rows repeat a trial"),
+        ([*FLAT, *FLAT[:3]], "3 repeated rows"),
         ([*FLAT, FLAT[3] | {"trial_id": "twin"}], "ratio 0.35 has seed 0 twice"),
         (change(FLAT, 0.35, [0], code_version="abc"), None),
         (change(change(FLAT, 0.35, [0], code_version="b"), 0.2, [0], code_version="a"), "differ in code_version: a, b"),

@@ -12,7 +12,7 @@ import pytest
 
 from pmae.data import ImageSet, load_images
 from studies.records import read_study
-from studies.statistics.contrasts import contrasts
+from studies.statistics.contrasts import compare_settings
 from tune.basis_study import BASES, RATIOS, BasisStudy
 from tune.options import parse_options
 from tune.planning.plan import plan_study
@@ -53,7 +53,7 @@ def test_a_small_study_compares_the_bases_and_reports_it(tmp_path):
     assert {(r["basis"], r["ratio"], r["seed"]) for r in confirmed} == {
         (b, r, s) for b in ("pca", "dct") for r in (0.2, 0.5) for s in (1, 2)
     }
-    reference, other = contrasts(study.trials)
+    reference, other = compare_settings(study.trials)
     assert (reference.value, other.value, other.seeds) == ("pca", "dct", 2)
     page = (tmp_path / "bases" / "report.html").read_text()
     assert "Does it matter which basis is masked?" in page and "PMAE on digits, each basis at its best ratio" in page

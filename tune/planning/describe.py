@@ -172,7 +172,7 @@ def power(rungs: int, seeds: int, rounds: int, noise: float, margin: float, alph
     """Return how often a rung that is better by ``REGRET`` points is found, and how often a flat curve holds."""
     import numpy as np
 
-    from studies.statistics.regret import contrast, estimate_noise
+    from studies.statistics.regret import estimate_contrast, estimate_noise
     from studies.statistics.sequential import level_for_look
 
     seeds = min(seeds, MAX_SEEDS)
@@ -188,7 +188,9 @@ def power(rungs: int, seeds: int, rounds: int, noise: float, margin: float, alph
             for number, level in enumerate(levels, 1):
                 part = table[: number * seeds]
                 spread = estimate_noise(part)
-                bounds = {k: contrast(part, spread, {k: 1.0, 0: -1.0}) for k in range(1, rungs) if k not in settled}
+                bounds = {
+                    k: estimate_contrast(part, spread, {k: 1.0, 0: -1.0}) for k in range(1, rungs) if k not in settled
+                }
                 if any(c.lower(level, rungs - 1) > margin for c in bounds.values()):
                     found[outcome] += outcome == 0
                     break

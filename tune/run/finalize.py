@@ -53,11 +53,11 @@ def _write_pages(folder: Path, display: Display) -> bool:
 
 def _print_comparisons(trials: Any, display: Display) -> None:
     """Print how bases, strategies or mask units compare, and the study's own measures; nothing if there are none."""
-    from studies.report.sections import contrast_rows, measure_table, measures
-    from studies.statistics.contrasts import comparison_sentences, contrasts
+    from studies.report.sections import comparison_rows, measure_table, measures
+    from studies.statistics.contrasts import compare_settings, comparison_sentences
 
-    found = contrasts(trials)
-    compared = contrast_rows(found)
+    found = compare_settings(trials)
+    compared = comparison_rows(found)
     if compared:
         headings = ("comparison", "value", "best ratio", "accuracy", "difference", "95 % bounds", "seeds")
         title = "Each at its own best ratio, differences in points of accuracy"

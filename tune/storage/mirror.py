@@ -53,7 +53,7 @@ class Mirror:
         """Copy the plan, or raise StudyWriteError, then the rest in a thread."""
         foreign = CHECKPOINTS if self.shared else ()
         self._there = {n for n in self.store.files() if not _is_hidden(n) and not n.startswith(foreign)}
-        self.store.send(self.folder / FIRST[0], FIRST[0])
+        self.store.write(FIRST[0], self.folder / FIRST[0])
         self._copies = self._clock.repeat("mirror", COPY_EVERY, self._try)
 
     def finish(self) -> None:
@@ -109,7 +109,7 @@ class Mirror:
         for name in sorted(changed | tables.keys(), key=_order):
             self._confirm()
             try:
-                self.store.send(tables.get(name, self.folder / name), name)
+                self.store.write(name, tables.get(name, self.folder / name))
             except FileNotFoundError:  # deleted in the meantime
                 continue
             self._copied[name] = files.get(name, (0, 0, 0))

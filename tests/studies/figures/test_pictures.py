@@ -19,10 +19,10 @@ from studies.figures.pictures import Strip, component_picture, error_scale, read
         ({"method": "pmae", "ratio": 0.2, "patch_size": 4}, "PMAE, 20 % masked, patch 4", "visible components"),
         (
             {"method": "mae", "ratio": 0.75, "patch_size": 4, "patch_stride": 2},
-            "MAE, 75 % masked, patch 4 stride 2",
+            "MAE, 75 % masked, patch 4, stride 2",
             "visible patches",
         ),
-        ({"method": "pmae", "patch_size": 2, "strategy": "sampled"}, "PMAE, patch 2 sampled", "visible components"),
+        ({"method": "pmae", "patch_size": 2, "strategy": "sampled"}, "PMAE, patch 2, sampled", "visible components"),
     ],
 )
 def test_titles_are_words(candidate: dict[str, Any], title: str, visible: str) -> None:

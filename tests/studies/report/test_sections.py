@@ -12,7 +12,7 @@ import pytest
 from studies.formatting import duration
 from studies.records import read_study
 from studies.report.sections import is_accuracy, make_card, measure_names, measure_table, measures, own_answer
-from studies.statistics.contrasts import contrasts
+from studies.statistics.contrasts import compare_settings
 from studies.verdict import judge
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -68,7 +68,7 @@ def test_the_table_shows_accuracies_in_per_cent_and_others_as_they_are():
 
 
 def test_a_study_without_an_answer_reports_that():
-    assert own_answer(contrasts(pa.Table.from_pylist([])), []) == "No answer yet."
+    assert own_answer(compare_settings(pa.Table.from_pylist([])), []) == "No answer yet."
 
 
 def test_the_time_of_more_seeds_counts_the_trials_at_once():

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from studies.statistics.regret import Noise, contrast, dunnett_critical_value, estimate_noise, seeds_needed
+from studies.statistics.regret import Noise, dunnett_critical_value, estimate_contrast, estimate_noise, seeds_needed
 from tests.studies.tables import draw
 
 MARGIN = 0.01
@@ -107,7 +107,7 @@ def test_moderated_variances_are_unbiased_enough_and_keep_their_order() -> None:
 
 def test_two_rungs_give_the_paired_t_interval() -> None:
     table = draw(np.random.default_rng(0), [0.0, 0.02], 0.01, 6)
-    difference = contrast(table, estimate_noise(table), {1: 1.0, 0: -1.0})
+    difference = estimate_contrast(table, estimate_noise(table), {1: 1.0, 0: -1.0})
     paired = stats.ttest_rel(table[:, 1], table[:, 0])
     assert difference.estimate == pytest.approx((table[:, 1] - table[:, 0]).mean())
     assert difference.upper(0.05) == pytest.approx(paired.confidence_interval(0.9).high)
@@ -117,7 +117,7 @@ def test_two_rungs_give_the_paired_t_interval() -> None:
 def test_bounds_of_a_difference_are_the_textbooks() -> None:
     size = 6
     table = 0.7 + latin_square(size) + 0.05 * np.arange(size)[:, None] + 0.01 * np.arange(size)
-    difference = contrast(table, estimate_noise(table), {4: 1.0, 1: -1.0})
+    difference = estimate_contrast(table, estimate_noise(table), {4: 1.0, 1: -1.0})
     error, freedom = math.sqrt(2 * two_way_mean_square(table) / size), (size - 1) ** 2
     assert difference.estimate == pytest.approx(0.03)
     assert difference.upper(0.05) == pytest.approx(0.03 + stats.t.ppf(0.95, freedom) * error)
@@ -127,7 +127,7 @@ def test_bounds_of_a_difference_are_the_textbooks() -> None:
 def test_weights_enter_the_error_with_their_squares() -> None:
     size, share = 5, 0.1
     table = 0.7 + latin_square(size)
-    found = contrast(table, estimate_noise(table), {2: 1 - share, 4: share, 0: -1.0})
+    found = estimate_contrast(table, estimate_noise(table), {2: 1 - share, 4: share, 0: -1.0})
     variance = two_way_mean_square(table) * ((1 - share) ** 2 + share**2 + 1)
     assert found.error == pytest.approx(math.sqrt(variance / size))
     assert found.estimate == pytest.approx(table[:, 2].mean() * 0.9 + table[:, 4].mean() * 0.1 - table[:, 0].mean())
@@ -136,16 +136,16 @@ def test_weights_enter_the_error_with_their_squares() -> None:
 def test_only_seeds_that_both_rungs_have_are_paired() -> None:
     table = draw(np.random.default_rng(4), np.zeros(4), 0.01, 6)
     table[5, 1] = 0.0
-    whole = contrast(table[:5], estimate_noise(table[:5]), {1: 1.0, 0: -1.0}).estimate
+    whole = estimate_contrast(table[:5], estimate_noise(table[:5]), {1: 1.0, 0: -1.0}).estimate
     table[5, 1] = np.nan
-    difference = contrast(table, estimate_noise(table), {1: 1.0, 0: -1.0})
+    difference = estimate_contrast(table, estimate_noise(table), {1: 1.0, 0: -1.0})
     assert difference.seeds == 5 and difference.estimate == pytest.approx(whole)
 
 
 def test_without_two_paired_seeds_there_is_no_bound() -> None:
     table = draw(np.random.default_rng(4), np.zeros(3), 0.01, 4)
     table[1:, 2] = np.nan
-    difference = contrast(table, estimate_noise(table), {2: 1.0, 0: -1.0})
+    difference = estimate_contrast(table, estimate_noise(table), {2: 1.0, 0: -1.0})
     assert not difference.usable and difference.upper(0.05) == math.inf and difference.lower(0.05) == -math.inf
 
 
@@ -153,8 +153,8 @@ def test_a_copied_column_is_recognized() -> None:
     table = draw(np.random.default_rng(4), np.zeros(3), 0.01, 5)
     table[:, 2] = table[:, 0] + 0.004
     noise = estimate_noise(table)
-    assert contrast(table, noise, {2: 1.0, 0: -1.0}).constant
-    assert not contrast(table, noise, {1: 1.0, 0: -1.0}).constant
+    assert estimate_contrast(table, noise, {2: 1.0, 0: -1.0}).constant
+    assert not estimate_contrast(table, noise, {1: 1.0, 0: -1.0}).constant
 
 
 def test_upper_and_lower_bounds_cover_the_truth_as_often_as_they_say() -> None:
@@ -162,7 +162,7 @@ def test_upper_and_lower_bounds_cover_the_truth_as_often_as_they_say() -> None:
     for _ in range(repeats):
         table = draw(rng, np.zeros(5), 0.01, 5)
         noise = estimate_noise(table)
-        found = [contrast(table, noise, {k: 1.0, 0: -1.0}) for k in range(1, 5)]
+        found = [estimate_contrast(table, noise, {k: 1.0, 0: -1.0}) for k in range(1, 5)]
         uppers += found[0].upper(0.05) < 0
         lowers += max(c.lower(0.05, 4) for c in found) > 0
     reach = 3.3 * math.sqrt(0.05 * 0.95 / repeats)
@@ -178,19 +178,21 @@ def noise_of(sd: float, rungs: int, seeds: int) -> Noise:
 def test_suggested_seeds_settle_flat_curves_in_eight_of_ten_studies() -> None:
     sd, rungs, rng = 0.01, 3, np.random.default_rng(2)
     first = np.full((5, rungs), 0.7)
-    more = seeds_needed([contrast(first, noise_of(sd, rungs, 5), {k: 1.0, 0: -1.0}) for k in (1, 2)], MARGIN, 0.05)
+    more = seeds_needed(
+        [estimate_contrast(first, noise_of(sd, rungs, 5), {k: 1.0, 0: -1.0}) for k in (1, 2)], MARGIN, 0.05
+    )
     assert more is not None
     settled = []
     for _ in range(300):
         table = draw(rng, np.zeros(rungs), sd, 5 + more)
         noise = estimate_noise(table)
-        settled.append(all(contrast(table, noise, {k: 1.0, 0: -1.0}).upper(0.05) < MARGIN for k in (1, 2)))
+        settled.append(all(estimate_contrast(table, noise, {k: 1.0, 0: -1.0}).upper(0.05) < MARGIN for k in (1, 2)))
     assert 0.6 < np.mean(settled) < 0.9  # 80 % for each of two rungs
 
 
 def test_suggested_seeds_are_the_fewest() -> None:
     table = np.full((5, 4), 0.7) + np.array([0, 0.002, 0.004, 0.0])
-    differences = [contrast(table, noise_of(0.008, 4, 5), {k: 1.0, 0: -1.0}) for k in (1, 2, 3)]
+    differences = [estimate_contrast(table, noise_of(0.008, 4, 5), {k: 1.0, 0: -1.0}) for k in (1, 2, 3)]
     more = seeds_needed(differences, MARGIN, 0.05)
     assert more is not None
 
@@ -206,6 +208,6 @@ def test_suggested_seeds_are_the_fewest() -> None:
 
 def test_no_number_of_seeds_settles_a_difference_at_the_margin() -> None:
     table = np.full((5, 3), 0.7) + np.array([0, MARGIN, 0.0])
-    differences = [contrast(table, noise_of(0.01, 3, 5), {k: 1.0, 0: -1.0}) for k in (1, 2)]
+    differences = [estimate_contrast(table, noise_of(0.01, 3, 5), {k: 1.0, 0: -1.0}) for k in (1, 2)]
     assert seeds_needed(differences, MARGIN, 0.05) is None
     assert seeds_needed([], MARGIN, 0.05) is None

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from studies.errors import StudyError
-from studies.statistics.regret import contrast, estimate_noise
+from studies.statistics.regret import estimate_contrast, estimate_noise
 from studies.statistics.sequential import alpha_spent, level_for_look
 from studies.verdict import Looks
 from tests.studies.tables import draw
@@ -45,7 +45,7 @@ def test_stopping_at_the_first_settled_round_keeps_both_errors() -> None:
         settled = {"plain": False, "corrected": ""}
         for seeds in range(each, rounds * each + 1, each):
             noise = estimate_noise(table[:seeds])
-            found = [contrast(table[:seeds], noise, {k: 1.0, 0: -1.0}) for k in (1, 2)]
+            found = [estimate_contrast(table[:seeds], noise, {k: 1.0, 0: -1.0}) for k in (1, 2)]
             settled["plain"] |= max(c.upper(0.05) for c in found) < margin
             level = looks.level(seeds, 0.05)
             if not settled["corrected"]:

@@ -30,12 +30,12 @@ class Told(Store):
     refuses = False
     refused = 0
 
-    def send(self, path: Path | bytes, name: str) -> None:
+    def write(self, name: str, source: Path | bytes) -> None:
         if self.refuses:
             self.refused += 1
             raise StudyWriteError(f"cannot write to {self.uri}: no answer")
         self.sent.append(name)
-        super().send(path, name)
+        super().write(name, source)
 
 
 @pytest.fixture
@@ -63,14 +63,14 @@ def folder(tmp_path) -> Path:
 def test_a_row_never_reaches_the_store_before_its_history(folder, store, monkeypatch):
     for name in ("history.arrow", "trials.arrow"):
         (folder / name).write_text("one trial")
-    send = store.send
+    write = store.write
 
-    def send_while_a_trial_ends(source: Path | bytes, name: str) -> None:
-        send(source, name)
+    def write_while_a_trial_ends(name: str, source: Path | bytes) -> None:
+        write(name, source)
         for table in ("history.arrow", "trials.arrow"):
             (folder / table).write_text("two trials")
 
-    monkeypatch.setattr(store, "send", send_while_a_trial_ends)
+    monkeypatch.setattr(store, "write", write_while_a_trial_ends)
     mirror = Mirror(folder, store, print)
     mirror.copy()
     assert store.sent.index("history.arrow") < store.sent.index("trials.arrow")
