@@ -146,7 +146,8 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
 
 def _rung_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     level = " or ".join(dict.fromkeys(wording.confidence(row) for row in rows))
-    title = f"Test accuracy; difference from the default in points with {level} bounds"
+    scored = "Out-of-fold" if any(row["evaluation"] == "folds" for row in rows) else "Test"
+    title = f"{scored} accuracy; difference from default in points, one-sided {level} bounds"
     several = len({row["dataset"] for row in rows}) > 1
     cells: list[Sequence[str]] = []
     for row in rows:

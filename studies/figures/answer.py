@@ -86,7 +86,11 @@ def _draw(
     percent_ticks(axes.xaxis)
     percent_ticks(axes.yaxis)
     axes.set_title(panel.title, pad=13)
-    kind = "linear-probe test accuracy" if rungs else "linear-probe validation accuracy (nothing is confirmed yet)"
+    kind = (
+        "linear-probe accuracy of confirmed trials"
+        if rungs
+        else "linear-probe validation accuracy (nothing is confirmed yet)"
+    )
     subtitle(axes, kind)
     axes.set_xlabel(f"achieved masked share {share_of(setting.method)}".rstrip(), labelpad=9)
     _draw_published(axes, panel, limits)

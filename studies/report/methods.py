@@ -27,7 +27,8 @@ RESOURCES = {
 def methods_paragraph(study: Study, rows: Sequence[Mapping[str, Any]]) -> str:
     """Data, recipe, seeds, statistics and versions of ``study``; what its plan does not record is left out."""
     plan = study.plan
-    parts = (_data(plan), _training(study), _ladder(rows), _evaluation(rows), _statistics(rows), _versions(study))
+    what = (_data(plan), _training(study), _ladder(rows))
+    parts = (*what, _evaluation(rows), _statistics(rows, plan.get("looks")), _versions(study))
     return " ".join(part for part in parts if part)
 
 
@@ -91,16 +92,21 @@ def _evaluation(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"Frozen encoders were scored by a linear probe, {where}{added}."
 
 
-def _statistics(rows: Sequence[Mapping[str, Any]]) -> str:
+def _statistics(rows: Sequence[Mapping[str, Any]], looks: Mapping[str, Any] | None) -> str:
     row = next((row for row in rows if row["margin"] is not None), None)
     if row is None:
         return ""
-    alpha = percent(row["alpha"] or 0.05)
+    alpha, rounds = percent(row["alpha"] or 0.05), ""
+    if looks:
+        rounds = (
+            f" Both were judged after each of at most {looks['rounds']} rounds of "
+            f"{count(looks['seeds_per_round'], 'seed')} with Pocock-type alpha spending (Lan and DeMets 1983)."
+        )
     return (
         f"Whether the default ratio is non-inferior to every other ratio was decided by an intersection-union test "
-        f"with variances moderated over rungs (one-sided level {alpha}, margin {margin_text(row)}, fixed beforehand); "
-        "that it is inferior, by a lower bound corrected for the number of ratios. A verdict required that training "
-        "improves on the untrained encoder by more than the margin."
+        f"with variances moderated over rungs (one-sided level {alpha}, planned margin {margin_text(row)}); "
+        f"that it is inferior, by a lower bound corrected for the number of ratios.{rounds} A verdict required that "
+        "training improves on the untrained encoder by more than the margin."
     )
 
 
@@ -148,7 +154,7 @@ def how_it_was_run(study: Study) -> dict[str, Any]:
         "search": plan.get("search"),
         **{f"phase {name}": _phase_text(phase) for name, phase in (plan.get("phases") or {}).items()},
         "epochs per trial": plan.get("epochs"),
-        "margin": None if margin is None else f"{Margin.parse(margin).text}, fixed beforehand",
+        "margin": None if margin is None else f"{Margin.parse(margin).text}, planned",
         "trial time in all": None if seconds is None else duration(seconds),
         "device": ", ".join(list_values(study, "device")),
         "resources": _compact({RESOURCES.get(n, n.replace("_", " ")): v for n, v in resources.items() if n != "lag"}),

@@ -41,7 +41,7 @@ EVALUATIONS = {"folds": ", cross-validated over all labeled images", "split": ",
 MORE_SEEDS = (0, 3, 5, 10, 20)
 RUNG_HEADINGS = (
     "masked",
-    "test accuracy",
+    "accuracy",
     "difference (points)",
     "bounds",
     "may be the best",
@@ -98,8 +98,8 @@ def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _surety(row: Mapping[str, Any]) -> str:
     parts = []
-    if is_number(row["ci_high"]):
-        parts.append(f"The smallest margin at which this default would hold is {at_most(row['ci_high'])}.")
+    if is_number(row["ci_high"]) and all(check.get("passed") for check in row["checks"]):
+        parts.append(f"At a margin above {at_most(row['ci_high'])}, if training adds more, the default would hold.")
     if row["seeds_needed"]:
         more = count(row["seeds_needed"], "more seed")
         parts.append(f"About {more} per ratio would be expected to settle it at the planned margin.")
@@ -123,7 +123,7 @@ def _more_seeds(row: Mapping[str, Any], trials: pa.Table, plan: Mapping[str, Any
         worst = max(0.0, *(r["difference"] + (r["high"] - r["difference"]) * shrink for r in rungs))
         trials_more = more * (len(rungs) + 1)
         time = "" if each is None or not more else duration(each * trials_more / at_once)
-        table.append((str(seeds + more), points(worst), str(trials_more) if more else "", time))
+        table.append((str(seeds + more), at_most(worst), str(trials_more) if more else "", time))
     return table
 
 

@@ -124,7 +124,9 @@ def judge_comparison(comparison: Comparison, ratio: float, rules: Rules) -> Verd
     for k in unpaired:
         excluded.append(f"ratio {percent(rungs[k].achieved)} shares too few seeds with the default")
     _fill_numbers(row, comparison, contrasts, rules)
-    complete = not (missing or unpaired)
+    if rungs[default].diverged:  # its accuracy is that of the runs that did not
+        excluded.append(f"the default diverged in {count(rungs[default].diverged, 'further run')}")
+    complete = not (missing or unpaired or rungs[default].diverged)
     row["checks"] = _checks(comparison, contrasts, row, complete)
     row["verdict"], row["reason"] = _decide(contrasts, rungs[default].train_loss, row["checks"], rules)
     if row["verdict"] == "inconclusive" and rules.looks is None and complete:
@@ -215,7 +217,6 @@ def _fill_numbers(row: VerdictRow, comparison: Comparison, contrasts: _Contrasts
     row["best_ratio"], row["regret"] = rungs[best].achieved, advantage[best]
     row["ci_low"] = max([0.0, *(c.lower(rules.level(c.seeds), family) for c in usable.values())])
     row["ci_high"] = max([0.0, *(c.upper(rules.level(c.seeds)) for c in usable.values())])
-    row["alpha"] = max(rules.level(c.seeds) for c in usable.values())
     gains = [c for c in contrasts.gains.values() if c.usable]
     if gains:
         row["training_gain"] = gain = max(c.estimate for c in gains)
@@ -349,7 +350,9 @@ def row_answer(row: VerdictRow, margin: str) -> str:
     if row["ci_high"] is None or regret is None or best is None or low is None:
         return f"No answer yet for {name} {where}: {row['reason']}."
     against = f"against {ratio_list(row['ratios'])} it loses at most {at_most(row['ci_high'])}"
-    basis = f"({100 * (1 - row['alpha']):.3g} % confidence, {row['seeds']} paired seeds)"
+    seeds = sorted({min(rung["seeds"], row["seeds"]) for rung in row["rungs"]})
+    paired = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{row['seeds']}"
+    basis = f"({100 * (1 - row['alpha']):.3g} % confidence, {paired} paired seeds)"
     gain = ""
     if row["training_gain"] is not None:
         gain = f" Training adds {points(row['training_gain'])} to an untrained encoder."
@@ -357,8 +360,8 @@ def row_answer(row: VerdictRow, margin: str) -> str:
         return f"{name[0].upper()}{name[1:]} holds up {where}: {against} {basis}.{gain}"
     if row["verdict"] == "fails":
         return (
-            f"{name[0].upper()}{name[1:]} does not hold up {where}: masking {percent(best)} is better by "
-            f"{points(regret)}, and the best ratio by at least {at_least(low)} {basis}.{gain}"
+            f"{name[0].upper()}{name[1:]} does not hold up {where}: the best ratio is better by at least "
+            f"{at_least(low)} {basis}; {percent(best)} has the highest mean, {points(regret)} above it.{gain}"
         )
     if row["verdict"] == "uninformative":
         return f"The study {where} cannot judge {name}: {row['reason']}."

@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -49,6 +49,7 @@ class Rung:
     achieved_sd: float | None  # standard deviation of that share over the masks
     train_loss: float | None  # final loss as a share of that of predicting the mean
     problems: int  # trials with a training problem on record
+    diverged: int = 0  # further trials that diverged and therefore have no accuracy
 
     @classmethod
     def of(cls, ratio: float, rows: Sequence[Row]) -> Rung:
@@ -198,11 +199,13 @@ def _select_rungs(rows: Sequence[Row], cells: Mapping[float, dict[int, Row]]) ->
     """Rungs with enough seeds, and sentences about the ratios without."""
     rungs, left_out = [], []
     for ratio in sorted({row["ratio"] for row in rows}):
-        found, asked = cells.get(ratio, {}), len({row["seed"] for row in rows if row["ratio"] == ratio})
+        found, own = cells.get(ratio, {}), [row for row in rows if row["ratio"] == ratio]
+        asked = len({row["seed"] for row in own})
         if len(found) < MIN_SEEDS or len(found) < asked / 2:
             left_out.append(f"ratio {ratio:g} has {count(len(found), 'usable seed')} of {asked} and is left out")
         else:
-            rungs.append(Rung.of(ratio, list(found.values())))
+            diverged = len({row["seed"] for row in own if row["status"] == "diverged"} - {*found})
+            rungs.append(replace(Rung.of(ratio, list(found.values())), diverged=diverged))
     return rungs, left_out
 
 

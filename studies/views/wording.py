@@ -29,12 +29,14 @@ def loss_text(row: Mapping[str, Any]) -> str:
     """What the default loses, for example ``loses at most 1.8 points (95 % confidence, margin 1 point)``."""
     if not is_number(row.get("ci_high")):
         return f"cannot be judged yet: {row.get('reason') or 'too few paired seeds'}"
+    if row["verdict"] == "uninformative":  # a small loss would say nothing about other recipes
+        return "cannot be judged"
     margin = "" if not is_number(row.get("margin")) else f", margin {margin_text(row)}"
     return f"loses at most {at_most(row['ci_high'])} ({confidence(row)} confidence{margin})"
 
 
 def confidence(row: Mapping[str, Any]) -> str:
-    """``95 %``: the level of each bound; a study judged after every round has a higher one."""
+    """``95 %``: of all bounds that a study prints, however many rounds it was judged after."""
     return percent(1 - (row.get("alpha") or 0.05))
 
 

@@ -75,9 +75,10 @@ def test_the_answer_states_a_default_that_holds() -> None:
 def test_the_answer_states_a_default_that_fails() -> None:
     answer = judge(as_table(study_rows(better_at(0.55, 0.05)))).answer
     assert answer.startswith(
-        "Masking 20 % of the variance does not hold up on digits (patch 2): masking 55 % is better by "
+        "Masking 20 % of the variance does not hold up on digits (patch 2): the best ratio is better by at "
     )
-    assert re.search(r"by at least 4\.\d points \(95 % confidence, 5 paired seeds\)\. Training adds", answer)
+    known = r"at least 4\.\d points \(95 % confidence, 5 paired seeds\); 55 % has the highest mean, 4\.\d points above it\."
+    assert re.search(known, answer)
 
 
 def test_the_answer_names_a_strategy_that_does_not_mask_what_the_ratio_says() -> None:
@@ -317,8 +318,8 @@ def test_a_margin_in_per_cent_needs_the_untrained_control() -> None:
 
 def test_bounds_after_a_round_have_the_level_of_that_round() -> None:
     plain, looked = judged(FLAT), judged(FLAT, looks=Looks(5, 4))
-    assert looked["alpha"] == level_for_look(1, 4) and looked["ci_high"] > plain["ci_high"]
-    assert looked["ci_high"] == pytest.approx(judged(FLAT, alpha=looked["alpha"])["ci_high"])
+    assert looked["alpha"] == 0.05 and looked["ci_high"] > plain["ci_high"]
+    assert looked["ci_high"] == pytest.approx(judged(FLAT, alpha=level_for_look(1, 4))["ci_high"])
     assert judged(study_rows(better_at(0.55, 0.01)), looks=Looks(5, 4))["seeds_needed"] is None
 
 
@@ -343,6 +344,16 @@ def test_maes_default_has_a_verdict_of_its_own() -> None:
     assert [(row["kind"], row["verdict"]) for row in verdict.rows] == [("default", "holds"), ("mae_default", "fails")]
     assert (verdict.overall["verdict"], verdict.overall["mae_default"]["verdict"]) == ("holds", "fails")
     assert "of the patches" not in verdict.answer
+
+
+def test_a_default_that_diverges_never_holds_and_the_answer_counts_the_seeds_that_are_left() -> None:
+    rows = change(FLAT, 0.2, [1, 3], status="diverged", **LOST)
+    row = judged(rows)
+    assert row["verdict"] == "inconclusive" and "the default diverged in 2 further runs" in row["reason"]
+    fewer = change(FLAT, 0.35, [1, 3], status="failed", **LOST)  # a lost process says nothing about the ratio
+    assert judged(fewer)["verdict"] == "holds"
+    assert "(95 % confidence, 3 to 5 paired seeds)" in judge(as_table(fewer)).answer
+    assert judged(change(FLAT, 0.35, [1], status="diverged", **LOST))["verdict"] == "holds"
 
 
 def test_only_confirmed_trials_judge() -> None:

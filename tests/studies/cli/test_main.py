@@ -88,7 +88,7 @@ def test_results_fit_a_terminal_of_80_columns_and_end_with_the_answer(command, s
     assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
     if command == "verdict":
         answer = judge(read_studies([storage])).answer
-        assert " ".join(lines).endswith(answer) and lines[0].startswith("Test accuracy")
+        assert " ".join(lines).endswith(answer) and lines[0].startswith("Out-of-fold accuracy")
         assert sum("may be best" in line for line in lines) == 1
         assert sum("     default  " in line for line in lines) == 4
         rows = [line for line in lines if line.startswith(" ") and " % " in line]
