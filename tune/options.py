@@ -163,7 +163,7 @@ class StudyOptions:
     basis and theory study other questions, rerun RUN/study.json starts a study again under a new name."""
 
     # What a study of another question changes: its script, what it asks, what it confirms, its further measures
-    # (``module:function``, called with a ``tune.trial.run.Measured``), and the commands that its help begins with.
+    # (``module:function``, called with a ``tune.trial.run.MeasureInput``), and the commands that its help begins with.
     program: ClassVar[str] = "tune/masking_ratio_study.py"
     question: ClassVar[str | None] = None
     rule: ClassVar[ConfirmRule] = ConfirmRule()
@@ -196,8 +196,8 @@ class StudyOptions:
             return self
         return parse_options(["--config", self.config, *self.to_argv()], type(self)())
 
-    def normalized(self) -> StudyOptions:
-        """Paths made absolute, so that neither workers nor a later ``--resume`` depend on the current folder."""
+    def with_absolute_paths(self) -> StudyOptions:
+        """These options with absolute paths, so that workers and ``--resume`` do not depend on the current folder."""
         from pmae.data.load import absolute_source
         from pmae.files import user_path
 
@@ -208,8 +208,8 @@ class StudyOptions:
         }
         return dataclasses.replace(self, data=dataclasses.replace(self.data, **paths))
 
-    def fitted(self, images: ImageSet) -> StudyOptions:
-        """These options with those filled in that a study of another question takes from its images."""
+    def fill_from_images(self, images: ImageSet) -> StudyOptions:
+        """Fill in the options that a study of another question takes from its images."""
         return self
 
     def values(self) -> dict[str, Any]:

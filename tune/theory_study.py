@@ -28,7 +28,7 @@ from tune.search.space import default_patch_sizes
 
 if TYPE_CHECKING:
     from pmae.data import ImageSet
-    from tune.trial.run import Measured
+    from tune.trial.run import MeasureInput
 
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of Kong et al.'s Table 1
 UNITS = 3  # sides of 1, 2 and 4 patches, where they fit
@@ -53,7 +53,7 @@ class TheoryStudy(StudyOptions):
     search: SearchOptions = field(default_factory=lambda: SearchOptions(methods=("mae",), ratios=RATIOS, search="none"))
     confirm: ConfirmOptions = field(default_factory=lambda: ConfirmOptions(confirm_seeds=3))
 
-    def fitted(self, images: ImageSet) -> StudyOptions:
+    def fill_from_images(self, images: ImageSet) -> StudyOptions:
         """One patch size, and mask units of one, two and four patches a side."""
         search, size = self.search, images.image_size
         patch_sizes = search.patch_sizes or default_patch_sizes(size)[-1:]
@@ -68,7 +68,7 @@ def mask_units(image_size: int, patch_size: int) -> tuple[int, ...]:
     return tuple(u for u in units if image_size % u == 0 and (image_size // u) ** 2 >= MIN_TOKENS)
 
 
-def measure(measured: Measured) -> dict[str, Any]:
+def measure(measured: MeasureInput) -> dict[str, Any]:
     """Structure against pixels of full-image reconstructions, and accuracy under corruptions, of one encoder.
 
     Returns:

@@ -94,7 +94,7 @@ def memory_here() -> float:
         return total
 
 
-def place(
+def compute_placement(
     machine: Machine, options: MachineOptions, trials: int, memory: float, explored: int = 0, threads: int | None = None
 ) -> Placement:
     """Compute how many trials run at a time, and the resources of each; ConfigError if there are too few for one.

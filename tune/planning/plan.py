@@ -113,7 +113,7 @@ def plan_study(options: StudyOptions, *, progress: bool = False, images: ImageSe
             data.dataset, data.data_root, data.image_size, data.limit, options.data_seed,
             skip_unreadable=data.skip_unreadable, progress=progress,
         )  # fmt: skip
-    options = options.fitted(images)
+    options = options.fill_from_images(images)
     space = build_space(options, images.image_size)
     base = _base(options, space, len(images.indices("train")))
     seeds = options.confirm.confirm_seeds or (ROUND_SEEDS if options.confirm.until_settled else CONFIRM_SEEDS)

@@ -21,7 +21,7 @@ FINISHED, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 def run_command(argv: Sequence[str], default: StudyOptions) -> int:
     """Run the study that ``argv`` describes, as changes of ``default``; returns the exit code."""
-    with interrupts.noticed():
+    with interrupts.remember_signals():
         return quiet_when_cut_off(lambda: _guarded(list(argv), default))
 
 

@@ -26,15 +26,15 @@ def finish(folder: Path, plan: StudyPlan, display: Display, *, complete: bool, r
     print_verdict(display.console, verdict, all_checks=display.detailed)
     if complete:
         sentence, command = _next(plan, folder, verdict, more)
-        display.always(f"next:    {sentence}")
-        display.always(f"         {command}", unbroken=True)
+        display.print_always(f"next:    {sentence}")
+        display.print_always(f"         {command}", unbroken=True)
     report = _write_pages(folder, display)  # takes seconds, so the verdict is printed first
     if display.detailed or not report:
-        display.always(f"tables:  {folder / 'trials.arrow'}, {folder / 'history.arrow'}", unbroken=True)
+        display.print_always(f"tables:  {folder / 'trials.arrow'}, {folder / 'history.arrow'}", unbroken=True)
     if report:
-        display.always(f"report:  {folder / 'report.html'}", unbroken=True)
+        display.print_always(f"report:  {folder / 'report.html'}", unbroken=True)
     if not complete:
-        display.always(f"resume with: {resume}", unbroken=True)
+        display.print_always(f"resume with: {resume}", unbroken=True)
 
 
 def _write_pages(folder: Path, display: Display) -> bool:
@@ -63,7 +63,7 @@ def _print_comparisons(trials: Any, display: Display) -> None:
         title = "Each at its own best ratio, differences in points of accuracy"
         display.console.print(make_table(headings, compared, title))
         for sentence in comparison_sentences(found):
-            display.always(sentence)
+            display.print_always(sentence)
     measured = measure_table(measures(trials, nested=False))
     if measured:
         display.console.print(make_table(*measured, "Means over seeds"))

@@ -156,7 +156,7 @@ class Space:
         """The ratio whose claim is tested: ``default_ratio`` for PMAE, 0.75 for MAE."""
         return self.default_ratio if method == "pmae" else DEFAULT_RATIO["mae"]
 
-    def settings(self, method: str) -> list[Candidate]:
+    def default_candidates(self, method: str) -> list[Candidate]:
         """Every patch setting, strategy and basis of a method, at its default ratio."""
         default, bases = self.default_of(method), self.bases_of(method)
         return [
@@ -177,7 +177,7 @@ class Space:
         """Every combination once, the fixed points first; MAE's ratios that mask the same number of units are one."""
         points = self.fixed()
         for method in self.methods:
-            for each in self.settings(method):
+            for each in self.default_candidates(method):
                 ratios = self.ratios[method].grid() if each.ratio is not None else [None]
                 points += [replace(each, ratio=ratio) for ratio in ratios]
         return deduplicate(points, self.image_size, self.fixed())

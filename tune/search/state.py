@@ -103,8 +103,8 @@ class StudyState:
             self.records[trial_id] = row
             self._tell(trial_id, row)
 
-    def lost(self, trial_id: str) -> int:
-        """The process of a running trial was lost: it is the next trial, unless it ends. Returns how often so far."""
+    def record_loss(self, trial_id: str) -> int:
+        """Record that a running trial's process was lost: it is next, unless it ends. Returns how often it was lost."""
         self._lost[trial_id] = self._running.pop(trial_id)
         self._losses[trial_id] += 1
         return self._losses[trial_id]

@@ -124,7 +124,7 @@ class Mirror:
             self._there.discard(name)
             self._copied.pop(name, None)
 
-    def forget(self, folder: str) -> None:
+    def delete_remote(self, folder: str) -> None:
         """Delete checkpoints that workers of a cluster wrote to ``folder`` of the store."""
         if self.shared:
             try:

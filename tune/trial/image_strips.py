@@ -23,7 +23,7 @@ def write_strip(folder: Path, spec: TrialSpec, result: PretrainResult, images: I
     """Write reconstructions of a few validation images, and their candidate, to ``samples/<trial id>.npz``."""
     path = folder / FOLDER / f"{spec.trial_id}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    candidate = {"label": spec.label, **spec.candidate()}
+    candidate = {"label": spec.label, **spec.candidate_columns()}
     if spec.config.masking.strategy == "sampled":
         candidate["ratio"] = None
     arrays = {f"{spec.trial_id}/{name}": array for name, array in strip(result, images).items()}
