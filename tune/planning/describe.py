@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from pmae.config import strategies_of_method
 from pmae.errors import ConfigError
-from studies.formatting import count, duration
+from studies.formatting import count, duration, share_of
 from studies.statistics.decision import Margin
+from studies.statistics.regret import MIN_SEEDS
 from tune.planning.check import parse_duration
 from tune.planning.placement import Machine, Placement, trial_seconds
 from tune.planning.plan import StudyPlan
@@ -19,7 +20,7 @@ from tune.trial.spec import FOLDS_BELOW
 
 START_SECONDS = 15.0
 CONTROL_SECONDS = 1.5
-MIN_SEEDS, MAX_BUDGET_SEEDS = 2, 100  # of --time-budget
+MAX_BUDGET_SEEDS = 100  # that --time-budget chooses
 QUESTION = "which share should be masked, with which patches?"
 SEARCHES = {"tpe": "TPE", "gp": "Gaussian process", "qmc": "quasi-random", "random": "random"}
 
@@ -71,8 +72,7 @@ def describe_plan(
 def _method(plan: StudyPlan, method: str) -> str:
     space, ratios = plan.space, plan.space.ratios[method]
     ratio = " ".join(f"{r:g}" for r in ratios.listed) or f"{ratios.low:g} to {ratios.high:g}"
-    share = "of the variance" if method == "pmae" else "of the patches"
-    text = f"ratio {ratio} {share}, patch {', '.join(p.label for p in space.patches[method])} px"
+    text = f"ratio {ratio} {share_of(method)}, patch {', '.join(p.label for p in space.patches[method])} px"
     if space.strategies[method] != strategies_of_method(method)[:1]:
         text += f", strategy {', '.join(space.strategies[method])}"
     if method == "pmae" and space.bases != ("pca",):

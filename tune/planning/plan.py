@@ -183,7 +183,7 @@ def _warnings(plan: StudyPlan) -> list[str]:
     margin = Margin.parse(plan.options.confirm.margin).points
     if margin is not None and smallest * margin < 1:
         texts.append(
-            f"one image is more than the margin: the smallest of val and test has {smallest} images, so accuracies "
+            f"one image is more than the margin: the smaller of val and test has {smallest} images, so accuracies "
             f"move in steps of {1 / max(smallest, 1):.3f}"
         )
     return texts
