@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -79,6 +78,8 @@ def rerun_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
     if "--storage" not in asked:
         rest += ["--storage", str(storage)]
     if "--name" not in asked:
-        numbers = itertools.count(2)
-        rest += ["--name", next(n for i in numbers if not (storage / (n := f"{name}-{i}")).exists())]
+        number = 2
+        while (storage / f"{name}-{number}").exists():
+            number += 1
+        rest += ["--name", f"{name}-{number}"]
     return question, ["--config", str(path), *rest]

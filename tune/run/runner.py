@@ -13,8 +13,8 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,8 +68,10 @@ class Invocation:
         return shlex.join(without_options(shlex.split(self.command), NOT_REPEATED))
 
     def resume(self, name: str) -> str:
-        more = [word for option in (["--name", name], ["--resume"]) if option[0] not in self.argv for word in option]
-        return command_line([*self.argv, *more], self.program)
+        """The command that resumes the study, which is called ``name``."""
+        given = {word.partition("=")[0] for word in self.argv}
+        words = self.argv if "--name" in given else [*self.argv, "--name", name]
+        return command_line(words if "--resume" in given else [*words, "--resume"], self.program)
 
 
 def command_line(argv: Sequence[str], program: str) -> str:
@@ -231,21 +233,15 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
         if session.dashboard_url:
             text = f"dashboard: {session.dashboard_url} (its access token is in {token_path()})"
             display.print_always(text, unbroken=True)
-        apart = mirror.store if mirror is not None and session.joined else None
-        job = _trial_job(plan, placement, folder, machine.dashboard or session.joined, apart)
+        remote_store = mirror.store if mirror is not None and session.joined else None
+        job = _trial_job(plan, placement, folder, machine.dashboard or session.joined, remote_store)
         access: AbstractContextManager[TrialJob] = nullcontext(job)
-        if apart is not None:
+        if remote_store is not None:
             from tune.trial.remote_folder import exchange  # imports timm
 
             access = exchange(job)
-        try:
-            with access as job, StudyWriter(folder, plan.name) as writer:
-                complete = StudyDriver(plan, job, placement, writer, display, problems, mirror).run()
-        except BrokenPipeError:
-            print(f"stopped: the output was closed\nresume with: {resume}", file=sys.stderr)
-            raise
-        except (StudyWriteError, StudyLockedError, RayLostError, OSError) as problem:
-            raise _stopped(problem, resume) from problem
+        with _add_resume_command(resume), access as job, StudyWriter(folder, plan.name) as writer:
+            complete = StudyDriver(plan, job, placement, writer, display, problems, mirror).run()
         from tune.run.finalize import finish  # plotting takes seconds to import: not before the first trial
 
         finish(folder, plan, display, complete=complete, resume=resume, more=invocation.more)
@@ -257,6 +253,18 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
             display.print_always(f"stored:  {mirror.store.uri}", unbroken=True)
     if not complete:
         raise StudyInterrupted
+
+
+@contextmanager
+def _add_resume_command(resume: str) -> Iterator[None]:
+    """Add the command that resumes the study to errors that stop it."""
+    try:
+        yield
+    except BrokenPipeError:
+        print(f"stopped: the output was closed\nresume with: {resume}", file=sys.stderr)
+        raise
+    except (StudyWriteError, StudyLockedError, RayLostError, OSError) as problem:
+        raise _stopped(problem, resume) from problem
 
 
 def _fit_components(plan: StudyPlan, display: Display) -> None:
@@ -278,8 +286,8 @@ def _stopped(problem: Exception | str, resume: str) -> StudyStoppedError:
     return StudyStoppedError(f"{problem}\nresume with: {resume}")
 
 
-def _trial_job(plan: StudyPlan, placement: Placement, folder: Path, gauges: bool, apart: Store | None) -> TrialJob:
-    """What trials share; ``apart`` is the study's object store if nodes see no common folder."""
+def _trial_job(plan: StudyPlan, placement: Placement, folder: Path, gauges: bool, store: Store | None) -> TrialJob:
+    """What trials share; ``store`` is the study's object store if nodes see no common folder."""
     return TrialJob(
         folder=str(folder),
         dataset=plan.images.name,
@@ -293,5 +301,5 @@ def _trial_job(plan: StudyPlan, placement: Placement, folder: Path, gauges: bool
         code_version=code_version(),
         versions=versions(),
         gauges=gauges,
-        checkpoint_uri=None if apart is None else apart.below("checkpoints").uri,
+        checkpoint_uri=None if store is None else store.below("checkpoints").uri,
     )
