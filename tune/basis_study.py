@@ -1,7 +1,6 @@
 """Is it the PCA? Bases (principal components, DCT, wavelet, random rotation, pixels) x masking ratio, for PMAE.
 
 A ladder of ratios is confirmed for every basis with the same seeds, then the bases are compared at their best ratios.
-``python tune/basis_study.py --help`` shows the options.
 """
 
 from __future__ import annotations

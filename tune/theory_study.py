@@ -1,9 +1,8 @@
-"""Kong et al. 2023 (arXiv 2306.04898) in small: masking ratio x mask unit for MAE, the unit apart from the patch size.
+"""Kong et al. 2023 (arXiv 2306.04898) at small scale: masking ratio x mask unit for MAE, units apart from patch size.
 
-The theory: ratio and unit decide which level of features is learned; values near 0 or 1 give low-level features. Beside
-linear and k-NN accuracy each trial measures SSIM (structure) and PSNR (pixels) of reconstructed images and accuracy
-under common corruptions; the report tests the inverted U over the ratio. ``python tune/theory_study.py --help`` shows
-the options; the work is done in the sub-packages.
+The theory: ratio and unit decide which level of features is learned; values near 0 or 1 give low-level features. In
+addition to linear and k-NN accuracy each trial measures SSIM (structure) and PSNR (pixels) of reconstructed images and
+accuracy under corruptions; the report tests the inverted U over the ratio.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Run a planned study on Ray Tune: start its trials, write each record as it arrives, stop in good order.
-
-What comes next and what is known is in ``tune.search.state``; here are Ray, files, signals and the clock.
-"""
+"""Run a planned study on Ray Tune: start its trials, write each record as it arrives, stop in good order."""
 
 from __future__ import annotations
 
@@ -261,11 +258,10 @@ class KeepProcesses(FIFOScheduler):
 
     * it holds one at most while no trial is pending, that is whenever the next trial depends on a running one:
       its size is raised to ``processes``;
-    * it gives a trial whose process is starting the next idle process and kills the one that is starting, so short
-      trials would run one after another: ``choose_trial_to_run`` names no trial, and Tune starts those that have no
-      process yet.
+    * it gives a trial whose process is starting the next idle process and kills the one that is starting: short trials
+      would run one after another, so ``choose_trial_to_run`` names no trial, and Tune starts those without a process.
 
-    An idle process holds its CPUs, and a pending trial takes it at once, without a look at whether it is alive.
+    An idle process holds its CPUs, and a pending trial takes it at once, without checking that it is alive.
     """
 
     def __init__(self, processes: int) -> None:

@@ -78,19 +78,19 @@ def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any], more: str) -> 
     needed = [row["seeds_needed"] for row in rows if row["seeds_needed"]]
     confirm, training = plan.options.confirm, plan.options.training
     look, seeds = confirm.look + 1, len(plan.seeds)
-    anew = f"--look {look} --seed {training.seed + look - 1}"
+    repeat_options = f"--look {look} --seed {training.seed + look - 1}"
     if needed and not confirm.until_settled:
         seeds += max(needed)
         return (
             f"a new study with {seeds} seeds would probably settle it; --look {look} judges it at "
             f"{100 * ALPHA / 2**look:.3g} %, since repeated looks err more often",
-            f"{more} --confirm-seeds {seeds} {anew} --name {plan.name}-{look}",
+            f"{more} --confirm-seeds {seeds} {repeat_options} --name {plan.name}-{look}",
         )
     if verdict["overall"]["verdict"] == "uninformative" and training.epochs is None and training.steps is None:
         epochs = 2 * (plan.config(plan.space.grid()[0]).optim.epochs or 1)
         return (
             "twice the training, which may make the ratios differ",
-            f"{more} --epochs {epochs} --confirm-seeds {seeds} {anew} --name {plan.name}-longer",
+            f"{more} --epochs {epochs} --confirm-seeds {seeds} {repeat_options} --name {plan.name}-longer",
         )
     if plan.options.data.dataset == "digits":
         return "the same question on larger images", "python tune/masking_ratio_study.py --dataset cifar10"

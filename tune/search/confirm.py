@@ -169,6 +169,7 @@ def _ladder(
 
 
 def config_of(row: Mapping[str, Any]) -> PretrainConfig:
+    """The configuration of a record, in which it may be JSON."""
     config = row["config"]
     if isinstance(config, PretrainConfig):
         return config

@@ -169,4 +169,5 @@ def as_study_name(text: str) -> str:
 
 
 def is_study(folder: Path) -> bool:
+    """Whether ``folder`` has one of a study's files."""
     return any((folder / name).is_file() for name in STUDY_FILES)

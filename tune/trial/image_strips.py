@@ -12,6 +12,7 @@ from pmae.components import PrincipalComponents
 from pmae.data import ImageSet
 from pmae.reconstruction import LEVELS, reconstruct
 from pmae.trainer import PretrainResult
+from studies.storage.atomic import write_file
 from tune.trial.spec import TrialSpec
 
 IMAGES = 6
@@ -69,8 +70,6 @@ def merge_samples(folder: Path, components: PrincipalComponents | None) -> None:
         arrays["eigenimages"] = np.moveaxis(first, 1, 3)
         arrays["spectrum"] = np.asarray(components.explained_variance_ratio)
     if arrays:
-        from studies.storage.atomic import write_file
-
         write_file(folder / "samples.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
 
 

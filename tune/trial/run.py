@@ -170,7 +170,7 @@ def _train(
     if any(folder.glob("epoch-*.ckpt")):
         try:
             return pretrain(spec.config, images, components, resume_from=folder, **options)
-        except (DataError, ConfigError) as problem:  # damaged, or of a trial that had this id before
+        except (DataError, ConfigError) as problem:  # corrupted, or of a trial that had this id before
             warnings.warn(f"{problem}; training from the beginning", stacklevel=1)
     return pretrain(spec.config, images, components, **options)
 

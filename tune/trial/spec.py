@@ -101,6 +101,7 @@ class TrialResult(TrialRow, total=False):
 
 
 def split_result(result: TrialResult, study: str) -> tuple[TrialRow, list[EpochRow]]:
+    """The row of the trials and those of the history."""
     extra = ("history", "notices", "error_kind")
     row = {"study": study, **{name: value for name, value in result.items() if name not in extra}}
     return cast(TrialRow, row), result.get("history", [])
