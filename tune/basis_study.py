@@ -1,7 +1,6 @@
 """Is it the PCA? Bases (principal components, DCT, wavelet, random rotation, pixels) x masking ratio, for PMAE.
 
 A ladder of ratios is confirmed for every basis with the same seeds, then the bases are compared at their best ratios.
-``python tune/basis_study.py --help`` shows the options.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class BasisStudy(StudyOptions):
     )
     confirm: ConfirmOptions = field(default_factory=lambda: ConfirmOptions(confirm_seeds=5))
 
-    def fitted(self, images: ImageSet) -> StudyOptions:
+    def fill_from_images(self, images: ImageSet) -> StudyOptions:
         """One patch size: bases are compared, not patches."""
         patch_sizes = self.search.patch_sizes or default_patch_sizes(images.image_size)[-1:]
         return dataclasses.replace(self, search=dataclasses.replace(self.search, patch_sizes=patch_sizes))

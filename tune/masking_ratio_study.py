@@ -1,7 +1,4 @@
-"""The main job: which share should be masked, with which patches, and does the default of 20 % hold up?
-
-``python tune/masking_ratio_study.py --help`` shows the options. The work is done in the sub-packages.
-"""
+"""The main job: which share should be masked, with which patches, and does the default of 20 % hold up?"""
 
 from __future__ import annotations
 

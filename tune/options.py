@@ -1,7 +1,6 @@
 """The options of a study: one dataclass per group of the command line's help, read by tyro.
 
 Settings of its trainings are declared once, in ``pmae.config``; all but those that a study searches over are options.
-
 Defaults that depend on others (the preset, the dataset) are ``None`` here and filled in by ``tune.planning.plan``.
 Nothing is checked against the images here; only what an option can know alone is.
 """
@@ -93,8 +92,8 @@ class ConfirmOptions:
     time_budget: Annotated[str | None, shown_default("TIME", "none")] = None
     """Choose the number of seeds so that the study takes about this long, for example 20m or 2h."""
     look: int = 1
-    """Number of times that this question has been put to these images, this study included. From the second on the
-    level is stricter, since looking again errs more often."""
+    """Number of studies of these images that asked this question, including this one. From the second on the level is
+    stricter, since repeated looks err more often."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class StorageOptions:
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """What the study may use. Computed and printed before the study starts."""
+    """Resources of the study; the placement is printed before it starts."""
 
     address: Annotated[str | None, shown_default("ADDR", "a private Ray on this machine")] = None
     """Ray cluster to join, for example auto or HOST:6379."""
@@ -131,7 +130,7 @@ class MachineOptions:
     gpus_per_trial: Annotated[float | None, shown_default("X", "1 where there are GPUs, else 0")] = None
     """GPUs per trial, in fractions if several trials share one."""
     max_concurrent: Annotated[int | None, shown_default("N", "as many as fit")] = None
-    """Trials at the same time at most."""
+    """Maximum number of concurrent trials."""
     trial_timeout: Annotated[float | None, shown_default("SECONDS", "none")] = None
     """Seconds after which a trial is stopped and recorded as failed."""
     dashboard: bool = False
@@ -164,7 +163,7 @@ class StudyOptions:
     basis and theory study other questions, rerun RUN/study.json starts a study again under a new name."""
 
     # What a study of another question changes: its script, what it asks, what it confirms, its further measures
-    # (``module:function``, called with a ``tune.trial.run.Measured``), and the commands that its help begins with.
+    # (``module:function``, called with a ``tune.trial.run.MeasureInput``), and the commands that its help begins with.
     program: ClassVar[str] = "tune/masking_ratio_study.py"
     question: ClassVar[str | None] = None
     rule: ClassVar[ConfirmRule] = ConfirmRule()
@@ -200,8 +199,8 @@ class StudyOptions:
         except SystemExit:  # tyro has printed why
             raise ConfigError(f"config: {self.config} has a value that cannot be read, see the message above") from None
 
-    def normalized(self) -> StudyOptions:
-        """Paths made absolute, so that neither workers nor a later ``--resume`` depend on the current folder."""
+    def with_absolute_paths(self) -> StudyOptions:
+        """These options with absolute paths, so that workers and ``--resume`` do not depend on the current folder."""
         from pmae.data.load import absolute_source
         from pmae.files import user_path
 
@@ -212,8 +211,8 @@ class StudyOptions:
         }
         return dataclasses.replace(self, data=dataclasses.replace(self.data, **paths))
 
-    def fitted(self, images: ImageSet) -> StudyOptions:
-        """These options with those filled in that a study of another question takes from its images."""
+    def fill_from_images(self, images: ImageSet) -> StudyOptions:
+        """Fill in the options that a study of another question takes from its images."""
         return self
 
     def values(self) -> dict[str, Any]:
@@ -250,7 +249,7 @@ class StudyOptions:
         for name in [name for name, value in asked.items() if value != had.get(name)]:
             option, value = name.replace("_", "-"), asked[name]
             if isinstance(value, bool):
-                found.append(f"--{option} (the study has not)" if value else f"--no-{option} (the study has it)")
+                found.append(f"--{option} (not set in the study)" if value else f"--no-{option} (set in the study)")
                 continue
             said, stood = ("by default" if v is None else " ".join(option_words(v)) for v in (value, had.get(name)))
             found.append(f"--{option} {said} (the study has {stood})")
@@ -261,8 +260,7 @@ USUAL = (
     "dataset", "image_size", "methods", "ratios", "patch_sizes", "confirm_seeds", "time_budget", "steps", "preset",
     "name", "resume", "dry_run", "verbose", "config",
 )  # fmt: skip
-# The groups that decide what is found; --resume continues a study only if they agree.
-STUDY_GROUPS = ("data", "search", "confirm", "training")
+STUDY_GROUPS = ("data", "search", "confirm", "training")  # decide what is found; equal for --resume
 
 
 def parse_options(argv: Sequence[str], default: StudyOptions | None = None, *, pairs: bool = False) -> StudyOptions:

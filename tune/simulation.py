@@ -58,7 +58,7 @@ def _images(data: DataOptions) -> ImageSet:
 
 
 def _row(plan: StudyPlan, spec: TrialSpec, objective: Objective) -> TrialRow:
-    columns = spec.candidate()
+    columns = spec.candidate_columns()
     method, ratio, patch = columns["method"], columns.get("ratio"), columns.get("patch_size")
     scores = objective(method, ratio, patch, spec.seed, spec.phase)
     found = {name: float(scores[name]) for name in ("val_linear", "test_linear")}

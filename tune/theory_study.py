@@ -1,9 +1,8 @@
-"""Kong et al. 2023 (arXiv 2306.04898) in small: masking ratio x mask unit for MAE, the unit apart from the patch size.
+"""Kong et al. 2023 (arXiv 2306.04898) at small scale: masking ratio x mask unit for MAE, units apart from patch size.
 
-The theory: ratio and unit decide which level of features is learned; values near 0 or 1 give low-level features. Beside
-linear and k-NN accuracy each trial measures SSIM (structure) and PSNR (pixels) of reconstructed images and accuracy
-under common corruptions; the report tests the inverted U over the ratio. ``python tune/theory_study.py --help`` shows
-the options; the work is done in the sub-packages.
+The theory: ratio and unit decide which level of features is learned; values near 0 or 1 give low-level features. In
+addition to linear and k-NN accuracy each trial measures SSIM (structure) and PSNR (pixels) of reconstructed images and
+accuracy under corruptions; the report tests the inverted U over the ratio.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from tune.search.space import default_patch_sizes
 
 if TYPE_CHECKING:
     from pmae.data import ImageSet
-    from tune.trial.run import Measured
+    from tune.trial.run import MeasureInput
 
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of Kong et al.'s Table 1
 UNITS = 3  # sides of 1, 2 and 4 patches, where they fit
@@ -53,7 +52,7 @@ class TheoryStudy(StudyOptions):
     search: SearchOptions = field(default_factory=lambda: SearchOptions(methods=("mae",), ratios=RATIOS, search="none"))
     confirm: ConfirmOptions = field(default_factory=lambda: ConfirmOptions(confirm_seeds=3))
 
-    def fitted(self, images: ImageSet) -> StudyOptions:
+    def fill_from_images(self, images: ImageSet) -> StudyOptions:
         """One patch size, and mask units of one, two and four patches a side."""
         search, size = self.search, images.image_size
         patch_sizes = search.patch_sizes or default_patch_sizes(size)[-1:]
@@ -68,7 +67,7 @@ def mask_units(image_size: int, patch_size: int) -> tuple[int, ...]:
     return tuple(u for u in units if image_size % u == 0 and (image_size // u) ** 2 >= MIN_TOKENS)
 
 
-def measure(measured: Measured) -> dict[str, Any]:
+def measure(measured: MeasureInput) -> dict[str, Any]:
     """Structure against pixels of full-image reconstructions, and accuracy under corruptions, of one encoder.
 
     Returns:

@@ -32,7 +32,7 @@ class Display:
     """Ignores what the user would see."""
 
     def __init__(self, on_trial: Callable[..., None]) -> None:
-        self.trial = on_trial  # called directly after a row is on disk and in the state
+        self.print_trial = on_trial  # called directly after a row is on disk and in the state
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *arguments, **options: None
@@ -146,7 +146,7 @@ def run_study(process: Driver) -> bool:
     expected = world.expected
     name = expected.plan.name
     try:
-        folder, _ = storage.existing(name)
+        folder, _ = storage.find_study(name)
     except ConfigError:
         folder = storage.new(name)
     problems: Problems = queue.SimpleQueue()

@@ -28,9 +28,9 @@ def blank_images(size: int) -> ImageSet:
 
 @pytest.mark.parametrize(("size", "patch"), [(8, 2), (28, 4), (32, 4), (64, 8)])
 def test_one_patch_size_that_fits_the_images(size, patch):
-    assert BasisStudy().fitted(blank_images(size)).search.patch_sizes == (patch,)
+    assert BasisStudy().fill_from_images(blank_images(size)).search.patch_sizes == (patch,)
     asked = parse_options(["--patch-sizes", "4"], BasisStudy())
-    assert asked.fitted(blank_images(size)).search.patch_sizes == (4,)
+    assert asked.fill_from_images(blank_images(size)).search.patch_sizes == (4,)
 
 
 def test_every_basis_is_confirmed_with_the_same_ladder():

@@ -23,7 +23,7 @@ from tune.options import parse_options
 from tune.planning.plan import plan_study
 from tune.search.confirm import candidates_to_confirm, max_candidates
 from tune.theory_study import RATIOS, TheoryStudy, mask_units, measure
-from tune.trial.run import Measured
+from tune.trial.run import MeasureInput
 from tune.trial.spec import TrialSpec
 
 
@@ -31,7 +31,7 @@ from tune.trial.spec import TrialSpec
     ("size", "units"), [(8, (2, 4)), (28, (4,)), (32, (4, 8, 16)), (64, (8, 16, 32)), (224, (28, 56, 112))]
 )
 def test_mask_units_of_one_two_and_four_patches_where_they_fit(size, units):
-    search = TheoryStudy().fitted(blank_images(size)).search
+    search = TheoryStudy().fill_from_images(blank_images(size)).search
     assert search.mask_units == units and search.patch_sizes == units[:1]
     assert mask_units(size, units[0]) == units
 
@@ -55,7 +55,7 @@ def test_what_is_measured(phase, split):
     features = extract_features(
         result.encoder, images, ("train", "val", "test") if split == "test" else ("train", "val")
     )
-    measured = Measured(result, images, TrialSpec("t", phase, 1, "x", config), features)
+    measured = MeasureInput(result, images, TrialSpec("t", phase, 1, "x", config), features)
     assert measured.split == split
     found = measure(measured)
     pixels = torch.from_numpy(np.array(images.images[images.indices(split)]))

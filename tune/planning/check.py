@@ -45,7 +45,7 @@ def check_options(options: StudyOptions) -> None:
         *(("--mask-units", unit, 1, MAX_NUMBER, " pixels") for unit in search.mask_units or ()),
         ("--trials", search.trials, 1, MAX_TRIALS, ""),
         ("--confirm-seeds", confirm.confirm_seeds, 2, MAX_TRIALS, ""),
-        ("--look", confirm.look, 1, MAX_LOOKS, ": each halves the level"),
+        ("--look", confirm.look, 1, MAX_LOOKS, ": from the second on the level is 5 % / 2^look"),
         ("--max-concurrent", machine.max_concurrent, 1, MAX_NUMBER, ""),
     )
     for option, number, least, most, more in counts:
@@ -152,8 +152,10 @@ def _check_search(options: StudyOptions) -> None:
 def _check_confirm(confirm: ConfirmOptions) -> None:
     try:
         Margin.parse(confirm.margin)
-    except StudyError as problem:
-        raise ConfigError(f"--{problem}") from None
+    except StudyError:
+        raise ConfigError(
+            f"--margin is {confirm.margin!r}; give a fraction in (0, 1), for example 0.01, or a share, for example 10%"
+        ) from None
     check_ratio(confirm.default_ratio, "--default-ratio")
     if confirm.time_budget is not None:
         if parse_duration(confirm.time_budget) > MAX_SECONDS:
@@ -181,7 +183,7 @@ def _check_ladder(option: str, ladder: Sequence[float] | None, default: float) -
 def parse_duration(text: str) -> float:
     """Parse ``90s``, ``20m``, ``2h`` or ``1.5h`` to seconds; a number without a unit is minutes."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(text).strip())
-    seconds = float(found[1][:300]) * {"s": 1, "m": 60, "": 60, "h": 3600}[found[2]] if found else 0.0
+    seconds = float(found[1]) * {"s": 1, "m": 60, "": 60, "h": 3600}[found[2]] if found else 0.0
     if seconds <= 0:
         raise ConfigError(f"--time-budget is {text!r}; give a time such as 90s, 20m or 2h")
     return seconds

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from pmae.config import strategies_of_method
 from pmae.errors import ConfigError
-from studies.formatting import count, duration
+from studies.formatting import count, duration, share_of
 from studies.statistics.decision import Margin
+from studies.statistics.regret import MIN_SEEDS
 from tune.planning.check import parse_duration
 from tune.planning.placement import Machine, Placement, trial_seconds
 from tune.planning.plan import StudyPlan
@@ -19,23 +20,23 @@ from tune.trial.spec import evaluation_of
 
 START_SECONDS = 15.0
 CONTROL_SECONDS = 1.5
-MIN_SEEDS, MOST_SEEDS = 2, 100  # of --time-budget
+MAX_BUDGET_SEEDS = 100  # that --time-budget chooses
 QUESTION = "which share should be masked, with which patches?"
 SEARCHES = {"tpe": "TPE", "gp": "Gaussian process", "qmc": "quasi-random", "random": "random"}
 
 # Of the simulated power:
 STUDIES = 200
 REGRET = 3.0  # points
-MAX_SEEDS = 500  # more find every regret, and take seconds to simulate
+MAX_SIMULATED_SEEDS = 500  # more find every regret, and take seconds to simulate
 EXCESS = 1.4  # noise of a paired run over binomial noise: 0.6 to 2 in docs/evidence, 1.4 as root mean square
 ERROR_RATE = 0.25  # for which the binomial noise of an accuracy is computed
 
 
 def describe_plan(
-    plan: StudyPlan, placement: Placement, machine: Machine, place: str | None
+    plan: StudyPlan, placement: Placement, machine: Machine, location: str | None
 ) -> tuple[str, list[tuple[str, str]]]:
     """One line, such as ``Digits, 8 x 8 gray, 1,295 images: up to 83 trials, about 4 min on 2 CPUs``, and rows."""
-    confirmed, images = confirmations(plan), plan.images
+    confirmed, images = max_confirm_trials(plan), plan.images
     colors = "gray" if images.channels == 1 else "color"
     summary = (
         f"{images.name[:1].upper()}{images.name[1:]}, {images.image_size} x {images.image_size} {colors}, "
@@ -65,14 +66,13 @@ def describe_plan(
             f"{Margin.parse(plan.options.confirm.margin).text}; {_power_sentence(plan)}",
         ),
     ]
-    return summary, rows if place is None else [*rows, ("written to", place)]
+    return summary, rows if location is None else [*rows, ("written to", location)]
 
 
 def _method(plan: StudyPlan, method: str) -> str:
     space, ratios = plan.space, plan.space.ratios[method]
     ratio = " ".join(f"{r:g}" for r in ratios.listed) or f"{ratios.low:g} to {ratios.high:g}"
-    share = "of the variance" if method == "pmae" else "of the patches"
-    text = f"ratio {ratio} {share}, patch {', '.join(p.label for p in space.patches[method])} px"
+    text = f"ratio {ratio} {share_of(method)}, patch {', '.join(p.label for p in space.patches[method])} px"
     if space.strategies[method] != strategies_of_method(method)[:1]:
         text += f", strategy {', '.join(space.strategies[method])}"
     if method == "pmae" and space.bases != ("pca",):
@@ -100,7 +100,7 @@ def _confirm(plan: StudyPlan) -> str:
     return f"{text}, in at most {plan.rounds} rounds" if plan.rounds > 1 else text
 
 
-def confirmations(plan: StudyPlan) -> int:
+def max_confirm_trials(plan: StudyPlan) -> int:
     """Confirm trials at most (one round), before the exploration has shown the leaders."""
     return (max_candidates(plan.space, plan.options.rule) + _controls(plan)) * len(plan.seeds)
 
@@ -131,7 +131,7 @@ def fit_to_budget(plan: StudyPlan, placement: Placement) -> StudyPlan:
             f"--time-budget {budget} is too short for {MIN_SEEDS} seeds of each ratio, which take about "
             f"{duration(least)}; allow more time, shorten the ladder (--ladder), or study one method (--methods pmae)"
         )
-    return replace(plan, seeds=tuple(confirm_seeds(min(seeds, MOST_SEEDS), plan.options.training.seed)))
+    return replace(plan, seeds=tuple(confirm_seeds(min(seeds, MAX_BUDGET_SEEDS), plan.options.training.seed)))
 
 
 def phase_seconds(plan: StudyPlan, placement: Placement) -> tuple[float, float]:
@@ -140,7 +140,7 @@ def phase_seconds(plan: StudyPlan, placement: Placement) -> tuple[float, float]:
     rungs, first = [], []
     for method in space.methods:
         for patches in space.patches[method]:
-            setting = next(s for s in space.settings(method) if s.patches == patches)
+            setting = next(s for s in space.default_candidates(method) if s.patches == patches)
             each = trial_seconds(plan.config(setting), images, placement)
             first.append(each)
             rungs.append(each * (len(space.rungs(setting)) if setting.ratio is not None else 1))
@@ -175,7 +175,7 @@ def power(rungs: int, seeds: int, rounds: int, noise: float, margin: float, alph
     from studies.statistics.regret import estimate_contrast, estimate_noise
     from studies.statistics.sequential import level_for_look
 
-    seeds = min(seeds, MAX_SEEDS)
+    seeds = min(seeds, MAX_SIMULATED_SEEDS)
     rng = np.random.default_rng(0)
     levels = [level_for_look(r, rounds, alpha) if rounds > 1 else alpha for r in range(1, rounds + 1)]
     found = [0, 0]

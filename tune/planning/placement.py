@@ -24,8 +24,7 @@ FLOPS_PER_GPU = 1e14
 STEP_OVERHEAD = 0.012  # seconds per step and five blocks in addition to arithmetic, measured on small models
 TRIAL_OVERHEAD = 1.5  # seconds: start, probes, record
 GROUP_OVERHEAD = 10.0  # seconds to start several workers for a trial
-# NVIDIA, the Linux subsystem of Windows, and AMD.
-GPU_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+GPU_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")  # NVIDIA, WSL, AMD
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
+        """This machine or container; imports torch only where there may be GPUs."""
         gpus, gpu_memory = 0, 0.0
         if may_have_gpus():
             import torch
@@ -69,6 +69,7 @@ class Placement:
     lag: int = 1
 
     def describe(self, machine: Machine) -> str:
+        """``2 at a time (1 worker with 1 CPU, about 0.8 GiB each), limited by 2 CPUs``."""
         fewer = "" if self.least_workers is None else f"{self.least_workers} to "
         gpus = f" and {self.gpus:g} GPU" if self.gpus else ""
         each = f"{fewer}{count(self.workers, 'worker')} with {count(self.threads, 'CPU')}{gpus}"
@@ -94,14 +95,13 @@ def memory_here() -> float:
         return total
 
 
-def place(
+def compute_placement(
     machine: Machine, options: MachineOptions, trials: int, memory: float, explored: int = 0, threads: int | None = None
 ) -> Placement:
     """Compute how many trials run at a time, and the resources of each; ConfigError if there are too few for one.
 
-    ``trials`` are those of the larger phase, ``explored`` those of the exploration; ``memory`` are the bytes of the
-    largest, see :func:`trial_memory`. ``threads`` that trials had so far, which decide the last bits of a result, are
-    kept if there are so many CPUs.
+    ``trials`` are those of the larger phase, ``explored`` those of the exploration, ``memory`` the largest one's bytes.
+    ``threads`` that trials had so far, which decide the last bits of a result, are kept if there are so many CPUs.
     """
     _check(machine, options)
     least, workers = worker_range(options.workers_per_trial)

@@ -45,10 +45,10 @@ class StudyPlan:
     trials: int  # of the exploration
     seeds: tuple[int, ...]  # of the first round of the confirm phase
     warnings: tuple[str, ...] = ()  # to print before the study starts
-    # A cache: resolving a configuration takes a millisecond.
-    configs: dict[Candidate, PretrainConfig] = field(default_factory=dict, repr=False, compare=False)
+    configs: dict[Candidate, PretrainConfig] = field(default_factory=dict, repr=False, compare=False)  # a cache
 
     def config(self, candidate: Candidate) -> PretrainConfig:
+        """The resolved configuration that trains ``candidate``."""
         if candidate not in self.configs:
             size, channels = self.images.image_size, self.images.channels
             self.configs[candidate] = candidate.config(self.base).resolve(size, channels, self.sizes["train"])
@@ -56,6 +56,7 @@ class StudyPlan:
 
     @property
     def sizes(self) -> dict[str, int]:
+        """Number of images by split."""
         return {split: len(self.images.indices(split)) for split in ("train", "val", "test")}
 
     def known_candidates(self) -> dict[int, Candidate]:
@@ -64,6 +65,7 @@ class StudyPlan:
         return dict(enumerate(points[: self.trials]))
 
     def explore_spec(self, number: int, candidate: Candidate, seed: int) -> TrialSpec:
+        """Trial ``number`` of the exploration."""
         return TrialSpec(self.explore_id(number), "explore", seed, candidate.label, self.config(candidate))
 
     def explore_id(self, number: int) -> str:
@@ -113,7 +115,7 @@ def plan_study(options: StudyOptions, *, progress: bool = False, images: ImageSe
             data.dataset, data.data_root, data.image_size, data.limit, options.data_seed,
             skip_unreadable=data.skip_unreadable, progress=progress,
         )  # fmt: skip
-    options = options.fitted(images)
+    options = options.fill_from_images(images)
     space = build_space(options, images.image_size)
     base = _base(options, space, len(images.indices("train")))
     seeds = options.confirm.confirm_seeds or (ROUND_SEEDS if options.confirm.until_settled else CONFIRM_SEEDS)
@@ -152,9 +154,7 @@ def _trials(options: StudyOptions, space: Space) -> int:
         return len(space.grid())
     if search.search == "none":
         return 0
-    if search.trials is not None:
-        return search.trials
-    return max(TRIALS[options.training.preset], 2 * len(space.fixed()))
+    return search.trials or max(TRIALS[options.training.preset], 2 * len(space.fixed()))
 
 
 def _warnings(plan: StudyPlan) -> list[str]:
@@ -183,7 +183,7 @@ def _warnings(plan: StudyPlan) -> list[str]:
     margin = Margin.parse(plan.options.confirm.margin).points
     if margin is not None and smallest * margin < 1:
         texts.append(
-            f"one image is more than the margin: the smallest of val and test has {smallest} images, so accuracies "
+            f"one image is more than the margin: the smaller of val and test has {smallest} images, so accuracies "
             f"move in steps of {1 / max(smallest, 1):.3f}"
         )
     return texts

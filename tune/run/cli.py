@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shlex
 import sys
@@ -22,7 +21,7 @@ FINISHED, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 def run_command(argv: Sequence[str], default: StudyOptions) -> int:
     """Run the study that ``argv`` describes, as changes of ``default``; returns the exit code."""
-    with interrupts.noticed():
+    with interrupts.remember_signals():
         return quiet_when_cut_off(lambda: _guarded(list(argv), default))
 
 
@@ -84,6 +83,8 @@ def rerun_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
         stored = [word for option, word in itertools.pairwise(began) if option == "--storage"]
         rest += ["--storage", next(filter(is_uri, stored), str(storage))]  # the folder is a working copy of a URI
     if "--name" not in asked:
-        numbers = itertools.count(2)
-        rest += ["--name", next(n for i in numbers if not (storage / (n := f"{name}-{i}")).exists())]
+        number = 2
+        while (storage / f"{name}-{number}").exists():
+            number += 1
+        rest += ["--name", f"{name}-{number}"]
     return question, ["--config", str(path), *rest]

@@ -19,7 +19,7 @@ from studies.storage.rows import TrialRow
 class Display:
     """Output of one study. On a terminal the bar stays at the bottom; elsewhere a line is printed per finished trial.
 
-    ``quiet`` prints only warnings and the lines of :meth:`always`; ``on_event`` gets each line instead of the terminal.
+    ``quiet`` prints only warnings and what :meth:`print_always` prints; ``on_event`` gets the lines instead.
     """
 
     def __init__(
@@ -43,19 +43,19 @@ class Display:
         """Whether details are printed: with ``--verbose``, and where no bar shows the progress."""
         return not self.quiet and (self.verbose or not self.console.is_terminal)
 
-    def detail(self, text: str) -> None:
-        """Print a line that only some want to read."""
+    def print_detail(self, text: str) -> None:
+        """Print a line where details are printed, see :attr:`detailed`."""
         if self.detailed:
             self.console.print(escape(text))
 
-    def always(self, text: str, unbroken: bool = False) -> None:
+    def print_always(self, text: str, unbroken: bool = False) -> None:
         """Print a line even with ``--quiet``; ``unbroken`` where a path or command is to be copied from it."""
         self.console.print(escape(text), soft_wrap=unbroken or None)
 
     def warn(self, text: str) -> None:
         self.console.print(f"[yellow]warning:[/yellow] {escape(text)}")
 
-    def plan(self, summary: str, rows: Iterable[tuple[str, str]], warnings: Sequence[str]) -> None:
+    def print_plan(self, summary: str, rows: Iterable[tuple[str, str]], warnings: Sequence[str]) -> None:
         """Print the plan in a line, and with ``--verbose`` as aligned pairs of name and text."""
         if not self.quiet:
             self.console.print(f"[bold]{escape(summary)}[/bold]")
@@ -79,23 +79,23 @@ class Display:
         self._total = total
         self._update()
 
-    def trial(self, row: TrialRow, name: str, notices: Sequence[str] = ()) -> None:
+    def print_trial(self, row: TrialRow, name: str, notices: Sequence[str] = ()) -> None:
         """Print one line for a trial that ended, and its warnings."""
         if row["status"] == "interrupted":
-            self.detail(f"[stopped] {name}: {row['error']}")
+            self.print_detail(f"[stopped] {name}: {row['error']}")
             return
         self._done += 1
         self._seconds.append(row.get("seconds") or 0.0)
         if row["status"] == "done" or self.detailed:
             counted = f"[{self._done:>{len(str(self._total))}}/{self._total}]"
-            self.detail(f"{counted} {row['phase']:<7} {name:<30} {_outcome(row)}")
+            self.print_detail(f"{counted} {row['phase']:<7} {name:<30} {_outcome(row)}")
         else:
             self.warn(f"{name} {_outcome(row)}")
         for notice in notices:
             self.warn(f"{name}: {notice}")
         self._update()
 
-    def running(self, number: int) -> None:
+    def show_running(self, number: int) -> None:
         """Show how many trials run next to the bar."""
         self._running = number
         self._update()

@@ -1,7 +1,4 @@
-"""Run a planned study on Ray Tune: start its trials, write each record as it arrives, stop in good order.
-
-What comes next and what is known is in ``tune.search.state``; here are Ray, files, signals and the clock.
-"""
+"""Run a planned study on Ray Tune: start its trials, write each record as it arrives, stop in good order."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from ray.tune.schedulers import FIFOScheduler
 from studies.errors import StudyError
 from studies.records import StudyWriter
 from studies.storage.rows import TrialRow
-from tune.planning.describe import confirmations
+from tune.planning.describe import max_confirm_trials
 from tune.planning.placement import Placement
 from tune.planning.plan import StudyPlan
 from tune.run import interrupts
@@ -85,7 +82,7 @@ class StudyDriver:
             if row is not None and row["status"] in FINAL:
                 shutil.rmtree(checkpoints, ignore_errors=True)
         search = self._search()
-        total = self.plan.trials + confirmations(self.plan)
+        total = self.plan.trials + max_confirm_trials(self.plan)
         self.display.start(total, self.state.ended, self.placement.concurrent)
         try:
             with self._on_interrupt():
@@ -142,7 +139,7 @@ class StudyDriver:
         """Record a trial that ended; what goes wrong with that ends the study."""
         if text is None:
             self.processes.drop_idle()
-            if self.state.lost(spec.trial_id) <= RETRIES:
+            if self.state.record_loss(spec.trial_id) <= RETRIES:
                 self.display.warn(f"{spec.name}: its process was lost; it resumes from its last checkpoint in another")
                 return None
             self._take_problems(wait=LOST_AFTER)  # Tune may notice first that Ray was lost
@@ -170,11 +167,11 @@ class StudyDriver:
         self.writer.add_history(epochs)
         self.writer.add_trial(row)
         self.state.end(spec.trial_id, row)
-        self.display.trial(row, spec.name, result.get("notices", ()))
+        self.display.print_trial(row, spec.name, result.get("notices", ()))
         if row["status"] != "interrupted":
             shutil.rmtree(self.job.checkpoints(spec.trial_id), ignore_errors=True)
             if self.mirror is not None:
-                self.mirror.forget(f"checkpoints/{spec.trial_id}")
+                self.mirror.delete_remote(f"checkpoints/{spec.trial_id}")
         return row
 
     def _record_running(self) -> None:
@@ -190,11 +187,11 @@ class StudyDriver:
         self._take_problems()
         for specs in self.state.rounds[self._rounds_shown :]:
             labels = dict.fromkeys(spec.label for spec in specs if spec.control is None)
-            self.display.detail(f"confirming {', '.join(labels)}")
+            self.display.print_detail(f"confirming {', '.join(labels)}")
             self.display.expect(self.state.planned)
             self._rounds_shown += 1
         running = len(self.state.running)
-        self.display.running(running)
+        self.display.show_running(running)
         if self._gauges is not None and self.clock.monotonic() - self._gauges_at > GAUGES_EVERY:
             self._gauges_at = self.clock.monotonic()
             from tune.trial.metrics import study_values
@@ -217,14 +214,14 @@ class StudyDriver:
             self.job.stop_file.touch()
 
     def _on_interrupt(self) -> AbstractContextManager[None]:
-        return interrupts.handled_by(self._interrupt)
+        return interrupts.handle_signals(self._interrupt)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         """First Ctrl-C (or SIGTERM): stop in good order. Second: at once."""
         if self.state.interrupted:
             raise KeyboardInterrupt
         self.state.stop(self.clock.monotonic() + GRACE)
-        self.display.always("stopping: running trials end their epoch; Ctrl-C again stops at once")
+        self.display.print_always("stopping: running trials end their epoch; Ctrl-C again stops at once")
         self._signal_stop()
 
 
@@ -261,11 +258,10 @@ class KeepProcesses(FIFOScheduler):
 
     * it holds one at most while no trial is pending, that is whenever the next trial depends on a running one:
       its size is raised to ``processes``;
-    * it gives a trial whose process is starting the next idle process and kills the one that is starting, so short
-      trials would run one after another: ``choose_trial_to_run`` names no trial, and Tune starts those that have no
-      process yet.
+    * it gives a trial whose process is starting the next idle process and kills the one that is starting: short trials
+      would run one after another, so ``choose_trial_to_run`` names no trial, and Tune starts those without a process.
 
-    An idle process holds its CPUs, and a pending trial takes it at once, without a look at whether it is alive.
+    An idle process holds its CPUs, and a pending trial takes it at once, without checking that it is alive.
     """
 
     def __init__(self, processes: int) -> None:

@@ -26,15 +26,15 @@ def finish(folder: Path, plan: StudyPlan, display: Display, *, complete: bool, r
     print_verdict(display.console, verdict, all_checks=display.detailed)
     if complete:
         sentence, command = _next(plan, folder, verdict, more)
-        display.always(f"next:    {sentence}")
-        display.always(f"         {command}", unbroken=True)
+        display.print_always(f"next:    {sentence}")
+        display.print_always(f"         {command}", unbroken=True)
     report = _write_pages(folder, display)  # takes seconds, so the verdict is printed first
     if display.detailed or not report:
-        display.always(f"tables:  {folder / 'trials.arrow'}, {folder / 'history.arrow'}", unbroken=True)
+        display.print_always(f"tables:  {folder / 'trials.arrow'}, {folder / 'history.arrow'}", unbroken=True)
     if report:
-        display.always(f"report:  {folder / 'report.html'}", unbroken=True)
+        display.print_always(f"report:  {folder / 'report.html'}", unbroken=True)
     if not complete:
-        display.always(f"resume with: {resume}", unbroken=True)
+        display.print_always(f"resume with: {resume}", unbroken=True)
 
 
 def _write_pages(folder: Path, display: Display) -> bool:
@@ -63,7 +63,7 @@ def _print_comparisons(trials: Any, display: Display) -> None:
         title = "Each at its own best ratio, differences in points of accuracy"
         display.console.print(make_table(headings, compared, title))
         for sentence in comparison_sentences(found):
-            display.always(sentence)
+            display.print_always(sentence)
     measured = measure_table(measures(trials, nested=False))
     if measured:
         display.console.print(make_table(*measured, "Means over seeds"))
@@ -78,19 +78,19 @@ def _next(plan: StudyPlan, folder: Path, verdict: dict[str, Any], more: str) -> 
     needed = [row["seeds_needed"] for row in rows if row["seeds_needed"]]
     confirm, training = plan.options.confirm, plan.options.training
     look, seeds = confirm.look + 1, len(plan.seeds)
-    anew = f"--look {look} --seed {training.seed + look - 1}"
+    repeat_options = f"--look {look} --seed {training.seed + look - 1}"
     if needed and not confirm.until_settled:
         seeds += max(needed)
         return (
             f"a new study with {seeds} seeds would probably settle it; --look {look} judges it at "
             f"{100 * ALPHA / 2**look:.3g} %, since repeated looks err more often",
-            f"{more} --confirm-seeds {seeds} {anew} --name {plan.name}-{look}",
+            f"{more} --confirm-seeds {seeds} {repeat_options} --name {plan.name}-{look}",
         )
     if verdict["overall"]["verdict"] == "uninformative" and training.epochs is None and training.steps is None:
         epochs = 2 * (plan.config(plan.space.grid()[0]).optim.epochs or 1)
         return (
             "twice the training, which may make the ratios differ",
-            f"{more} --epochs {epochs} --confirm-seeds {seeds} {anew} --name {plan.name}-longer",
+            f"{more} --epochs {epochs} --confirm-seeds {seeds} {repeat_options} --name {plan.name}-longer",
         )
     if plan.options.data.dataset == "digits":
         return "the same question on larger images", "python tune/masking_ratio_study.py --dataset cifar10"

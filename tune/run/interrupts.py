@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM that cannot get lost while a study starts.
 
 Python discards a ``KeyboardInterrupt`` that is raised inside a weak-reference callback or ``__del__``, and imports run
-such callbacks all the time. :func:`noticed` remembers the signal, so that :func:`check` raises it again.
+such callbacks all the time. :func:`remember_signals` keeps the signal, so that :func:`check` raises it again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _remember(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Pass Ctrl-C and SIGTERM to ``handler`` while the block runs; changes nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -38,7 +38,7 @@ def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[Non
 
 
 @contextmanager
-def noticed() -> Iterator[None]:
+def remember_signals() -> Iterator[None]:
     """Remember Ctrl-C and SIGTERM while the block runs; nothing outside the main thread or under another handler."""
     global _received
     before = signal.getsignal(signal.SIGINT)
@@ -46,7 +46,7 @@ def noticed() -> Iterator[None]:
         yield
         return
     try:
-        with handled_by(_remember):
+        with handle_signals(_remember):
             yield
     finally:
         if before is not _remember:

@@ -58,6 +58,7 @@ def private_folder() -> Iterator[Path]:
 
 @contextmanager
 def environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable while the block runs."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:

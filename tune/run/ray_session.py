@@ -1,8 +1,7 @@
 """Start and stop Ray so that only the study's own lines are printed and nothing is left behind.
 
-A private Ray listens on the loopback interface only and keeps its files in a folder that only its owner can read
-(see ``tune.run.ray_folder``). Ray reads its switches from environment variables when it is first imported, which
-:func:`ray_session` does.
+A private Ray listens on the loopback interface only; ``tune.run.ray_folder`` has its files. Ray reads its switches from
+environment variables when it is first imported, which :func:`ray_session` does.
 """
 
 from __future__ import annotations
@@ -94,8 +93,8 @@ def ray_session(
     Args:
         address: None starts a private Ray, with ``cpus`` and perhaps a ``dashboard``.
         on_lost: Called from a thread when the private Ray was lost; the block should then end.
-        last_words: Called before this process is ended because the block did not: without Ray, calls into it may block
-            in C++ for good, and Ray itself ends the process after a minute.
+        last_words: Called if the block does not end in time, before this process is killed: calls into a lost Ray may
+            block forever.
         job_name: Of the job in Ray's dashboard, unless ``ray job submit`` has named it.
 
     Raises:

@@ -13,8 +13,8 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +27,8 @@ from studies.storage.object_store import Store, without_secrets
 from studies.storage.rows import StudyRecord
 from tune.options import StudyOptions, parse_options
 from tune.planning.check import check_options
-from tune.planning.describe import confirmations, describe_plan, fit_to_budget
-from tune.planning.placement import Machine, Placement, place, trial_memory, worker_range
+from tune.planning.describe import describe_plan, fit_to_budget, max_confirm_trials
+from tune.planning.placement import Machine, Placement, compute_placement, trial_memory, worker_range
 from tune.planning.plan import StudyPlan, code_version, plan_study, study_record, versions
 from tune.run import interrupts
 from tune.run.display import Display
@@ -68,8 +68,10 @@ class Invocation:
         return shlex.join(without_options(shlex.split(self.command), NOT_REPEATED))
 
     def resume(self, name: str) -> str:
-        more = [word for option in (["--name", name], ["--resume"]) if option[0] not in self.argv for word in option]
-        return command_line([*self.argv, *more], self.program)
+        """The command that resumes the study, which is called ``name``."""
+        given = {word.partition("=")[0] for word in self.argv}
+        words = self.argv if "--name" in given else [*self.argv, "--name", name]
+        return command_line(words if "--resume" in given else [*words, "--resume"], self.program)
 
 
 def command_line(argv: Sequence[str], program: str) -> str:
@@ -120,10 +122,10 @@ def run(
     storage = Storage.open(options.storage.storage, write=not dry)  # a dry run refuses what a run refuses
     folder, record = None, None
     if options.storage.resume:
-        folder, record = storage.existing(options.storage.name)
+        folder, record = storage.find_study(options.storage.name)
         options = _stored_options(argv, options, record)
     else:
-        options = options.normalized()
+        options = options.with_absolute_paths()
     if not dry and address is not None and storage.store is None:
         # Decode images and fit components once, where every node sees them.
         os.environ.setdefault("PMAE_CACHE", str(storage.root / ".cache"))
@@ -162,7 +164,7 @@ def _stored_options(argv: list[str], options: StudyOptions, record: StudyRecord)
         options.machine, workers_per_trial=shared_by, gpus_per_trial=gpus, trial_timeout=had.get("trial_timeout")
     )
     options = dataclasses.replace(options, machine=machine)  # what ``argv`` names is taken from there
-    given = parse_options(argv, options.with_study(record["options"]), pairs=True).normalized()
+    given = parse_options(argv, options.with_study(record["options"]), pairs=True).with_absolute_paths()
     differences = given.differences(record["options"])
     if differences:
         raise ConfigError(
@@ -187,20 +189,20 @@ def _place(
     """Fit the study on ``machine`` and print the plan; returns it with the seeds that ``--time-budget`` allows."""
     configs = [plan.config(s) for s in plan.space.grid()]
     memory = max(trial_memory(c, plan.images.images.nbytes) for c in configs)
-    trials = max(plan.trials, confirmations(plan))
+    trials = max(plan.trials, max_confirm_trials(plan))
     threads = None if record is None else record["resources"].get("threads")
-    placement = place(machine, plan.options.machine, trials, memory, explored=plan.trials, threads=threads)
+    placement = compute_placement(machine, plan.options.machine, trials, memory, explored=plan.trials, threads=threads)
     if record is None:
         plan = fit_to_budget(plan, placement)
     else:  # the lag is part of what a study finds
         placement = dataclasses.replace(placement, lag=record["resources"]["lag"])
     summary, rows = describe_plan(plan, placement, machine, where)
-    display.plan(summary, rows, plan.warnings)
+    display.print_plan(summary, rows, plan.warnings)
     return plan, placement
 
 
 def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storage: Storage, folder: Path) -> None:
-    machine, record, where = plan.options.machine, invocation.record, storage.place(folder)
+    machine, record, where = plan.options.machine, invocation.record, storage.describe_location(folder)
     problems: queue.SimpleQueue[Exception] = queue.SimpleQueue()
     resume = invocation.resume(plan.name)
 
@@ -229,22 +231,17 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
         _fit_components(plan, display)
         interrupts.check()
         if session.dashboard_url:
-            display.always(f"dashboard: {session.dashboard_url} (its access token is in {token_path()})", unbroken=True)
-        apart = mirror.store if mirror is not None and session.joined else None
-        job = _trial_job(plan, placement, folder, machine.dashboard or session.joined, apart)
+            text = f"dashboard: {session.dashboard_url} (its access token is in {token_path()})"
+            display.print_always(text, unbroken=True)
+        remote_store = mirror.store if mirror is not None and session.joined else None
+        job = _trial_job(plan, placement, folder, machine.dashboard or session.joined, remote_store)
         access: AbstractContextManager[TrialJob] = nullcontext(job)
-        if apart is not None:
+        if remote_store is not None:
             from tune.trial.remote_folder import exchange  # imports timm
 
             access = exchange(job)
-        try:
-            with access as job, StudyWriter(folder, plan.name) as writer:
-                complete = StudyDriver(plan, job, placement, writer, display, problems, mirror).run()
-        except BrokenPipeError:
-            print(f"stopped: the output was closed\nresume with: {resume}", file=sys.stderr)
-            raise
-        except (StudyWriteError, StudyLockedError, RayLostError, OSError) as problem:
-            raise _stopped(problem, resume) from problem
+        with _add_resume_command(resume), access as job, StudyWriter(folder, plan.name) as writer:
+            complete = StudyDriver(plan, job, placement, writer, display, problems, mirror).run()
         from tune.run.finalize import finish  # plotting takes seconds to import: not before the first trial
 
         finish(folder, plan, display, complete=complete, resume=resume, more=invocation.more)
@@ -253,9 +250,21 @@ def _run_study(plan: StudyPlan, display: Display, invocation: Invocation, storag
                 mirror.finish()
             except StudyError as problem:
                 raise _stopped(f"{problem}; the complete study is in {folder}", resume) from problem
-            display.always(f"stored:  {mirror.store.uri}", unbroken=True)
+            display.print_always(f"stored:  {mirror.store.uri}", unbroken=True)
     if not complete:
         raise StudyInterrupted
+
+
+@contextmanager
+def _add_resume_command(resume: str) -> Iterator[None]:
+    """Add the command that resumes the study to errors that stop it."""
+    try:
+        yield
+    except BrokenPipeError:
+        print(f"stopped: the output was closed\nresume with: {resume}", file=sys.stderr)
+        raise
+    except (StudyWriteError, StudyLockedError, RayLostError, OSError) as problem:
+        raise _stopped(problem, resume) from problem
 
 
 def _fit_components(plan: StudyPlan, display: Display) -> None:
@@ -267,7 +276,7 @@ def _fit_components(plan: StudyPlan, display: Display) -> None:
             warnings.filterwarnings("ignore", message=".*carry no variance")  # the plan warns of it
             components, how = cached_components(plan.images, basis)
         share = components.explained_variance_ratio
-        display.detail(
+        display.print_detail(
             f"  {basis} components {how} ({len(share)}, the first explains {100 * share[0]:.0f} % of the variance, "
             f"{time.perf_counter() - started:.1f} s)"
         )
@@ -277,8 +286,8 @@ def _stopped(problem: Exception | str, resume: str) -> StudyStoppedError:
     return StudyStoppedError(f"{problem}\nresume with: {resume}")
 
 
-def _trial_job(plan: StudyPlan, placement: Placement, folder: Path, gauges: bool, apart: Store | None) -> TrialJob:
-    """What trials share; ``apart`` is the study's object store if nodes see no common folder."""
+def _trial_job(plan: StudyPlan, placement: Placement, folder: Path, gauges: bool, store: Store | None) -> TrialJob:
+    """What trials share; ``store`` is the study's object store if nodes see no common folder."""
     return TrialJob(
         folder=str(folder),
         dataset=plan.images.name,
@@ -292,5 +301,5 @@ def _trial_job(plan: StudyPlan, placement: Placement, folder: Path, gauges: bool
         code_version=code_version(),
         versions=versions(),
         gauges=gauges,
-        checkpoint_uri=None if apart is None else apart.below("checkpoints").uri,
+        checkpoint_uri=None if store is None else store.below("checkpoints").uri,
     )

@@ -68,7 +68,7 @@ def _unsettled(plan: StudyPlan, candidates: list[Candidate], rows: list[TrialRow
     """The candidates that need more seeds after ``rounds`` rounds; the default stays while any other rung does."""
     seeds = {seed for number in range(rounds) for seed in plan.round_seeds(number)}
     verdict = judge_rows(plan, [row for row in rows if row["phase"] == "explore" or row["seed"] in seeds])
-    columns = {s: TrialSpec("", "confirm", 0, s.label, plan.config(s)).candidate() for s in candidates}
+    columns = {s: TrialSpec("", "confirm", 0, s.label, plan.config(s)).candidate_columns() for s in candidates}
     going: list[Candidate] = []
     for row in verdict.rows:
         if row["verdict"] in ("holds", "fails") or (row["verdict"] == "uninformative" and rounds > 1):
@@ -140,7 +140,7 @@ def max_candidates(space: Space, rule: ConfirmRule) -> int:
 
 def _candidates(space: Space, method: str, explored: Mapping[Candidate, float], every: bool) -> list[Candidate]:
     """Candidates at the default ratio, one for each patch setting, strategy and basis to confirm."""
-    everything = space.settings(method)
+    everything = space.default_candidates(method)
     if every:
         return everything
     # The mean of the two best trials: a single lucky one does not decide.
@@ -169,6 +169,7 @@ def _ladder(
 
 
 def config_of(row: Mapping[str, Any]) -> PretrainConfig:
+    """The configuration of a record, in which it may be JSON."""
     config = row["config"]
     if isinstance(config, PretrainConfig):
         return config

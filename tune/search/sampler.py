@@ -33,8 +33,8 @@ def optuna_result(status: str, value: float | None) -> tuple[TrialState, float |
 class Proposals:
     """Candidates to try, in the order of their numbers; ``known`` ones are fixed in advance, such as default ratios.
 
-    Those that ran before a restart are ``recorded``. They are proposed again, since a sampler learns from what it drew,
-    and records hold that rounded; one that comes out otherwise is taken from the record.
+    ``recorded`` candidates, of trials before a restart, are drawn again, since the sampler learns from unrounded draws;
+    if a draw differs, the record is used.
     """
 
     def __init__(

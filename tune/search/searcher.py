@@ -64,7 +64,7 @@ class StudySearch(Searcher):
         if spec is not None:
             row = self._on_end(spec, (result or {}).get("row"))
             if row is not None and row["status"] != "interrupted" and spec.trial_id in self._numbers:
-                state, value = _outcome(row)
+                state, value = optuna_result(row["status"], row.get("val_linear"))
                 self._optuna.tell(self._numbers.pop(spec.trial_id), value, state=state)
 
     def _log(self, ray_id: str, spec: TrialSpec, candidate: Candidate, row: TrialRow | None) -> None:
@@ -72,7 +72,8 @@ class StudySearch(Searcher):
         drawn = FixedTrial({"method": candidate.method, **self._space.parameters(candidate)})
         drawn.suggest_categorical("method", self._space.methods)
         self._space.suggest(drawn, candidate.method, with_default=True)
-        state, value = (TrialState.RUNNING, None) if row is None else _outcome(row)
+        ended = None if row is None else optuna_result(row["status"], row.get("val_linear"))
+        state, value = ended or (TrialState.RUNNING, None)
         names = {"candidate": spec.label, "seed": spec.seed, "trial_id": spec.trial_id, "ray_trial_id": ray_id}
         # In one transaction; to ask Optuna for the trial takes ten, which adds up when a long study resumes.
         self._optuna.add_trial(
@@ -90,10 +91,6 @@ class StudySearch(Searcher):
     def __getstate__(self) -> dict[str, Any]:
         # Ray pickles searchers with its snapshots, which a study never restores.
         return {}
-
-
-def _outcome(row: TrialRow) -> tuple[TrialState, float | None]:
-    return optuna_result(row["status"], row.get("val_linear"))
 
 
 def _connect(database: Path) -> sqlite3.Connection:

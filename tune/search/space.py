@@ -1,7 +1,6 @@
 """The search space: the candidates that a study may try, each valid for its images.
 
-A :class:`Candidate` is a point of it (method, ratio, patches, strategy, basis); the rest of a trial comes from the base
-configuration. See ``tune.search.sampler`` for which candidate is tried next.
+A :class:`Candidate` is a point of it; the rest of a trial comes from the base configuration.
 """
 
 from __future__ import annotations
@@ -72,6 +71,7 @@ class Candidate:
     basis: str = "pca"
 
     def config(self, base: PretrainConfig) -> PretrainConfig:
+        """``base`` with the settings of this candidate."""
         values: dict[str, Any] = {
             "masking.method": self.method,
             "masking.strategy": self.strategy,
@@ -114,7 +114,7 @@ class Ratios:
 
     @classmethod
     def of(cls, values: Sequence[float], option: str = "--ratios") -> Ratios:
-        """Two values are a range, any other number is a list."""
+        """Two values are a range, any other count is a list."""
         for value in values:
             check_ratio(value, option)
         if len(values) == 2:
@@ -156,7 +156,7 @@ class Space:
         """The ratio whose claim is tested: ``default_ratio`` for PMAE, 0.75 for MAE."""
         return self.default_ratio if method == "pmae" else DEFAULT_RATIO["mae"]
 
-    def settings(self, method: str) -> list[Candidate]:
+    def default_candidates(self, method: str) -> list[Candidate]:
         """Every patch setting, strategy and basis of a method, at its default ratio."""
         default, bases = self.default_of(method), self.bases_of(method)
         return [
@@ -177,7 +177,7 @@ class Space:
         """Every combination once, the fixed points first; MAE's ratios that mask the same number of units are one."""
         points = self.fixed()
         for method in self.methods:
-            for each in self.settings(method):
+            for each in self.default_candidates(method):
                 ratios = self.ratios[method].grid() if each.ratio is not None else [None]
                 points += [replace(each, ratio=ratio) for ratio in ratios]
         return deduplicate(points, self.image_size, self.fixed())
@@ -350,6 +350,7 @@ def patch_settings(
 
 
 def tokens_of(image_size: int, patches: Patches) -> int:
+    """Number of patches of an image of ``image_size`` pixels."""
     return patches_per_side(image_size, patches.patch_size, patches.patch_stride) ** 2
 
 
@@ -367,10 +368,8 @@ def strategies_of(methods: Sequence[str], asked: Sequence[str] | None) -> dict[s
 def deduplicate(
     candidates: Sequence[Candidate], image_size: int, always: Collection[Candidate] = ()
 ) -> list[Candidate]:
-    """``candidates`` without repetitions; of those that mask alike the one of ``always`` or the nearest to its ratio.
-
-    It takes the place of the first, so that the order of what is masked is kept.
-    """
+    """Drop repeated candidates. Of MAE candidates that mask the same number of units, keep the one in ``always``, else
+    the one nearest to the masked share, at the first one's position."""
     kept: dict[tuple[Candidate, int | None], Candidate] = {}
     for candidate in candidates:
         masked, units = masked_units(candidate, image_size)

@@ -1,8 +1,7 @@
 """The state of a running study, which only its own methods change: records, rounds, running trials, what ended it.
 
-It is pure: no Ray, no files, and the time is an argument, so that a test can replay the decisions of a study, as
-``tune.simulation`` does. Everything that it decides follows from the plan and the records, so that a killed study
-resumes as if undisturbed.
+It is pure: no Ray, no files, and the time is an argument, so that ``tune.simulation`` and tests can replay a study. All
+that it decides follows from the plan and the records, so that a killed study resumes as if undisturbed.
 """
 
 from __future__ import annotations
@@ -40,6 +39,8 @@ class Idle(Enum):
 
 
 class StudyState:
+    """One study: ``next`` gives the trial to start, ``end`` takes its record; ``lag`` as in :class:`Placement`."""
+
     def __init__(self, plan: StudyPlan, records: Iterable[TrialRow], lag: int) -> None:
         self.records = {row["trial_id"]: row for row in records}  # those with a final status are not run again
         self.rounds: list[list[TrialSpec]] = []  # of the confirm phase, begun ones only, controls included
@@ -103,8 +104,8 @@ class StudyState:
             self.records[trial_id] = row
             self._tell(trial_id, row)
 
-    def lost(self, trial_id: str) -> int:
-        """The process of a running trial was lost: it is the next trial, unless it ends. Returns how often so far."""
+    def record_loss(self, trial_id: str) -> int:
+        """Record that a running trial's process was lost: it is next, unless it ends. Returns how often it was lost."""
         self._lost[trial_id] = self._running.pop(trial_id)
         self._losses[trial_id] += 1
         return self._losses[trial_id]

@@ -31,9 +31,7 @@ class Clock:
     monotonic = staticmethod(time.monotonic)
     sleep = staticmethod(time.sleep)
     time = staticmethod(time.time)  # may jump
-
-    def repeat(self, name: str, wait: float, step: Callable[[], float | None]) -> Repeated:
-        return Repeated(name, wait, step)
+    repeat = Repeated  # in the background
 
 
 CLOCK = Clock()

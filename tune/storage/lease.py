@@ -3,9 +3,8 @@
 The lease object holds the owner's id and a heartbeat. It expires after ``STALE`` seconds without one, or at once if the
 owner's process is known to be dead on this machine. Ages are measured by the store's clock.
 
-Who wants to become the owner, or asks whether it could, first writes a claim, and stops if there is another one: of
-two drivers at least the one that wrote later sees the other's, however slow the store is. A single request is assumed
-to take less than half of ``STALE``.
+A driver writes a claim before it takes or checks the lease, and stops if it sees another claim: of two drivers, at
+least the later writer sees the other. A single request is assumed to take less than half of ``STALE``.
 """
 
 from __future__ import annotations
@@ -55,6 +54,7 @@ class StudyLease:
         self._renewals: Repeated | None = None  # while it is held
 
     def check(self) -> None:
+        """Raise StudyLockedError if another driver owns or claims the study."""
         with self._claim() as (_, now):
             self._check_owner(now)
 
@@ -84,7 +84,7 @@ class StudyLease:
                 self._check_owner(now)
                 owner, known = self._owner(), self._known()
                 if owner is None or owner == downloaded or owner["id"] in known:
-                    # If it were lost or torn, the next driver here would replace newer rows by the store's.
+                    # If OWNER_LOG were lost or torn, the next driver here would replace newer rows by the store's.
                     write_file(self.folder / OWNER_LOG, "".join(f"{owner}\n" for owner in (*known, self.id)))
                     self._write(claimed)
                     break

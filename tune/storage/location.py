@@ -72,8 +72,8 @@ class Storage:
             raise ConfigError(f"{folder} exists and is not a study; use another --name or --storage")
         return folder
 
-    def existing(self, name: str | None) -> tuple[Path, StudyRecord]:
-        """Folder and ``study.json`` of the study to resume, downloaded from the store if that is newer."""
+    def find_study(self, name: str | None) -> tuple[Path, StudyRecord]:
+        """Find the study to resume: its folder, downloaded if the store is newer, and its ``study.json``."""
         stored = [] if self.store is None else self.store.studies()
         here = sorted(p.name for p in self.root.iterdir() if is_study(p)) if self.root.is_dir() else []
         names = stored or here
@@ -100,7 +100,7 @@ class Storage:
             )
         return folder, cast(StudyRecord, record)
 
-    def place(self, folder: Path) -> str:
+    def describe_location(self, folder: Path) -> str:
         """Where the study in ``folder`` is stored, for people."""
         return str(folder) if self.store is None else f"{self.store.below(folder.name).uri} (working copy: {folder})"
 
@@ -169,4 +169,5 @@ def as_study_name(text: str) -> str:
 
 
 def is_study(folder: Path) -> bool:
+    """Whether ``folder`` has one of a study's files."""
     return any((folder / name).is_file() for name in STUDY_FILES)

@@ -1,8 +1,7 @@
 """Copies a study's folder to an object store while it is written, and back when it resumes.
 
-The store is consistent at any moment: the plan is sent first, a table before its journal, the report last, and a
-trial's row after its history. A store that does not answer does not stop the study, but at the end
-everything must be in it.
+The store is always consistent: the plan is sent first, a table before its journal, the report last, and a trial's row
+after its history. A store that does not answer does not stop the study, but at the end everything must be in it.
 """
 
 from __future__ import annotations
@@ -124,7 +123,7 @@ class Mirror:
             self._there.discard(name)
             self._copied.pop(name, None)
 
-    def forget(self, folder: str) -> None:
+    def delete_remote(self, folder: str) -> None:
         """Delete checkpoints that workers of a cluster wrote to ``folder`` of the store."""
         if self.shared:
             try:

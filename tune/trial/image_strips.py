@@ -12,6 +12,7 @@ from pmae.components import PrincipalComponents
 from pmae.data import ImageSet
 from pmae.reconstruction import LEVELS, reconstruct
 from pmae.trainer import PretrainResult
+from studies.storage.atomic import write_file
 from tune.trial.spec import TrialSpec
 
 IMAGES = 6
@@ -23,7 +24,7 @@ def write_strip(folder: Path, spec: TrialSpec, result: PretrainResult, images: I
     """Write reconstructions of a few validation images, and their candidate, to ``samples/<trial id>.npz``."""
     path = folder / FOLDER / f"{spec.trial_id}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    candidate = {"label": spec.label, **spec.candidate()}
+    candidate = {"label": spec.label, **spec.candidate_columns()}
     if spec.config.masking.strategy == "sampled":
         candidate["ratio"] = None
     arrays = {f"{spec.trial_id}/{name}": array for name, array in strip(result, images).items()}
@@ -69,8 +70,6 @@ def merge_samples(folder: Path, components: PrincipalComponents | None) -> None:
         arrays["eigenimages"] = np.moveaxis(first, 1, 3)
         arrays["spectrum"] = np.asarray(components.explained_variance_ratio)
     if arrays:
-        from studies.storage.atomic import write_file
-
         write_file(folder / "samples.npz", lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
 
 

@@ -27,6 +27,8 @@ STUDY_GAUGES = {
 
 
 class Gauges:
+    """Gauges by name with their descriptions, all with the same tags."""
+
     def __init__(self, texts: Mapping[str, str], **tags: str) -> None:
         self._gauges = {name: Gauge(name, description=text, tag_keys=tuple(tags)) for name, text in texts.items()}
         self._tags = tags
@@ -58,6 +60,7 @@ class SharedTrialGauges(UserCallback):
 
 
 def study_values(rows: Mapping[str, Mapping[str, Any]], running: int, default_ratio: float) -> dict[str, float | None]:
+    """Values of ``STUDY_GAUGES`` without their prefix, from rows by trial id."""
     done = [r for r in rows.values() if r["status"] == "done" and r.get("val_linear") is not None]
     explored = [r for r in done if r["method"] == "pmae" and r["phase"] == "explore"]
     default = [r["val_linear"] for r in explored if math.isclose(r["ratio"], default_ratio)]

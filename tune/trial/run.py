@@ -39,7 +39,7 @@ class StopRequested(Exception):
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasureInput:
     """Input of a study's own measures: a trained encoder and the images."""
 
     result: PretrainResult
@@ -126,7 +126,7 @@ def _train_and_score(spec: TrialSpec, job: TrialJob, on_epoch: OnEpoch) -> dict[
     if job.metrics is not None:
         module, _, function = job.metrics.partition(":")
         measure = getattr(importlib.import_module(module), function)
-        columns["metrics"] = measure(Measured(result, images, spec, features))
+        columns["metrics"] = measure(MeasureInput(result, images, spec, features))
     columns |= _probe(spec, features, images)
     if spec.samples:
         from tune.trial.image_strips import write_strip
@@ -170,7 +170,7 @@ def _train(
     if any(folder.glob("epoch-*.ckpt")):
         try:
             return pretrain(spec.config, images, components, resume_from=folder, **options)
-        except (DataError, ConfigError) as problem:  # damaged, or of a trial that had this id before
+        except (DataError, ConfigError) as problem:  # corrupted, or of a trial that had this id before
             warnings.warn(f"{problem}; training from the beginning", stacklevel=1)
     return pretrain(spec.config, images, components, **options)
 

@@ -44,7 +44,7 @@ class TrialSpec:
         """Name for people, for example ``pmae r=0.20 p=4 seed=1``."""
         return f"{self.label} seed={self.seed}"
 
-    def candidate(self) -> dict[str, Any]:
+    def candidate_columns(self) -> dict[str, Any]:
         """The columns of the record that say what is trained; a control lacks those that do not apply to it."""
         masking, model = self.config.masking, self.config.model
         pmae = masking.method == "pmae"
@@ -80,7 +80,7 @@ class TrialJob:
     least_workers: int | None = None  # that a trial may run with while nodes are missing; None is all
     gpus: float = 0.0
     timeout: float | None = None  # seconds after which the trial's process is killed
-    metrics: str | None = None  # module:function of further measures, called with a Measured
+    metrics: str | None = None  # module:function of further measures, called with a MeasureInput
     code_version: str = ""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     gauges: bool = False  # whether each epoch is reported to the dashboard
@@ -106,6 +106,7 @@ class TrialResult(TrialRow, total=False):
 
 
 def split_result(result: TrialResult, study: str) -> tuple[TrialRow, list[EpochRow]]:
+    """The row of the trials and those of the history."""
     extra = ("history", "notices", "error_kind")
     row = {"study": study, **{name: value for name, value in result.items() if name not in extra}}
     return cast(TrialRow, row), result.get("history", [])
@@ -122,7 +123,7 @@ def trial_columns(spec: TrialSpec, job: TrialJob) -> dict[str, Any]:
         "trial_id": spec.trial_id,
         "phase": spec.phase,
         "dataset": job.dataset,
-        **spec.candidate(),
+        **spec.candidate_columns(),
         "seed": spec.seed,
         "config": spec.config.to_dict(),
         "config_hash": spec.config.hash(),

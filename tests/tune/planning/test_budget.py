@@ -21,7 +21,9 @@ def planned(**confirm: object) -> StudyOptions:
     return StudyOptions(search=SearchOptions(methods=("pmae",)), confirm=ConfirmOptions(**confirm))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("20m", 1200), ("1.5h", 5400), ("3", 180)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("20m", 1200), ("1.5h", 5400), ("3", 180), ("0" * 299 + "20m", 1200)]
+)
 def test_durations_are_read_with_their_unit(text, seconds):
     assert parse_duration(text) == seconds
 

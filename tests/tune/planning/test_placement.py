@@ -19,9 +19,9 @@ from tune.planning.placement import (
     GIB,
     Machine,
     Placement,
+    compute_placement,
     forward_flops,
     may_have_gpus,
-    place,
     trial_memory,
     trial_seconds,
 )
@@ -36,38 +36,40 @@ BOX = Machine(cpus=32, gpus=2, memory=256 * GIB, gpu_memory=80 * GIB)
 
 
 def test_two_cores_take_two_trials_of_one_thread():
-    placement = place(LAPTOP, MachineOptions(), trials=16, memory=GIB)
+    placement = compute_placement(LAPTOP, MachineOptions(), trials=16, memory=GIB)
     assert (placement.concurrent, placement.threads, placement.gpus) == (2, 1, 0)
     assert "CPU" in placement.limited_by
 
 
 def test_a_fraction_of_a_gpu_lets_several_trials_share_it():
-    placement = place(BOX, MachineOptions(gpus_per_trial=0.25), trials=100, memory=GIB)
+    placement = compute_placement(BOX, MachineOptions(gpus_per_trial=0.25), trials=100, memory=GIB)
     assert placement.concurrent == 8 and "GPU" in placement.limited_by
 
 
 def test_memory_limits():
-    placement = place(LAPTOP, MachineOptions(), trials=16, memory=12 * GIB)
+    placement = compute_placement(LAPTOP, MachineOptions(), trials=16, memory=12 * GIB)
     assert placement.concurrent == 1 and "memory" in placement.limited_by
     with pytest.raises(ConfigError, match="--batch-size"):
-        place(LAPTOP, MachineOptions(), trials=16, memory=20 * GIB)
+        compute_placement(LAPTOP, MachineOptions(), trials=16, memory=20 * GIB)
 
 
 def test_a_search_is_not_run_all_at_once_but_the_confirm_phase_is():
     cluster = Machine(cpus=64, memory=512 * GIB)
-    placement = place(cluster, MachineOptions(), trials=40, memory=GIB, explored=16)
+    placement = compute_placement(cluster, MachineOptions(), trials=40, memory=GIB, explored=16)
     assert (placement.concurrent, placement.lag, placement.threads) == (40, 4, 1)
-    assert place(LAPTOP, MachineOptions(), trials=40, memory=GIB, explored=16).lag == 2
-    assert place(cluster, MachineOptions(max_concurrent=1), trials=40, memory=GIB, explored=16).lag == 1
+    assert compute_placement(LAPTOP, MachineOptions(), trials=40, memory=GIB, explored=16).lag == 2
+    assert compute_placement(cluster, MachineOptions(max_concurrent=1), trials=40, memory=GIB, explored=16).lag == 1
 
 
 def test_a_study_that_resumes_keeps_its_threads():
     box = Machine(cpus=8, memory=256 * GIB)
-    before = place(box, MachineOptions(max_concurrent=2), trials=16, memory=GIB)
+    before = compute_placement(box, MachineOptions(max_concurrent=2), trials=16, memory=GIB)
     assert (before.concurrent, before.threads) == (2, 4)
-    again = place(Machine(cpus=16, memory=256 * GIB), MachineOptions(), trials=16, memory=GIB, threads=before.threads)
+    again = compute_placement(
+        Machine(cpus=16, memory=256 * GIB), MachineOptions(), trials=16, memory=GIB, threads=before.threads
+    )
     assert (again.concurrent, again.threads) == (4, 4)
-    assert place(LAPTOP, MachineOptions(), trials=16, memory=GIB, threads=before.threads).threads == 2
+    assert compute_placement(LAPTOP, MachineOptions(), trials=16, memory=GIB, threads=before.threads).threads == 2
 
 
 def test_threads_and_lag_of_a_study_come_from_its_record():
@@ -78,22 +80,22 @@ def test_threads_and_lag_of_a_study_come_from_its_record():
 
 
 def test_fewer_workers_do_while_nodes_are_missing():
-    elastic = place(LAPTOP, MachineOptions(workers_per_trial="1-4"), trials=16, memory=GIB)
+    elastic = compute_placement(LAPTOP, MachineOptions(workers_per_trial="1-4"), trials=16, memory=GIB)
     assert (elastic.concurrent, elastic.threads, elastic.workers, elastic.least_workers) == (1, 1, 4, 1)
     assert "1 to 4 workers with 1 CPU" in elastic.describe(LAPTOP) and dataclasses.asdict(elastic)["least_workers"] == 1
     for text in ("2", "2-2"):
-        fixed = place(LAPTOP, MachineOptions(workers_per_trial=text), trials=16, memory=GIB)
+        fixed = compute_placement(LAPTOP, MachineOptions(workers_per_trial=text), trials=16, memory=GIB)
         assert fixed.workers == 2 and fixed.least_workers is None
 
 
 def test_workers_share_the_gpus_that_there_are():
-    assert place(BOX, MachineOptions(workers_per_trial="1-4"), trials=100, memory=GIB).gpus == 2
+    assert compute_placement(BOX, MachineOptions(workers_per_trial="1-4"), trials=100, memory=GIB).gpus == 2
     with pytest.raises(ConfigError, match="each worker takes one GPU, of which there are 2"):
-        place(BOX, MachineOptions(workers_per_trial="4"), trials=100, memory=GIB)
+        compute_placement(BOX, MachineOptions(workers_per_trial="4"), trials=100, memory=GIB)
 
 
 def test_max_concurrent_is_kept():
-    assert place(BOX, MachineOptions(max_concurrent=1), trials=100, memory=GIB).concurrent == 1
+    assert compute_placement(BOX, MachineOptions(max_concurrent=1), trials=100, memory=GIB).concurrent == 1
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_max_concurrent_is_kept():
 def test_what_is_not_there_is_refused(options, message):
     def check_and_place() -> None:
         check_options(StudyOptions(machine=options))
-        place(LAPTOP, options, trials=16, memory=GIB)
+        compute_placement(LAPTOP, options, trials=16, memory=GIB)
 
     with pytest.raises(ConfigError, match=message):
         check_and_place()

@@ -152,7 +152,7 @@ def test_any_options_get_a_plan_or_one_clear_error_at_once(elsewhere, options):
         (["--image-size", "512"], "at most 256"),
         (["--confirm-seeds", "1000000000"], "from 2 to 10,000"),
         (["--storage", "/proc/runs"], "not writable"),
-        (["--look", "11"], "from 1 to 10"),
+        (["--look", "11"], "from 1 to 10: from the second on the level is 5 % / 2^look"),
     ],
 )
 def test_a_dry_run_refuses_what_a_run_refuses(argv, message, tmp_path, capsys, monkeypatch):

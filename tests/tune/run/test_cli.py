@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 
 from tune.masking_ratio_study import main
 from tune.options import USUAL
-from tune.run.runner import without_options
+from tune.run.runner import Invocation, without_options
 
 SCRIPT = Path(__file__).resolve().parents[3] / "tune" / "masking_ratio_study.py"
 
@@ -152,3 +153,10 @@ def test_all_options_are_shown_on_demand(study, capsys, monkeypatch):
 def test_options_are_taken_out_with_their_values_however_they_are_given():
     words = ["python", "x.py", "--name", "a", "--limit", "9", "--confirm-seeds=4", "--quiet"]
     assert without_options(words, ("--name", "--confirm-seeds")) == ["python", "x.py", "--limit", "9", "--quiet"]
+
+
+@pytest.mark.parametrize("words", [[], ["--name", "a"], ["--name=a"], ["--name=a", "--resume"]])
+def test_the_command_that_resumes_names_the_study_once(words):
+    command = shlex.split(Invocation(words, "x.py", None).resume("a"))
+    assert command[:2] == ["python", "x.py"] and command.count("--resume") == 1
+    assert sum(word.startswith("--name") for word in command) == 1

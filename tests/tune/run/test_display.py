@@ -31,14 +31,14 @@ def show(monkeypatch):
         out = Terminal() if terminal else io.StringIO()
         monkeypatch.setattr(sys, "stdout", out)
         display = Display(**options)
-        display.plan(*PLAN)
+        display.print_plan(*PLAN)
         display.start(94, 0, 2)
-        display.detail("confirming")
-        display.running(2)
-        display.trial(DONE, NAME, ["the loss rose"])
-        display.trial(FAILED, NAME)
+        display.print_detail("confirming")
+        display.show_running(2)
+        display.print_trial(DONE, NAME, ["the loss rose"])
+        display.print_trial(FAILED, NAME)
         display.stop()
-        display.always(f"report:  /{'x' * 100}", unbroken=True)
+        display.print_always(f"report:  /{'x' * 100}", unbroken=True)
         return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split("[\r\n]+", out.getvalue())]
 
     return shown

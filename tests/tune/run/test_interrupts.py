@@ -40,7 +40,7 @@ class Discarding:
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_python_discards_is_raised_at_the_next_check():
-    with interrupts.noticed():
+    with interrupts.remember_signals():
         Discarding()
         with pytest.raises(KeyboardInterrupt):
             interrupts.check()
@@ -87,7 +87,7 @@ def test_an_interrupt_before_the_program_runs_shows_no_traceback():
 @pytest.mark.usefixtures("interruptible")
 def test_ray_does_not_keep_sigterm():
     before = signal.getsignal(signal.SIGTERM)  # of a Ray that an earlier test started here
-    with interrupts.noticed():
+    with interrupts.remember_signals():
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as ray.init does
         interrupts.reinstall()
         with pytest.raises(KeyboardInterrupt):

@@ -106,7 +106,7 @@ def test_what_others_left_is_removed_and_what_workers_write_is_not(folder, store
     shared.start()
     shared.finish()
     assert "old.txt" not in store.files() and store.read(OWNER) and len(store.files()) == 7
-    shared.forget("checkpoints/b")
+    shared.delete_remote("checkpoints/b")
     assert "checkpoints/b/checkpoint_0/epoch-000003.ckpt" not in store.files()
     alone = Mirror(folder, store, print)
     store.write("checkpoints/c/epoch-000001.ckpt", b"of a trial that has ended")
