@@ -344,8 +344,7 @@ class OptimConfig:
             return self
         epochs = self.epochs or DEFAULT_EPOCHS
         if self.steps is not None and train_images is not None:
-            per_epoch = max(1, train_images // min(self.batch_size, max(1, train_images)))
-            epochs = max(self.min_epochs, round(self.steps / per_epoch))
+            epochs = max(self.min_epochs, round(self.steps / steps_per_epoch(train_images, self.batch_size)))
         warmup = epochs / 20 if self.warmup_epochs is None else min(self.warmup_epochs, epochs)
         return replace(self, epochs=epochs, warmup_epochs=warmup, steps=None, min_epochs=1)
 
@@ -588,6 +587,11 @@ def check_patches(image_size: int, patch_size: int, patch_stride: int | None = N
         )
 
 
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Full batches of an epoch; at least one, which fewer images fill only in part."""
+    return max(1, images // batch_size)
+
+
 def forward_flops(config: PretrainConfig) -> float:
     """Multiply-adds times two of one image forward through encoder and decoder, and the projections."""
     model, masking = config.model, config.masking
@@ -596,7 +600,7 @@ def forward_flops(config: PretrainConfig) -> float:
     visible = tokens * (1 - masking.ratio) if masking.method == "mae" else tokens
     width, depth, _ = model.shape or ENCODER_PRESETS["vit_tiny"]
     parts = ((visible + 1, width, depth), (tokens + 1, model.decoder_width, model.decoder_depth))
-    blocks = sum(d * (24 * n * w * w + 4 * n * n * w) for n, w, d in parts)
+    blocks = sum(d * ((8 + 4 * model.mlp_ratio) * n * w * w + 4 * n * n * w) for n, w, d in parts)
     return blocks + (2 * 3 * dimensions * components_kept(dimensions) if masking.method == "pmae" else 0)
 
 

@@ -19,7 +19,7 @@ import scipy.fft
 from filelock import FileLock
 
 from pmae.components.moments import Device, Eigen, Shape, TrainingImages, run_interruptibly
-from pmae.components.principal import PrincipalComponents, from_basis
+from pmae.components.principal import REFIT_HINT, PrincipalComponents, from_basis
 from pmae.config import BASES, MAX_FULL_SIZE, OWN, check_choice
 from pmae.data.cache import cache_dir
 from pmae.errors import ConfigError, DataError
@@ -88,7 +88,7 @@ def _read_cached(path: Path, basis: str, fingerprint: str) -> PrincipalComponent
     try:
         components = PrincipalComponents.load(path)
     except DataError as error:
-        return str(error)
+        return str(error).removesuffix(REFIT_HINT)
     if (components.basis, components.fingerprint) != (basis, fingerprint):
         return f"{path} holds the {components.basis} components of other images"
     return components

@@ -42,6 +42,7 @@ SCHEMA_VERSION = 1
 STRIPE_BYTES = 2**28
 # Rounding leaves this much of a total of 1 when all variance is captured; it is not a residual.
 NO_VARIANCE = 1e-12
+REFIT_HINT = "; delete it to fit the components again"  # the end of errors about files that can be fitted again
 NO_VARIATION = "the training images are all equal: there is no variance to mask; add other images"
 
 Array = TypeVar("Array", npt.NDArray[Any], torch.Tensor)
@@ -200,7 +201,6 @@ class PrincipalComponents:
     @classmethod
     def load(cls, path: str | Path) -> PrincipalComponents:
         """Read what :meth:`save` wrote, memory-mapped; DataError if the file is missing, truncated or changed."""
-        again = "delete it to fit the components again"
         try:
             # Through torch because its arrays stay in the file's pages, which all processes share.
             with safetensors.safe_open(Path(path), framework="pt") as file:
@@ -208,17 +208,17 @@ class PrincipalComponents:
                 arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118 (not a mapping)
             text = metadata["description"]
             if _checksum(arrays, text) != metadata["sha256"]:
-                raise DataError(f"{path} is corrupted: its checksum does not match; {again}")
+                raise DataError(f"{path} is corrupted: its checksum does not match{REFIT_HINT}")
             description = json.loads(text)
         except FileNotFoundError:
             raise DataError(f"{path} does not exist") from None
         except (safetensors.SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise DataError(
                 f"{path} cannot be read ({type(error).__name__}: {error}); it is truncated, corrupted or not a file of "
-                f"this toolkit; {again}"
+                f"this toolkit{REFIT_HINT}"
             ) from error
         if description.pop("schema_version") != SCHEMA_VERSION:
-            raise DataError(f"{path} was written by another version of the toolkit; {again}")
+            raise DataError(f"{path} was written by another version of the toolkit{REFIT_HINT}")
         if sorted(arrays) != sorted(ARRAYS):
             raise DataError(f"{path} holds {', '.join(sorted(arrays))}, not components; give a file that save() wrote")
         fields: dict[str, Any] = {**arrays, **description, "shape": tuple(description["shape"])}
@@ -268,8 +268,8 @@ def _fit_few(data: TrainingImages, rank: int | None, device: Device, progress: b
     components = from_basis("pca", data.shape, data.fingerprint, (mean.flatten(), std.flatten()), eigen, total)
     wanted = data.size if rank is None else rank
     if found < wanted:
-        few = f"{data.count} training images are fewer than the {data.size} components: {found} carry variance and are "
-        warnings.warn(f"{few}fitted, the other {wanted - found} carry no variance", stacklevel=3)
+        few = f"{data.count} training images give {found} of {wanted} components"
+        warnings.warn(f"{few}; those that carry no variance are not fitted", stacklevel=3)
     return components
 
 

@@ -73,7 +73,7 @@ def test_a_batch_in_parts_trains_as_in_one(digits, tiny, values):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore:30 training images are fewer")
+@pytest.mark.filterwarnings("ignore:30 training images give")
 @pytest.mark.parametrize("images", [30, 200])  # fewer images than pixels leave a residual, which can be masked too
 @pytest.mark.parametrize(
     "values",
@@ -264,7 +264,7 @@ def test_steps_become_epochs_of_the_images_at_hand(digits, tiny):
     assert len(result.history) == result.config.optim.epochs == 2
     assert result.config.optim.warmup_epochs == pytest.approx(0.1)
     assert result.config.resolve(8, 1, 300) == result.config
-    with pytest.warns(UserWarning, match="50 training images are fewer than the 64 components"):
+    with pytest.warns(UserWarning, match="50 training images give 49 of 64 components"):
         assert len(pretrain(config, digits[:50], seed=0).history) == 9
 
 
