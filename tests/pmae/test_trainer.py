@@ -17,7 +17,7 @@ from pmae.config import DataConfig, OptimConfig
 from pmae.errors import ConfigError, DataError, DivergedError
 from pmae.trainer import Training, pretrain
 from pmae.training.loader import TrainLoader, pixel_statistics, seeded_generator
-from pmae.training.loop import compiles, learning_rate, set_learning_rate, training_problem
+from pmae.training.loop import compiles, find_training_problem, learning_rate, set_learning_rate
 
 CPU = torch.device("cpu")
 
@@ -280,7 +280,7 @@ def test_steps_become_epochs_of_the_images_at_hand(digits, tiny):
     ],
 )
 def test_a_training_that_got_worse_is_named(losses, problem):
-    found = training_problem(losses)
+    found = find_training_problem(losses)
     assert found is None if problem is None else re.fullmatch(problem, found)
 
 
