@@ -43,7 +43,7 @@ def fit_components(basis: str, images: Any) -> PrincipalComponents:
 def cached_components(
     images: Any, basis: str = "pca", folder: str | Path | None = None, *, device: Device = "cpu", progress: bool = True
 ) -> tuple[PrincipalComponents, str]:
-    """The components of an image set's training split, from the cache or else fitted, by one process, and kept there.
+    """Load the components of the train split from the cache, or fit and cache them; concurrent processes fit once.
 
     A corrupted file, or one of other images, is replaced by a new fit, with a warning.
 
@@ -97,7 +97,7 @@ def _read_cached(path: Path, basis: str, fingerprint: str) -> PrincipalComponent
 def fit_basis(
     basis: str | Callable[[Shape], Matrix], images: Any, *, device: Device = "cpu", progress: bool = False
 ) -> PrincipalComponents:
-    """A basis with the variance of each coordinate over the training images, by falling variance.
+    """A basis with the variance of each coordinate over the training images, in descending order of variance.
 
     Args:
         basis: ``pca``; ``dct``: the two-dimensional DCT-II of each channel; ``wavelet``: Daubechies' db2, periodic, of

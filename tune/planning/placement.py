@@ -182,13 +182,10 @@ def trial_memory(config: PretrainConfig, image_bytes: int) -> float:
     """Estimate the bytes of a trial: process, images, weights with Adam's moments, activations, components."""
     model, batch = config.model, -(-config.optim.batch_size // config.optim.accumulation_steps)
     width, depth, heads = model.shape or ENCODER_PRESETS["vit_tiny"]
-    decoder = model.decoder_width, model.decoder_depth
-    weights = sum((4 + 2 * model.mlp_ratio) * w * w * d for w, d in ((width, depth), decoder))
+    parts = (width, depth, heads), (model.decoder_width, model.decoder_depth, model.decoder_heads)
+    weights = sum((4 + 2 * model.mlp_ratio) * w * w * d for w, d, _ in parts)
     tokens = model.tokens + 1
-    activations = batch * sum(
-        tokens * d * ((18 + 4 * model.mlp_ratio) * w + 5 * h * tokens)
-        for w, d, h in ((width, depth, heads), (*decoder, model.decoder_heads))
-    )
+    activations = batch * sum(tokens * d * ((18 + 4 * model.mlp_ratio) * w + 5 * h * tokens) for w, d, h in parts)
     assert model.image_size is not None and model.channels is not None
     dimensions = model.image_size**2 * model.channels
     components = 2 * 4 * dimensions * components_kept(dimensions) if config.masking.method == "pmae" else 0
