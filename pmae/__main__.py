@@ -16,20 +16,20 @@ from typing import Any
 
 import tyro
 
-from pmae.cli import options as asked
+from pmae.cli import options as cli_options
 from pmae.cli.help import answer_help
-from pmae.cli.pipes import quiet_when_cut_off
+from pmae.cli.pipes import exit_quietly_on_broken_pipe
 from pmae.cli.settings_file import expand_config
 from pmae.errors import ConfigError, DataError, DivergedError
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 MODULES: dict[type, str] = {
-    asked.PretrainOptions: "pretrain",
-    asked.ProbeOptions: "probe",
-    asked.ComponentsOptions: "components",
-    asked.FeaturesOptions: "features",
-    asked.ReconstructOptions: "reconstruct",
+    cli_options.PretrainOptions: "pretrain",
+    cli_options.ProbeOptions: "probe",
+    cli_options.ComponentsOptions: "components",
+    cli_options.FeaturesOptions: "features",
+    cli_options.ReconstructOptions: "reconstruct",
 }
 
 EXAMPLES = (
@@ -42,7 +42,7 @@ USUAL = ("out", "dataset", "method", "ratio", "patch_size", "steps", "epochs", "
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    return quiet_when_cut_off(lambda: _main(sys.argv[1:] if argv is None else list(argv)))
+    return exit_quietly_on_broken_pipe(lambda: _main(sys.argv[1:] if argv is None else list(argv)))
 
 
 def _main(words: list[str]) -> int:
@@ -50,14 +50,14 @@ def _main(words: list[str]) -> int:
         pretrain = words[:1] == ["pretrain"]
         prog = "python -m pmae"
         usual = USUAL if pretrain and "--help-all" not in words else ()
-        words = answer_help(words, f"{prog} pretrain", EXAMPLES, usual, asked.PretrainOptions)
+        words = answer_help(words, f"{prog} pretrain", EXAMPLES, usual, cli_options.PretrainOptions)
         if pretrain:
-            words[1:] = expand_config(words[1:], asked.PretrainOptions)
+            words[1:] = expand_config(words[1:], cli_options.PretrainOptions)
         options: Any = tyro.cli(
-            asked.Command,  # type: ignore[arg-type]
+            cli_options.Command,  # type: ignore[arg-type]
             prog=prog,
             args=words,
-            description="Pre-train masked autoencoders, score their encoders, and look at what they see.",
+            description="Pre-train masked autoencoders, score their encoders, and show their reconstructions.",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
         )
     except SystemExit as leaving:  # --help, or options that cannot be read: tyro has said why

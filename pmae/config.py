@@ -52,12 +52,12 @@ ENCODER_PRESETS: dict[str, tuple[int, int, int]] = {  # width, depth, heads
 }
 
 # Below, crops are off: on digits (8 px) they lower what training adds to MAE from 10.8 to 6.8 points (3 seeds).
-LEAST_CROPPED = 16
-USUAL_CROP = (0.6, 1.0)
+MIN_CROPPED_SIZE = 16
+DEFAULT_CROP_SCALE = (0.6, 1.0)
 
-# The least value of a whole number that is not 1, and the numbers that must be above 0.
-LEAST = {"image_size": 4, "data_seed": 0, "group_size": 2}
-POSITIVE = ("learning_rate", "clip_grad_norm", "mlp_ratio")
+# Minimum of integer settings (default 1), and float settings that must be positive.
+MIN_VALUES = {"image_size": 4, "data_seed": 0, "group_size": 2}
+POSITIVE_SETTINGS = ("learning_rate", "clip_grad_norm", "mlp_ratio")
 
 T = TypeVar("T")
 
@@ -78,8 +78,8 @@ class DataConfig:
     data_seed: int = 0
     """Random seed of the held-out validation split and of --limit."""
     crop_scale: tuple[float, float] | None = (0.2, 1.0)
-    """Share of the area that a random resized crop keeps, low and high end; 1 1 turns cropping off. Derived, as in the
-    quick recipe, it is 0.6 1, and 1 1 for images below 16 px."""
+    """Share of the area that a random resized crop keeps, low and high end; 1 1 turns cropping off. None (the
+    quick recipe): 0.6 1, or 1 1 below 16 px."""
     flip: bool = True
     """Whether half of the training images are mirrored left to right."""
 
@@ -114,7 +114,7 @@ class MaskingConfig:
     per: Literal["image", "group", "batch"] = "image"
     """One mask per image, per group of consecutive images of a batch, or per batch."""
     group_size: int | None = None
-    """Most images that share a mask, for per group only. By default 16."""
+    """Maximum number of images that share a mask (per=group only). By default 16."""
     loss: Literal["components", "pixels"] = "components"
     """pmae: compare masked components (PMAE Eq. 3.1) or pixels (Eq. A.1)."""
     reduction: Literal["image", "batch"] = "image"
@@ -154,7 +154,7 @@ class MaskingConfig:
                     f"ratio {self.ratio} has no effect when the ratio is drawn from {low} to {high}; "
                     "leave it out, or set neither ratio_range nor strategy='sampled'"
                 )
-        for name in ONLY["mae" if self.method == "pmae" else "pmae"]:
+        for name in METHOD_ONLY_SETTINGS["mae" if self.method == "pmae" else "pmae"]:
             value = getattr(self, name)
             if value != DEFAULTS[f"masking.{name}"]:
                 raise ConfigError(f"{name}={value!r} has no effect with method {self.method!r}; leave it out")
@@ -292,7 +292,7 @@ class OptimConfig:
     """Optimizer steps, instead of epochs: the nearest number of whole epochs for the images and the batch size, but
     at least --min-epochs."""
     min_epochs: int = 1
-    """The fewest epochs that --steps may become; for --steps only."""
+    """Minimum number of epochs with --steps."""
     batch_size: int = 512
     """Images per step over all workers; a smaller dataset is one batch."""
     accumulation_steps: int = 1
@@ -314,7 +314,7 @@ class OptimConfig:
     clip_grad_norm: float | None = None
     """Largest gradient norm. By default gradients are not clipped."""
     precision: Precision = "auto"
-    """auto is bf16 autocast where the device gains from it, else fp32."""
+    """auto is bf16 autocast where the device is faster with it, else fp32."""
     compile: Compile = "auto"
     """Whether the step goes through torch.compile; auto does for long runs on a GPU only. reduce-overhead (CUDA
     graphs) and max-autotune (those, and kernels chosen by measuring) are torch's modes."""
@@ -344,8 +344,7 @@ class OptimConfig:
             return self
         epochs = self.epochs or DEFAULT_EPOCHS
         if self.steps is not None and train_images is not None:
-            per_epoch = max(1, train_images // min(self.batch_size, max(1, train_images)))
-            epochs = max(self.min_epochs, round(self.steps / per_epoch))
+            epochs = max(self.min_epochs, round(self.steps / steps_per_epoch(train_images, self.batch_size)))
         warmup = epochs / 20 if self.warmup_epochs is None else min(self.warmup_epochs, epochs)
         return replace(self, epochs=epochs, warmup_epochs=warmup, steps=None, min_epochs=1)
 
@@ -388,7 +387,7 @@ REPLACES: dict[str, tuple[str, ...]] = {
 # At their defaults these stay out of the hash, so that trainings and studies from before they were settings resume.
 LATER_SETTINGS = {"accumulation_steps": 1, "group_size": None, "schedule": "cosine", "weight_decay_on": "matrices"}
 SHARED = ("per", "group_size", "reduction")  # masking settings that both methods have in common
-ONLY = {"pmae": ("loss", "basis"), "mae": ("mask_unit", "normalize_target")}
+METHOD_ONLY_SETTINGS = {"pmae": ("loss", "basis"), "mae": ("mask_unit", "normalize_target")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -432,7 +431,7 @@ class PretrainConfig:
             )
         if (image_size // unit) ** 2 < MIN_TOKENS:
             raise ConfigError(
-                f"mask_unit {unit} leaves {(image_size // unit) ** 2} units on a {image_size}-px image; "
+                f"mask_unit {unit} leaves {(image_size // unit) ** 2} units on an image of {image_size} px; "
                 f"at least {MIN_TOKENS} are needed, so take {image_size // 2} or less"
             )
 
@@ -449,8 +448,7 @@ class PretrainConfig:
                     f"model.{name} is {wanted}, but the images have {value}; leave it out or convert them"
                 )
         model = replace(self.model, image_size=image_size, channels=channels)
-        sized = replace(self, data=self.data.resolve(image_size), model=model)
-        return sized._filled(train_images)
+        return replace(self, data=self.data.resolve(image_size), model=model)._filled(train_images)
 
     def _filled(self, train_images: int | None = None) -> PretrainConfig:
         masking, optim = self.masking.resolve(), self.optim.resolve(train_images)
@@ -538,12 +536,12 @@ def is_own(name: Any) -> bool:
 
 def has_effect(setting: str, method: str) -> bool:
     """Whether a method reads a setting."""
-    return not any(setting in names for other, names in ONLY.items() if other != method)
+    return not any(setting in names for other, names in METHOD_ONLY_SETTINGS.items() if other != method)
 
 
 def usual_crop_scale(image_size: int) -> tuple[float, float]:
     """The crops of a recipe that names none."""
-    return USUAL_CROP if image_size >= LEAST_CROPPED else (1.0, 1.0)
+    return DEFAULT_CROP_SCALE if image_size >= MIN_CROPPED_SIZE else (1.0, 1.0)
 
 
 def check_ratio(value: Any, name: str = "ratio") -> None:
@@ -583,9 +581,14 @@ def check_patches(image_size: int, patch_size: int, patch_stride: int | None = N
     tokens = patches_per_side(image_size, patch_size, stride) ** 2
     if tokens < MIN_TOKENS:
         raise ConfigError(
-            f"patch_size {patch_size} leaves {tokens} patches of a {image_size}-px image; at least {MIN_TOKENS} are "
-            f"needed, so take {image_size // 2} or less"
+            f"patch_size {patch_size} leaves {tokens} patches of an image of {image_size} px; at least {MIN_TOKENS} "
+            f"are needed, so take {image_size // 2} or less"
         )
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Full batches of an epoch; at least one, which fewer images fill only in part."""
+    return max(1, images // batch_size)
 
 
 def forward_flops(config: PretrainConfig) -> float:
@@ -596,7 +599,7 @@ def forward_flops(config: PretrainConfig) -> float:
     visible = tokens * (1 - masking.ratio) if masking.method == "mae" else tokens
     width, depth, _ = model.shape or ENCODER_PRESETS["vit_tiny"]
     parts = ((visible + 1, width, depth), (tokens + 1, model.decoder_width, model.decoder_depth))
-    blocks = sum(d * (24 * n * w * w + 4 * n * n * w) for n, w, d in parts)
+    blocks = sum(d * ((8 + 4 * model.mlp_ratio) * n * w * w + 4 * n * n * w) for n, w, d in parts)
     return blocks + (2 * 3 * dimensions * components_kept(dimensions) if masking.method == "pmae" else 0)
 
 
@@ -653,11 +656,12 @@ def _check_values(section: object) -> None:
                 raise ConfigError(f"{name} is {value!r}; it must be a tuple of two numbers, for example (0.2, 0.9)")
         elif kind is bool and not isinstance(value, bool):
             raise ConfigError(f"{name} is {value!r}; it must be True or False")
-        elif kind is int and not (isinstance(value, int) and _is_number(value) and value >= LEAST.get(name, 1)):
-            raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {LEAST.get(name, 1)}")
-        elif kind is float and not (_is_number(value) and 0 <= value < math.inf and (value or name not in POSITIVE)):
-            bound = "above" if name in POSITIVE else "of at least"
-            raise ConfigError(f"{name} is {value!r}; it must be a number {bound} 0")
+        elif kind is int and not (isinstance(value, int) and _is_number(value) and value >= MIN_VALUES.get(name, 1)):
+            raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {MIN_VALUES.get(name, 1)}")
+        elif kind is float:
+            above = name in POSITIVE_SETTINGS
+            if not (_is_number(value) and 0 <= value < math.inf and (value or not above)):
+                raise ConfigError(f"{name} is {value!r}; it must be a number {'above' if above else 'of at least'} 0")
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the machine offers: devices, and the precision that pays on each."""
+"""Device, precision and CPU threads."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def autocast_dtype(precision: str, device: torch.device, width: int) -> torch.dtype | None:
-    """bfloat16 where ``precision`` asks for it, or a model of ``width`` gains from it on the device, else None."""
+    """bfloat16 where ``precision`` asks for it, or a model of ``width`` is faster with it on the device, else None."""
     if precision == "bf16":
         return torch.bfloat16
     if precision == "fp32":

@@ -1,4 +1,4 @@
-"""Errors that users can meet. What a user can do wrong is a ``ValueError``; what training can do wrong has a name."""
+"""Errors shown to users: user mistakes are ValueErrors, a diverged training is a :class:`DivergedError`."""
 
 from __future__ import annotations
 

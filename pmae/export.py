@@ -33,7 +33,7 @@ from torch import Tensor
 from pmae.components import PrincipalComponents
 from pmae.config import ModelConfig, PretrainConfig
 from pmae.errors import ConfigError, DataError
-from pmae.files import replacing
+from pmae.files import replace_atomically
 from pmae.model.autoencoder import MaskedAutoencoder
 from pmae.model.encoder import Encoder, build_vit
 from pmae.probes.features import as_encoder, extract_features
@@ -44,7 +44,8 @@ __all__ = ["extract_features", "load_encoder", "load_model", "save_encoder", "sa
 
 FORMAT, MODEL_FORMAT, FORMAT_VERSION = "pmae-encoder", "pmae-model", 1
 TIMM_POOLS = {"cls": "token", "mean": "avg", "concat": ""}  # timm has no concatenation: it then returns all tokens
-DESCRIPTION, WEIGHTS, STATISTICS = "encoder.json", "encoder.safetensors", "standardisation.safetensors"
+DESCRIPTION, WEIGHTS = "encoder.json", "encoder.safetensors"
+STATISTICS = "standardisation.safetensors"  # the spelling is part of the file format
 RUN_FACTS = ("seed", "history", "precision", "threads")  # of a result, as they are in the model's description
 MODEL_DESCRIPTION, MODEL_WEIGHTS, COMPONENTS = "model.json", "model.safetensors", "components.safetensors"
 
@@ -131,7 +132,7 @@ def _timm_arguments(model: ModelConfig) -> dict[str, Any] | None:
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write float32 copies as safetensors, atomically; returns the file's SHA-256."""
     content = safetensors.torch.save({n: t.detach().float().cpu().contiguous() for n, t in tensors.items()})
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 
@@ -154,7 +155,7 @@ def _write_description(path: Path, kind: str, content: Mapping[str, Any], images
     facts = ("name", "fingerprint", "class_names")
     data = None if images is None else {name: getattr(images, name) for name in facts}
     text = json.dumps({"format": kind, "format_version": FORMAT_VERSION, "data": data, **content}, indent=2)
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_text(f"{text}\n", encoding="utf-8")
 
 

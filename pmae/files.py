@@ -17,7 +17,7 @@ MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4000  # of Linux and macOS, with room for 
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_atomically(path: Path) -> Iterator[Path]:
     """A temporary path next to ``path``; what the block writes there then replaces ``path`` atomically.
 
     A block that raises leaves ``path`` as it was and no temporary file.

@@ -171,8 +171,8 @@ def pixel_coverage(mask: Tensor, grid: int, patch_size: int, patch_stride: int, 
     """
     if grid**2 != mask.shape[-1] or (grid - 1) * patch_stride + patch_size != image_size:
         raise ConfigError(
-            f"{mask.shape[-1]} patches of {patch_size} px, {grid} x {grid} with stride {patch_stride}, do not cover a "
-            f"{image_size}-px image"
+            f"{mask.shape[-1]} patches of {patch_size} px, {grid} x {grid} with stride {patch_stride}, do not cover an "
+            f"image of {image_size} px"
         )
     visible = (~mask).view(-1, 1, grid, grid).float()
     shown = F.conv_transpose2d(visible, visible.new_ones(1, 1, patch_size, patch_size), stride=patch_stride)
@@ -292,7 +292,7 @@ class MaskDraw(NamedTuple):
 
 
 class MaskSampler:
-    """Draws the masks of each step as ``config.masking`` specifies. No draw waits for the device.
+    """Draws the masks of each step as ``config.masking`` specifies. No built-in draw waits for the device.
 
     ``spectrum`` (E,) are the shares of the variance of what is masked, on the training device; None for MAE, whose
     lookup tables are copied to ``device`` now.

@@ -14,7 +14,7 @@ def quick(method: str) -> Settings:
     Paper: none. 450 steps of 32 images, or 8 epochs if that is more: max(450, N / 4) steps for N training images.
     Hardware and time: one CPU core; seconds on digits, about a minute on 12,000 images of 28 px.
     Expected linear accuracy on digits with patch 2: 84 % (PMAE) and 80 % (MAE) out of fold, 71 % untrained;
-    benchmarks/recipes.py measures it for other data sets (docs/verdict.md).
+    benchmarks/recipes.py measures it for other datasets (docs/verdict.md).
     Command: ``python -m pmae pretrain --patch-size 2 --out models/digits``
     """
     return {

@@ -1,12 +1,11 @@
-"""What a pre-trained model makes of an image, and how close that comes: full-image reconstructions, PSNR and SSIM.
+"""Full-image reconstructions of a pre-trained model, with PSNR and SSIM.
 
 Kong et al. 2023 read SSIM (structure) against PSNR (pixels). Images here are (B, C, H, W) in levels 0..255.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from torch import Tensor
 from pmae.config import PretrainConfig
 from pmae.errors import ConfigError
 from pmae.masking import MaskSampler, pixel_coverage
-from pmae.model.encoder import patchify, unpatchify
+from pmae.model.encoder import patch_moments, patchify, unpatchify
 from pmae.training.loader import PixelStatistics
 
 if TYPE_CHECKING:
@@ -77,22 +76,16 @@ def masked_parts(model: MaskedAutoencoder, x: Tensor, predicted: Tensor, mask: T
         return model.projection.target(predicted, mask), model.projection.target(x, mask)
     size, patch, stride = x.shape[-1], model.patch_size, model.stride
     hidden = pixel_coverage(mask, model.config.grid, patch, stride, size)[:, None]
-    if model.normalize_target:
-        predicted = _denormalized(predicted, x, patch)
+    if model.normalize_target:  # shown with the true patches' mean and variance, as in He et al. 2022
+        mean, std = patch_moments(patchify(x, patch))
+        predicted = unpatchify(patchify(predicted, patch) * std + mean, size, patch)
     return predicted * hidden, x * hidden
-
-
-def _denormalized(predicted: Tensor, x: Tensor, patch: int) -> Tensor:
-    """Patch-normalized predictions with the true patches' mean and variance, as He et al. 2022 show them."""
-    patches = patchify(x, patch)
-    mean, var = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
-    return unpatchify(patchify(predicted, patch) * (var + 1e-6).sqrt() + mean, x.shape[-1], patch)
 
 
 def reconstruction_quality(reconstruction: Reconstruction) -> dict[str, float]:
     """Mean SSIM and PSNR (dB) of the completed images against the originals, and of the visible parts alone."""
     visible = reconstruction.visible.clamp(0, LEVELS)
-    pairs: Mapping[str, Any] = {"": reconstruction.completed, "visible_": visible}
+    pairs = {"": reconstruction.completed, "visible_": visible}
     scores = {}
     for name, images in pairs.items():
         scores[f"{name}ssim"] = ssim(images, reconstruction.original).mean().item()

@@ -43,10 +43,10 @@ def run(options: ComponentsOptions) -> None:
 def spectrum_summary(components: PrincipalComponents) -> dict[str, Any]:
     """Return how many leading components hold each of ``VARIANCE_SHARES`` (None: all components do not)."""
     ratio = components.explained_variance_ratio
-    cumulated = np.cumsum(ratio)
+    cumulative = np.cumsum(ratio)
     needed: dict[str, int | None] = {}
     for share in VARIANCE_SHARES:
-        count = int(np.searchsorted(cumulated, share - 1e-12)) + 1
+        count = int(np.searchsorted(cumulative, share - 1e-12)) + 1
         needed[str(share)] = count if count <= len(ratio) else None
     return {
         "rank": components.rank,

@@ -11,7 +11,7 @@ from pmae.cli.options import FeaturesOptions
 from pmae.cli.probe import trained_on
 from pmae.data import ImageSet
 from pmae.export import extract_features, load_encoder
-from pmae.files import replacing
+from pmae.files import replace_atomically
 
 
 def run(options: FeaturesOptions) -> None:
@@ -44,7 +44,7 @@ def write_npz(path: Path, features: Arrays, labels: Arrays, images: ImageSet) ->
     arrays = {f"{split}_features": x for split, x in features.items()}
     arrays |= {f"{split}_labels": y for split, y in labels.items()}
     arrays["class_names"] = np.array(images.class_names, dtype=np.str_)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with replace_atomically(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
@@ -59,5 +59,5 @@ def write_parquet(path: Path, features: Arrays, labels: Arrays, images: ImageSet
         names = [images.class_names[label] for label in labels[split]]
         columns = {"split": [split] * len(x), "label": labels[split], "class_name": names, "features": values}
         tables.append(pa.table(columns))
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         pq.write_table(pa.concat_tables(tables), temporary)

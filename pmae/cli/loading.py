@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pmae.cli.options import DataOptions, PrintOptions, SavedDataOptions, given
+from pmae.cli.options import DataOptions, PrintOptions, SavedDataOptions, given_settings
 from pmae.config import DataConfig
 from pmae.data import ImageSet, load_images
 from pmae.data.load import absolute_source
@@ -19,7 +19,7 @@ from pmae.files import make_writable_folder
 
 def load_dataset(options: DataOptions, printing: PrintOptions) -> ImageSet:
     """Load the images that the options name."""
-    return _load(DataConfig(**given(options)), options.skip_unreadable, printing)
+    return _load(DataConfig(**given_settings(options)), options.skip_unreadable, printing)
 
 
 def load_for_encoder(
@@ -29,7 +29,7 @@ def load_for_encoder(
 
     For its own images the limit and the seed of the training apply: another split would validate on training images.
     """
-    asked = given(options)
+    asked = given_settings(options)
     if trained is None and options.dataset is None:
         raise ConfigError("the encoder has no record of the images it was trained on; give --dataset")
     asked_source = options.dataset and absolute_source(options.dataset, options.data_root)

@@ -33,7 +33,6 @@ from pmae.presets import PRESETS
 
 ProbedPool = Literal["cls", "mean", "concat", "both"]
 Kind = Literal["linear", "mlp", "knn", "finetune", "corruptions"]
-KINDS: tuple[str, ...] = get_args(Kind)
 Saved = Annotated[Positional[Path], tyro.conf.arg(metavar="FOLDER")]
 ON_OFF = PrimitiveConstructorSpec(
     nargs=1,
@@ -66,8 +65,8 @@ def settings_options(
         for f in dataclasses.fields(kind):
             if SETTINGS.get(f.name) != f"{section}.{f.name}" or f.name in without or (only and f.name not in only):
                 continue
-            hint = next(t for t in (get_args(hints[f.name]) or [hints[f.name]]) if t is not type(None))
-            hint = hints[f.name] if get_origin(hints[f.name]) in (Literal, tuple) else hint
+            kinds = get_args(hints[f.name])
+            hint = next(t for t in kinds if t is not type(None)) if type(None) in kinds else hints[f.name]
             default = f.default if f.name in keep else None
             shown = tyro.conf.arg(
                 metavar=_metavar(hint), help=docs[f.name], help_behavior_hint=_default_text(section, f.name)
@@ -78,7 +77,7 @@ def settings_options(
     return dataclasses.make_dataclass(name, fields, frozen=True, namespace={"_docs": texts})
 
 
-def given(*groups: Any) -> dict[str, Any]:
+def given_settings(*groups: Any) -> dict[str, Any]:
     """Return the settings that were given in option groups, by name."""
     found = {f.name: getattr(group, f.name) for group in groups for f in dataclasses.fields(group)}
     return {name: value for name, value in found.items() if name in SETTINGS and value is not None}
@@ -233,7 +232,7 @@ class ProbeOptions:
     protocol: Annotated[Literal["fast", "paper"] | None, shown_default("{fast,paper}", "fast")] = None
     """linear: fast (cached features, a grid of L2 penalties) or paper (SGD on raw features, 100 epochs)."""
     pool: Annotated[ProbedPool | None, shown_default("{cls,mean,concat,both}", "the encoder's")] = None
-    """Read the class token, the mean of the patch tokens, or (linear) both."""
+    """Features to read: cls, mean, concat (both in one vector), or both (linear: one probe each)."""
     k: Annotated[int | None, shown_default("N", "20")] = None
     """knn: neighbors that vote."""
     epochs: Annotated[int | None, shown_default("N", "50 for mlp, 100 for finetune")] = None

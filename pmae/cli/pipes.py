@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 
-def quiet_when_cut_off(main: Callable[[], int]) -> int:
+def exit_quietly_on_broken_pipe(main: Callable[[], int]) -> int:
     """Return the exit code of ``main``, or 0 if the reader of standard output has closed it."""
     try:
         code = main()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pmae.cli.loading import check_writable, load_dataset, print_result, say
-from pmae.cli.options import PretrainOptions, given
+from pmae.cli.options import PretrainOptions, given_settings
 from pmae.config import METHODS, PretrainConfig, preset
 from pmae.data.load import absolute_source
 from pmae.data.progress import progress_bar
@@ -80,7 +80,7 @@ def run(options: PretrainOptions) -> None:
 
 def settings(options: PretrainOptions) -> PretrainConfig:
     """Return the preset, changed by the given options."""
-    asked = given(options.data, options.masking, options.model, options.training)
+    asked = given_settings(options.data, options.masking, options.model, options.training)
     source, method = asked.pop("dataset"), asked.pop("method", METHODS[0])
     base = preset(options.training.preset, absolute_source(source, options.data.data_root), method)
     return base.with_values(asked)

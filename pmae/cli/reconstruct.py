@@ -14,7 +14,7 @@ from pmae.data import ImageSet
 from pmae.devices import pick_device
 from pmae.errors import ConfigError, DataError
 from pmae.export import load_model
-from pmae.files import replacing
+from pmae.files import replace_atomically
 from pmae.probes.features import read_images
 from pmae.reconstruction import Reconstruction, reconstruct, reconstruction_quality
 from pmae.trainer import PretrainResult
@@ -97,7 +97,7 @@ def draw(made: Reconstruction, count: int, config: PretrainConfig, path: Path) -
     ratio = f"{masking.ratio:.0%}" if drawn is None else f"{drawn[0]:.0%} to {drawn[1]:.0%}"
     figure.suptitle(f"{masking.method}, {ratio} {share} masked", fontsize=10)
     figure.tight_layout(rect=(0, 0, 1, 0.99))
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)
     plt.close(figure)
 

@@ -19,7 +19,7 @@ import scipy.fft
 from filelock import FileLock
 
 from pmae.components.moments import Device, Eigen, Shape, TrainingImages, run_interruptibly
-from pmae.components.principal import PrincipalComponents, from_basis
+from pmae.components.principal import REFIT_HINT, PrincipalComponents, from_basis
 from pmae.config import BASES, MAX_FULL_SIZE, OWN, check_choice
 from pmae.data.cache import cache_dir
 from pmae.errors import ConfigError, DataError
@@ -43,7 +43,7 @@ def fit_components(basis: str, images: Any) -> PrincipalComponents:
 def cached_components(
     images: Any, basis: str = "pca", folder: str | Path | None = None, *, device: Device = "cpu", progress: bool = True
 ) -> tuple[PrincipalComponents, str]:
-    """The components of an image set's training split, from the cache or else fitted, by one process, and kept there.
+    """Load the components of the train split from the cache, or fit and cache them; concurrent processes fit once.
 
     A corrupted file, or one of other images, is replaced by a new fit, with a warning.
 
@@ -88,7 +88,7 @@ def _read_cached(path: Path, basis: str, fingerprint: str) -> PrincipalComponent
     try:
         components = PrincipalComponents.load(path)
     except DataError as error:
-        return str(error)
+        return str(error).removesuffix(REFIT_HINT)
     if (components.basis, components.fingerprint) != (basis, fingerprint):
         return f"{path} holds the {components.basis} components of other images"
     return components
@@ -97,7 +97,7 @@ def _read_cached(path: Path, basis: str, fingerprint: str) -> PrincipalComponent
 def fit_basis(
     basis: str | Callable[[Shape], Matrix], images: Any, *, device: Device = "cpu", progress: bool = False
 ) -> PrincipalComponents:
-    """A basis with the variance of each coordinate over the training images, by falling variance.
+    """A basis with the variance of each coordinate over the training images, in descending order of variance.
 
     Args:
         basis: ``pca``; ``dct``: the two-dimensional DCT-II of each channel; ``wavelet``: Daubechies' db2, periodic, of

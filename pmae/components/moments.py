@@ -1,8 +1,8 @@
 """Sums over training images, which are exact integers for uint8, and the eigenvectors of their covariance.
 
-:class:`TrainingImages` reads the images block by block, :class:`PixelMoments` adds up products of their pixels. Of a
-covariance all eigenvectors are computed, those of few images, or the leading ones of a large matrix.
-LAPACK cannot be interrupted, so long calls run in a thread while the calling thread waits and hears Ctrl-C.
+:class:`TrainingImages` reads the images block by block, :class:`PixelMoments` adds up products of their pixels.
+Eigenvectors: all of a covariance, those of a Gram matrix for few images, or the leading ones of a large covariance.
+LAPACK cannot be interrupted, so long calls run in a thread and Ctrl-C still works.
 """
 
 from __future__ import annotations

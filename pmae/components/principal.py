@@ -35,13 +35,14 @@ from pmae.components.moments import (
 )
 from pmae.config import LOW_RANK, MAX_FULL_SIZE
 from pmae.errors import ConfigError, DataError
-from pmae.files import replacing
+from pmae.files import replace_atomically
 
 ARRAYS = ("mean", "std", "components", "explained_variance_ratio")
 SCHEMA_VERSION = 1
 STRIPE_BYTES = 2**28
 # Rounding leaves this much of a total of 1 when all variance is captured; it is not a residual.
 NO_VARIANCE = 1e-12
+REFIT_HINT = "; delete it to fit the components again"  # the end of errors about files that can be fitted again
 NO_VARIATION = "the training images are all equal: there is no variance to mask; add other images"
 
 Array = TypeVar("Array", npt.NDArray[Any], torch.Tensor)
@@ -49,7 +50,7 @@ Array = TypeVar("Array", npt.NDArray[Any], torch.Tensor)
 
 @dataclass(frozen=True, eq=False)
 class PrincipalComponents:
-    """An orthonormal basis of standardized images, by falling variance.
+    """An orthonormal basis of standardized images, in descending order of variance.
 
     A pixel is standardized by its mean and floored standard deviation (:func:`pmae.components.moments.floor_std`) over
     the training images, an image flattened to D = C·H·W in that order. With K < D components what they leave of an
@@ -59,7 +60,7 @@ class PrincipalComponents:
     Attributes:
         mean, std: (D,) float32 in the units of the images (uint8: 0 to 255).
         components: (D, K) float32 orthonormal columns V.
-        explained_variance_ratio: (K,) float64 shares of the variance, falling; they sum to 1 when K = D.
+        explained_variance_ratio: (K,) float64 shares of the variance, in descending order; they sum to 1 when K = D.
         shape: (C, H, W).
         basis: ``pca``, ``dct``, ``wavelet``, ``rotation``, ``pixel`` or, of your own, ``own:NAME``.
         fingerprint: Hex hash of what it was fitted on.
@@ -88,18 +89,17 @@ class PrincipalComponents:
     ) -> PrincipalComponents:
         """Principal components of the standardized training images (Bizeul et al. 2025, step 1).
 
-        All D components, exactly, from the streamed covariance; of at most D (and at most 12,288) training images those
-        with variance, exactly, from the N x N Gram matrix; else, of images of more than 12,288 values, the 1,024
-        leading ones and a residual.
+        N <= min(D, 12,288) images: the components with variance, exactly (Gram matrix). Else D <= 12,288: all D,
+        exactly (streamed covariance). Else the leading 1,024 (subspace iteration) and a residual.
 
         Args:
             images: An image set, whose ``train`` split is used, or an array (N, H, W, C): uint8, or float in any unit.
-            rank: Number K of leading components; None takes all that the size allows.
+            rank: Number K of leading components; None takes all, of D > 12,288 the leading 1,024.
             device: Where sums and eigenvectors are computed.
             progress: Report on standard error when the fit takes more than a few seconds.
 
         Raises:
-            DataError: Fewer than 2 images, images that do not vary, or no such array.
+            DataError: Fewer than 2 images, images that do not vary, or an array of another shape or type.
             ConfigError: ``rank`` is not a possible number of components of these images.
 
         Warns:
@@ -194,13 +194,12 @@ class PrincipalComponents:
         description = {name: getattr(self, name) for name in ("shape", "basis", "fingerprint", "error_bound")}
         text = json.dumps({"schema_version": SCHEMA_VERSION, **description}, sort_keys=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
+        with replace_atomically(path) as temporary:
             save_file(arrays, temporary, {"description": text, "sha256": _checksum(arrays, text)})
 
     @classmethod
     def load(cls, path: str | Path) -> PrincipalComponents:
         """Read what :meth:`save` wrote, memory-mapped; DataError if the file is missing, truncated or changed."""
-        again = "delete it to fit the components again"
         try:
             # Through torch because its arrays stay in the file's pages, which all processes share.
             with safetensors.safe_open(Path(path), framework="pt") as file:
@@ -208,17 +207,17 @@ class PrincipalComponents:
                 arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118 (not a mapping)
             text = metadata["description"]
             if _checksum(arrays, text) != metadata["sha256"]:
-                raise DataError(f"{path} is corrupted: its checksum does not match; {again}")
+                raise DataError(f"{path} is corrupted: its checksum does not match{REFIT_HINT}")
             description = json.loads(text)
         except FileNotFoundError:
             raise DataError(f"{path} does not exist") from None
         except (safetensors.SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise DataError(
                 f"{path} cannot be read ({type(error).__name__}: {error}); it is truncated, corrupted or not a file of "
-                f"this toolkit; {again}"
+                f"this toolkit{REFIT_HINT}"
             ) from error
         if description.pop("schema_version") != SCHEMA_VERSION:
-            raise DataError(f"{path} was written by another version of the toolkit; {again}")
+            raise DataError(f"{path} was written by another version of the toolkit{REFIT_HINT}")
         if sorted(arrays) != sorted(ARRAYS):
             raise DataError(f"{path} holds {', '.join(sorted(arrays))}, not components; give a file that save() wrote")
         fields: dict[str, Any] = {**arrays, **description, "shape": tuple(description["shape"])}
@@ -228,7 +227,7 @@ class PrincipalComponents:
 def from_basis(
     basis: str, shape: Shape, fingerprint: str, mean_and_std: MeanAndStd, eigen: Eigen, total: float | None = None
 ) -> PrincipalComponents:
-    """Components from falling variances (K,), orthonormal columns (D, K) and ``total`` variance (None: their sum)."""
+    """Components of descending variances (K,), orthonormal columns (D, K) and the total variance (None: their sum)."""
     total = float(eigen.values.sum()) if total is None else total
     if not total > 0:
         raise DataError(NO_VARIATION)
@@ -268,8 +267,8 @@ def _fit_few(data: TrainingImages, rank: int | None, device: Device, progress: b
     components = from_basis("pca", data.shape, data.fingerprint, (mean.flatten(), std.flatten()), eigen, total)
     wanted = data.size if rank is None else rank
     if found < wanted:
-        few = f"{data.count} training images are fewer than the {data.size} components: {found} carry variance and are "
-        warnings.warn(f"{few}fitted, the other {wanted - found} carry no variance", stacklevel=3)
+        few = f"{data.count} training images give {found} of {wanted} components"
+        warnings.warn(f"{few}; those that carry no variance are not fitted", stacklevel=3)
     return components
 
 

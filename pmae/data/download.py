@@ -97,7 +97,9 @@ def _download(remote: Remote, target: Path, progress: bool) -> None:
             _receive(url, part, f"downloading {remote.filename}", progress)
         except BROKEN as error:
             failures = 1 if part.stat().st_size > before else failures + 1
-            if failures == ATTEMPTS or getattr(error, "code", 503) not in RETRIED_STATUS:
+            if getattr(error, "code", 503) not in RETRIED_STATUS:  # a broken connection has no code
+                raise DataError(f"{url} cannot be downloaded ({error}). {by_hand}") from error
+            if failures == ATTEMPTS:
                 raise DataError(
                     f"{url} cannot be downloaded ({error or type(error).__name__}; attempt {failures} of {ATTEMPTS}); "
                     f"what has arrived is kept and the next run resumes from there. {by_hand}"

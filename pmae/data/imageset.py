@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pmae.errors import DataError
 
 Indices = npt.NDArray[np.int64]
-UNLABELED: tuple[str, ...] = ("unlabelled",)  # the class names of images without labels
+UNLABELED: tuple[str, ...] = ("unlabelled",)  # class names of unlabeled images; the spelling is part of fingerprints
 
 
 @dataclass(frozen=True, eq=False, repr=False)

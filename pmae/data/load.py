@@ -247,7 +247,7 @@ def _limited(
 
 
 def _draw(labels: npt.NDArray[np.int64], indices: Indices, counts: Counts, rng: np.random.Generator) -> Indices:
-    """Draw from every class as many of ``indices`` as ``counts`` says for the sizes of the classes; sorted."""
+    """Draw ``counts(class sizes)`` of ``indices`` from each class; sorted."""
     own = labels[indices]
     order = np.argsort(own, kind="stable")
     members = np.split(indices[order], np.flatnonzero(np.diff(own[order])) + 1)

@@ -128,7 +128,7 @@ def read_each(get: Callable[[int], Payload], name: str) -> Reader:
 
 
 @contextmanager
-def broken_as(what: str, way_out: str) -> Iterator[None]:
+def reraise_as(what: str, way_out: str) -> Iterator[None]:
     """Turn every exception into a DataError ``what (exception); way_out``."""
     try:
         yield

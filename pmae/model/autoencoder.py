@@ -19,13 +19,13 @@ from pmae.components import PrincipalComponents
 from pmae.config import ModelConfig
 from pmae.errors import ConfigError
 from pmae.masking import pixel_coverage, repeat_masks
-from pmae.model.encoder import build_vit, patchify, position_parameter, unpatchify, use_fused_attention
+from pmae.model.encoder import build_vit, patch_moments, patchify, position_parameter, unpatchify, use_fused_attention
 
 LAYER_NORM: Any = partial(nn.LayerNorm, eps=1e-6)  # the papers' epsilon; torch's own is 1e-5
-# Where groups of images share a mask, the masked columns of V are picked on the CPU if V has at least so many entries
-# and no more than so many times its columns are picked: elsewhere that takes longer than to multiply all columns.
-LEAST_PICKED = 2**17
-MOST_PICKED = 2
+# On the CPU only the masked columns of V are multiplied where images share masks: with one mask always, with several if
+# V has at least MIN_BASIS_ENTRIES entries and at most MAX_COLUMN_REUSE x K columns are selected in all.
+MIN_BASIS_ENTRIES = 2**17
+MAX_COLUMN_REUSE = 2
 
 Columns = tuple[Tensor, ...]
 
@@ -103,7 +103,7 @@ class MaskedAutoencoder(nn.Module):
 
         Args:
             images: Standardized images (B, C, H, W), float32.
-            mask: PMAE: (B, K) or (G, K) over components, see :func:`pmae.masking.repeat_masks`; MAE: (B, N) over
+            mask: PMAE: (B, E) or (G, E) over components, see :class:`ComponentProjection`; MAE: (B, N) over
                 patches, as many masked in every row.
             visible_tokens: Visible patches per row when known (MAE); saves a wait for the device.
         """
@@ -138,8 +138,8 @@ class MaskedAutoencoder(nn.Module):
         target = images
         if self.normalize_target:
             patches = patchify(images, self.patch_size)
-            mean, var = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
-            target = unpatchify((patches - mean) / (var + 1e-6).sqrt(), self.image_size, self.patch_size)
+            mean, std = patch_moments(patches)
+            target = unpatchify((patches - mean) / std, self.image_size, self.patch_size)
         # A mean per image: where patches overlap, images differ in masked pixels and may even have none.
         error = torch.where(masked, (prediction - target).square(), 0.0).flatten(1).sum(1)
         count = masked.flatten(1).sum(1).clamp(min=1) * images.shape[1]
@@ -249,11 +249,11 @@ class ComponentProjection(nn.Module):
         if mask.device.type != "cpu" or torch.compiler.is_compiling():
             return None
         groups, rank = len(mask), self.basis.shape[1]
-        if groups > 1 and (groups == images or self.basis.numel() < LEAST_PICKED):
+        if groups > 1 and (groups == images or self.basis.numel() < MIN_BASIS_ENTRIES):
             return None
         masked = mask[:, :rank]
         counts = masked.sum(1).tolist()
-        if groups > 1 and sum(counts) > MOST_PICKED * rank:
+        if groups > 1 and sum(counts) > MAX_COLUMN_REUSE * rank:
             return None
         # Indexing by a mask takes five times as long.
         return self.basis.index_select(1, masked.nonzero()[:, 1]).split(counts, dim=1)

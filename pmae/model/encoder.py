@@ -39,6 +39,11 @@ def unpatchify(patches: Tensor, image_size: int, patch_size: int, stride: int | 
     return total / count
 
 
+def patch_moments(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (B, N, 1) of each patch (B, N, p*p*C), as ``normalize_target`` uses them."""
+    return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+
+
 class OverlappingPatchEmbed(PatchEmbed):
     """timm's patch embedding with a separate stride; with ``stride == patch_size`` it equals timm's."""
 

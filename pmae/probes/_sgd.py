@@ -66,6 +66,6 @@ def linear_head(width: int, classes: int, generator: torch.Generator) -> nn.Line
     return head
 
 
-def augmented(encoder: Encoder, images: Tensor, config: DataConfig, generator: torch.Generator) -> Tensor:
+def augment_for(encoder: Encoder, images: Tensor, config: DataConfig, generator: torch.Generator) -> Tensor:
     """uint8 images (B, H, W, C), cropped and flipped, as standardized (B, C, H, W)."""
     return (augment(images, generator, config.crop_scale, config.flip) - encoder.mean) / encoder.std

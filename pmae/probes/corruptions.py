@@ -1,6 +1,6 @@
 """Accuracy under common corruptions at five severities (Hendrycks & Dietterich 2019).
 
-Strengths are those of CIFAR-10-C, which was made for 32-px images.
+Severities are those of CIFAR-10-C, which was made for 32-px images.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def corrupt(images: Pixels, corruption: str, severity: int = 3, seed: int = 0) -
     check_choice("corruption", corruption, list(CORRUPTIONS))
     if severity not in SEVERITIES:
         raise ConfigError(f"severity is {severity!r}; allowed are 1, 2, 3, 4, 5")
-    function, penalties = CORRUPTIONS[corruption]
-    return function(images, penalties[severity - 1], np.random.default_rng(seed))
+    function, parameters = CORRUPTIONS[corruption]
+    return function(images, parameters[severity - 1], np.random.default_rng(seed))
 
 
 def _gaussian_noise(images: Pixels, deviation: float, rng: np.random.Generator) -> Pixels:
@@ -129,7 +129,7 @@ def corruption_probe(
 
     Args:
         encoder, imageset, score_test, device, precision: As for :func:`~pmae.probes.linear.linear_probe`.
-        seed: Of the corruptions' noise.
+        seed: Random seed for the corruptions' noise.
         features: Clean features of the encoder, split -> (N, W), extracted before.
         corruptions: Names out of :data:`CORRUPTIONS`.
         severity: 1 to 5.

@@ -71,7 +71,7 @@ def extract_features(
         pool: ``cls``, ``mean`` or ``concat``; None takes the encoder's own.
         batch_size: Images encoded at once.
         device: ``auto`` is the GPU where there is one.
-        precision: ``bf16`` (autocast), ``fp32``, or ``auto``: bf16 where the device gains from it.
+        precision: ``bf16`` (autocast), ``fp32``, or ``auto``: bf16 where the device is faster with it.
 
     Raises:
         DataError: The images do not fit the encoder, or a feature is not finite.
@@ -192,7 +192,7 @@ def as_encoder(encoder: Any) -> Encoder:
 
 
 def autocast(encoder: Encoder, device: torch.device, precision: str) -> torch.autocast:
-    """bf16 autocast when ``precision`` is ``bf16``, or ``auto`` where the device gains from it at this width."""
+    """bf16 autocast when ``precision`` is ``bf16``, or ``auto`` where the device is faster with it at this width."""
     dtype = autocast_dtype(precision, device, encoder.width)
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
@@ -209,7 +209,7 @@ def check_images(encoder: Encoder, images: np.ndarray) -> None:
         raise DataError(
             f"the images are {images.shape[1]} x {images.shape[2]} px with {images.shape[3]} channel(s), the encoder "
             f"was trained on {size} x {size} px with {channels}; load them with --image-size {size}, or "
-            "choose the data set it was trained on"
+            "choose the dataset it was trained on"
         )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pmae.config import DataConfig
 from pmae.devices import pick_device
 from pmae.errors import ConfigError, DataError, DivergedError
-from pmae.probes._sgd import Shuffled, augmented, linear_head, train_epochs
+from pmae.probes._sgd import Shuffled, augment_for, linear_head, train_epochs
 from pmae.probes.features import (
     SPLITS,
     LabeledImages,
@@ -29,7 +29,7 @@ from pmae.probes.features import (
     read_images,
 )
 
-EPOCHS, BATCH, BASE_RATE, WEIGHT_DECAY = 100, 512, 1e-3, 0.05
+EPOCHS, BATCH, BASE_LR, WEIGHT_DECAY = 100, 512, 1e-3, 0.05
 WARMUP_SHARE = 0.05
 
 
@@ -40,7 +40,7 @@ def finetune(
     *,
     epochs: int = EPOCHS,
     batch_size: int = BATCH,
-    base_learning_rate: float = BASE_RATE,
+    base_learning_rate: float = BASE_LR,
     layer_decay: float | None = None,
     augmentation: DataConfig | None = None,
     score_test: bool = True,
@@ -50,16 +50,16 @@ def finetune(
 ) -> ProbeResult:
     """Accuracy after training encoder and a linear head on the labels; the encoder given is not changed.
 
-    AdamW (betas 0.9, 0.999, weight decay 0.05), rate ``base_learning_rate`` x batch / 256, a twentieth of the epochs
-    warm-up, then cosine; the last epoch counts, nothing is chosen.
+    AdamW (betas 0.9, 0.999, weight decay 0.05), learning rate ``base_learning_rate`` x batch / 256, a twentieth of the
+    epochs warm-up, then cosine; the last epoch counts, nothing is chosen.
 
     Args:
         encoder: An Encoder or a pre-training result.
         imageset: Images of the encoder's size with labels and the splits train, val and test.
-        seed: Of the head's initialization, order and augmentation.
-        epochs, batch_size, base_learning_rate: The schedule; a smaller data set is one batch.
-        layer_decay: Factor in (0, 1] of the rate from each block to the one below (0.65 to 0.75 is usual); None
-            trains all at one rate.
+        seed: Random seed for the head's initialization, order and augmentation.
+        epochs, batch_size, base_learning_rate: The schedule; a smaller dataset is one batch.
+        layer_decay: Factor in (0, 1] of the learning rate from each block to the one below (0.65 to 0.75 is usual);
+            None trains all blocks with the same.
         augmentation: Random crops and flips (``crop_scale``, ``flip``); None trains on the images as they are.
         score_test: Whether the test split is read and scored.
         device, precision: See :func:`~pmae.probes.features.extract_features`.
@@ -73,7 +73,7 @@ def finetune(
     if epochs < 1 or batch_size < 1 or not 0 < base_learning_rate < math.inf:
         raise ConfigError(
             f"epochs {epochs}, batch_size {batch_size}, base_learning_rate {base_learning_rate}: the first two must "
-            "be at least 1, the rate above 0"
+            "be at least 1, the last above 0"
         )
     if layer_decay is not None and not 0 < layer_decay <= 1:
         raise ConfigError(f"layer_decay is {layer_decay}; it must be in (0, 1], for example 0.75, or be left out")
@@ -91,12 +91,12 @@ def finetune(
     generator = torch.Generator(where).manual_seed(seed)
     train = imageset.indices("train")
     order = Shuffled(len(train), batch_size, torch.Generator().manual_seed(seed), torch.device("cpu"))
-    rate = base_learning_rate * order.batch_size / 256
-    optimizer = build_optimizer(tuned.vit, head, rate, layer_decay)
+    lr = base_learning_rate * order.batch_size / 256
+    optimizer = build_optimizer(tuned.vit, head, lr, layer_decay)
 
     def logits(rows: np.ndarray, augmentation: DataConfig | None = None) -> Tensor:
         pixels = read_images(imageset.images, rows).to(where)
-        x = tuned.standardize(pixels) if augmentation is None else augmented(tuned, pixels, augmentation, generator)
+        x = tuned.standardize(pixels) if augmentation is None else augment_for(tuned, pixels, augmentation, generator)
         with autocast(tuned, where, precision):
             return head(tuned(x)).float()
 
@@ -127,7 +127,7 @@ def finetune(
         "images": {split: len(imageset.indices(split)) for split in splits},
         "epochs": epochs,
         "batch_size": order.batch_size,
-        "learning_rate": rate,
+        "learning_rate": lr,
         "layer_decay": layer_decay,
         "augmented": augmentation is not None,
         "train_loss": loss,
@@ -136,12 +136,12 @@ def finetune(
 
 
 def build_optimizer(
-    vit: VisionTransformer, head: nn.Linear, rate: float, layer_decay: float | None
+    vit: VisionTransformer, head: nn.Linear, lr: float, layer_decay: float | None
 ) -> torch.optim.Optimizer:
-    """AdamW without weight decay of biases, norms, tokens and positions; the head learns at the full rate."""
+    """AdamW without weight decay of biases, norms, tokens and positions; the head learns at the full ``lr``."""
     groups = param_groups_layer_decay(
         vit, WEIGHT_DECAY, no_weight_decay_list=vit.no_weight_decay(), layer_decay=layer_decay or 1.0
     )
-    groups = [{**group, "lr": rate * group.pop("lr_scale")} for group in groups]
+    groups = [{**group, "lr": lr * group.pop("lr_scale")} for group in groups]
     groups += [{"params": [head.weight], "weight_decay": WEIGHT_DECAY}, {"params": [head.bias], "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=rate)
+    return torch.optim.AdamW(groups, lr=lr)

@@ -17,7 +17,7 @@ from pmae.config import DataConfig, check_choice
 from pmae.devices import pick_device
 from pmae.errors import ConfigError
 from pmae.probes._logistic import LogisticPath, fit_logistic_path
-from pmae.probes._sgd import Shuffled, augmented, linear_head, train_epochs
+from pmae.probes._sgd import Shuffled, augment_for, linear_head, train_epochs
 from pmae.probes.features import (
     SPLITS,
     Labeled,
@@ -36,7 +36,7 @@ from pmae.probes.features import (
 )
 
 PENALTIES = tuple(float(f"{10**e:.3g}") for e in np.arange(-5, 0.25, 0.5))
-EPOCHS, WARMUP_EPOCHS, BATCH, BASE_RATE, MOMENTUM = 100, 10, 512, 0.1, 0.9  # of the paper protocol
+EPOCHS, WARMUP_EPOCHS, BATCH, BASE_LR, MOMENTUM = 100, 10, 512, 0.1, 0.9  # of the paper protocol
 
 
 def linear_probe(
@@ -57,14 +57,14 @@ def linear_probe(
 
     ``fast``: multinomial logistic regression to its optimum at every penalty, trained on train, the penalty chosen
     on val (ties: lower cross-entropy), test scored once. ``paper``: one linear layer on raw features, SGD with
-    momentum 0.9, base rate 0.1 x batch / 256, no weight decay, 100 epochs, 10 of them warm-up, then cosine; the last
-    epoch counts. With ``augmentation`` the training images are cropped, flipped and encoded again in every epoch.
+    momentum 0.9, base learning rate 0.1 x batch / 256, no weight decay, 100 epochs, 10 of them warm-up, then cosine;
+    the last epoch counts. With ``augmentation`` the training images are cropped, flipped and encoded again every epoch.
 
     Args:
         encoder: An Encoder or a pre-training result; not read when ``features`` are given.
         imageset: Images with labels and the splits train, val and test.
         protocol: ``fast`` or ``paper``.
-        seed: Of the paper protocol's initialization and order; the fast one draws nothing.
+        seed: Random seed for the paper protocol's initialization and order; the fast one draws nothing.
         features: Split -> (N, W) float arrays extracted before; with ``pools``, pool -> split -> array.
         pools: Poolings to probe; the first is the result, all are in the details. None probes the encoder's own.
         penalties: L2 penalties of the fast protocol, see :func:`~pmae.probes._logistic.fit_logistic_path`.
@@ -138,7 +138,7 @@ def _augmented_features(
     def encode(positions: Tensor) -> Tensor:
         pixels = read_images(images.images, indices[positions.cpu().numpy()]).to(where)
         with eval_mode(encoder, where):
-            seen = augmented(encoder, pixels, augmentation, generator)
+            seen = augment_for(encoder, pixels, augmentation, generator)
             with torch.no_grad(), autocast(encoder, where, precision):
                 return encoder(seen).float()
 
@@ -152,13 +152,13 @@ def _paper(data: Mapping[str, Labeled], seed: int, encode: Callable[[Tensor], Te
     generator = torch.Generator().manual_seed(seed)
     head = linear_head(train.x.shape[1], classes, generator).to(device)
     order = Shuffled(len(train.y), BATCH, generator, device)
-    rate = BASE_RATE * order.batch_size / 256
+    lr = BASE_LR * order.batch_size / 256
 
     def loss_of(positions: Tensor) -> Tensor:
         x = train.x[positions] if encode is None else encode(positions)
         return nn.functional.cross_entropy(head(x), train.y[positions])
 
-    optimizer = torch.optim.SGD(head.parameters(), lr=rate, momentum=MOMENTUM)
+    optimizer = torch.optim.SGD(head.parameters(), lr=lr, momentum=MOMENTUM)
     *_, (_, last) = train_epochs(loss_of, optimizer, order, EPOCHS, WARMUP_EPOCHS * order.steps)
     with torch.no_grad():
         scores = score(data, lambda x: head(x).argmax(1))
@@ -166,7 +166,7 @@ def _paper(data: Mapping[str, Labeled], seed: int, encode: Callable[[Tensor], Te
         "epochs": EPOCHS,
         "warmup_epochs": WARMUP_EPOCHS,
         "batch_size": order.batch_size,
-        "learning_rate": rate,
+        "learning_rate": lr,
         "augmented": encode is not None,
         "train_loss": last.item(),
     }

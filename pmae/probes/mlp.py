@@ -43,17 +43,17 @@ def mlp_probe(
 
     Two hidden layers as wide as the features with GELU, AdamW (weight decay 0.01), batch 512 (or an eighth of train
     where that is less), a tenth of the epochs warm-up, then cosine. One MLP per learning rate is trained, all on the
-    same batches; the rate is chosen on val by the last epoch's accuracy (ties: lower cross-entropy), and test is
+    same batches; it is chosen on val by the last epoch's accuracy (ties: lower cross-entropy), and test is
     scored once.
 
     Args:
         encoder, imageset, features, score_test, device, precision: As for :func:`~pmae.probes.linear.linear_probe`.
-        seed: Of initialization and order.
+        seed: Random seed for initialization and order.
         rates: Learning rates to choose from.
         epochs: Passes over the training features.
 
     Raises:
-        ConfigError: No rate, a rate of 0 or below, or fewer than one epoch.
+        ConfigError: No learning rate, one of 0 or below, or fewer than one epoch.
         DataError: Features are not finite or a split is empty.
     """
     if not rates or min(rates) <= 0 or epochs < 1:
@@ -94,7 +94,7 @@ def _train(
             torch.manual_seed(seed)  # rates are compared from one and the same start
             heads.append(_mlp(width, classes).to(device))
     order = Shuffled(len(train.y), batch_size, torch.Generator().manual_seed(seed), device)
-    groups = [{"params": list(head.parameters()), "lr": rate} for head, rate in zip(heads, rates, strict=True)]
+    groups = [{"params": list(head.parameters()), "lr": lr} for head, lr in zip(heads, rates, strict=True)]
     optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
 
     def loss_of(positions: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""The training loop and what it needs: batches, augmentation, checkpoints, devices, Ray Train workers."""
+"""The training loop, its loader, checkpoints and Ray Train workers."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from pmae.errors import ConfigError, DataError
-from pmae.files import replacing
+from pmae.files import replace_atomically
 
 MAGIC = b"PMAECKP1"
 KEEP_CHECKPOINTS = 2
@@ -32,7 +32,7 @@ def save_checkpoint(folder: str | os.PathLike[str], epoch: int, state: dict[str,
     torch.save(state, buffer)
     payload = buffer.getvalue()
     path = folder / f"epoch-{epoch:06d}.ckpt"
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_bytes(MAGIC + hashlib.sha256(payload).digest() + payload)
     for old in list_checkpoints(folder)[:-KEEP_CHECKPOINTS]:
         old.unlink(missing_ok=True)

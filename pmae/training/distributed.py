@@ -94,7 +94,7 @@ class PMAETrainer:
             storage_path=None if storage_path is None else str(storage_path),
             storage_filesystem=storage_filesystem,
             callbacks=list(callbacks),
-            # A shortage of resources raises instead of being retried for ever, unless fewer workers will do: Ray still
+            # A shortage of resources raises instead of being retried forever, unless fewer workers will do: Ray still
             # counts on a node that has only just been lost.
             failure_config=FailureConfig(  # type: ignore[call-arg]
                 max_failures=max_failures, controller_failure_limit=0 if isinstance(num_workers, int) else max_failures

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pmae.components.moments import TrainingImages
-from pmae.config import DataConfig, usual_crop_scale
+from pmae.config import DataConfig, steps_per_epoch, usual_crop_scale
 from pmae.errors import DataError
 
 RESIDENT_SHARE = 0.25  # images move to a GPU once when they take at most this share of its free memory
@@ -103,7 +103,7 @@ class TrainLoader:
     @property
     def steps(self) -> int:
         """Steps per epoch; the images left over differ from epoch to epoch."""
-        return max(1, len(self.indices) // self.batch_size)
+        return steps_per_epoch(len(self.indices), self.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[Tensor]:
         """This worker's part of every batch of an epoch (from 0), float32 (b, C, H, W); the same at every call."""

@@ -59,8 +59,8 @@ class PretrainResult:
 
     @property
     def training_problem(self) -> str | None:
-        """Why the training is not to be trusted although it finished, or None; see :func:`training_problem`."""
-        return training_problem([record["train_loss"] for record in self.history])
+        """Why the training is not to be trusted although it finished, or None; see :func:`find_training_problem`."""
+        return find_training_problem([record["train_loss"] for record in self.history])
 
     @property
     def encoder(self) -> Encoder:
@@ -172,7 +172,7 @@ class Training:
         self.batches = TrainLoader(
             array, indices, self.config.data, self.statistics, optim.batch_size, seed, device, rank, world_size
         )
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # the spelling of "initialisation" is part of the seed
             torch.manual_seed(seeded_generator("cpu", seed, "initialisation").initial_seed())
             self.model = MaskedAutoencoder(
                 self.config.model, self.components, loss=masking.loss, normalize_target=masking.normalize_target
@@ -205,7 +205,7 @@ class Training:
             yield record
 
     def _run_steps(self) -> tuple[Tensor, Tensor, Tensor, float]:
-        """All steps of an epoch, without a wait for the device: losses (steps,), sums (2,), ratios and last rate."""
+        """All steps of an epoch, without a wait for the device: losses (steps,), sums (2,), ratios and last lr."""
         self.model.train()
         steps, batch = self.batches.steps, self.batches.batch_size
         masks = seeded_generator(self.device, self.seed, self.epoch, "masks")
@@ -213,16 +213,16 @@ class Training:
         losses = torch.zeros(steps, device=self.device)
         sums = torch.zeros(2, device=self.device, dtype=torch.float64)
         shares: list[Tensor] = []
-        rate = 0.0
+        lr = 0.0
         for step, pixels in enumerate(self.batches.epoch(self.epoch)):
-            rate = learning_rate(self.config.optim, self.epoch + step / steps, 1 / steps, batch)
+            lr = learning_rate(self.config.optim, self.epoch + step / steps, 1 / steps, batch)
             draw = self.masks.draw(batch, masks, ratios, self.batches.shard)
             shares.append(draw.achieved)
-            losses[step], error, target = self._step(pixels, draw, rate)
+            losses[step], error, target = self._step(pixels, draw, lr)
             sums += torch.stack([error, target])
-        return losses, sums, torch.cat(shares), rate
+        return losses, sums, torch.cat(shares), lr
 
-    def _record(self, losses: Tensor, sums: Tensor, achieved: Tensor, rate: float, seconds: float) -> EpochRecord:
+    def _record(self, losses: Tensor, sums: Tensor, achieved: Tensor, lr: float, seconds: float) -> EpochRecord:
         """The history entry of an epoch; reads its sums from the device."""
         losses = self._all_reduced(losses).cpu() / self.world_size
         bad = (~torch.isfinite(losses)).nonzero()
@@ -235,15 +235,15 @@ class Training:
             # Overlapping patches can leave no pixel hidden: then there is nothing to explain.
             "train_loss": float(error / target) if target > 0 else 0.0,
             "objective": float(losses.mean()),
-            "learning_rate": rate,
+            "learning_rate": lr,
             "achieved_ratio": float(achieved.mean()),
             "achieved_sd": float(achieved.std(correction=0)),
             "images_per_second": len(losses) * self.batches.batch_size / seconds,
         }
 
-    def _step(self, pixels: Tensor, draw: MaskDraw, rate: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(self, pixels: Tensor, draw: MaskDraw, lr: float) -> tuple[Tensor, Tensor, Tensor]:
         """One optimizer step; the worker's shares of the batch's loss, error and target, still on the device."""
-        set_learning_rate(self.optimizer, rate)
+        set_learning_rate(self.optimizer, lr)
         if self.compiled:
             torch.compiler.cudagraph_mark_step_begin()  # what CUDA graphs gave in the last step is done with
         values = None
@@ -319,7 +319,7 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on after the epoch at which ``state`` was taken."""
+        """Resume after the epoch at which ``state`` was taken."""
         self.model.load_state_dict(state["model"])
         # A checkpoint may come from another device: what build_optimizer chose for this one stays.
         kept = {name: self.optimizer.param_groups[0][name] for name in ("lr", "capturable")}
@@ -334,8 +334,8 @@ class Training:
         return PretrainResult(*found, "fp32" if self.autocast is None else "bf16", self.threads)
 
 
-def learning_rate(config: OptimConfig, epoch: float, step: float, batch_size: int | None = None) -> float:
-    """Rate of the step that begins at ``epoch`` (fractional, from 0) and takes ``step`` epochs.
+def learning_rate(config: OptimConfig, epoch: float, epochs_per_step: float, batch_size: int | None = None) -> float:
+    """Learning rate of the step that begins at ``epoch`` (fractional, from 0).
 
     ``cosine``: a linear warm-up that reaches the peak at the end of ``warmup_epochs`` W, then a cosine to 0.
     ``released``: in epoch e, peak 10^(e - W) for e < W, then peak (1 + cos(pi (e - W) / epochs)) / 2.
@@ -348,12 +348,12 @@ def learning_rate(config: OptimConfig, epoch: float, step: float, batch_size: in
         late = math.floor(epoch) - warmup
         return peak * (10**late if late < 0 else 0.5 * (1 + math.cos(math.pi * late / config.epochs)))
     if epoch < warmup:
-        return peak * min(1.0, (epoch + step) / warmup)
-    progress = (epoch - warmup) / max(config.epochs - warmup, step)
+        return peak * min(1.0, (epoch + epochs_per_step) / warmup)
+    progress = (epoch - warmup) / max(config.epochs - warmup, epochs_per_step)
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def training_problem(losses: Sequence[float]) -> str | None:
+def find_training_problem(losses: Sequence[float]) -> str | None:
     """What is wrong with a finished training, judged by ``train_loss`` per epoch: 1 or more at the end, or a rise."""
     if not losses:
         return None
@@ -387,9 +387,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device 
         groups, lr=config.learning_rate, betas=config.betas, fused=True, capturable=capturable
     )
     if capturable:  # a tensor, which a CUDA graph of the step reads; not given to AdamW, which would read it now
-        rate = torch.full((), config.learning_rate, device=device)
+        lr = torch.full((), config.learning_rate, device=device)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = lr
     return optimizer
 
 
@@ -399,14 +399,13 @@ def check_checkpoint_every(epochs: int) -> None:
         raise ConfigError(f"checkpoint_every is {epochs}; it must be at least 1 epoch")
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the rate of all groups; a tensor, which the groups share, is overwritten in place without a wait."""
-    shared = optimizer.param_groups[0]["lr"]
-    if isinstance(shared, Tensor):
-        shared.fill_(rate)
-        return
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all groups; a tensor, which the groups share, is overwritten in place without a wait."""
+    if isinstance(shared := optimizer.param_groups[0]["lr"], Tensor):
+        shared.fill_(lr)
+    else:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
 
 
 def training_images(images: Images | np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -343,7 +343,7 @@ def test_a_pixel_is_hidden_only_where_no_visible_patch_shows_it(image, patch, st
 
 
 def test_pixel_coverage_names_grids_that_do_not_fit():
-    with pytest.raises(ConfigError, match="do not cover a 9-px image"):
+    with pytest.raises(ConfigError, match="do not cover an image of 9 px"):
         pixel_coverage(torch.zeros(1, 9, dtype=torch.bool), 3, 4, 2, 9)
 
 

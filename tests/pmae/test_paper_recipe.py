@@ -82,7 +82,7 @@ def test_the_model_that_is_built_has_the_papers_shapes(paper):
 
 
 def test_the_probes_protocols():
-    assert (linear.EPOCHS, linear.WARMUP_EPOCHS, linear.BASE_RATE, linear.MOMENTUM) == (100, 10, 0.1, 0.9)
+    assert (linear.EPOCHS, linear.WARMUP_EPOCHS, linear.BASE_LR, linear.MOMENTUM) == (100, 10, 0.1, 0.9)
     layers = [m for m in mlp._mlp(192, 10) if isinstance(m, torch.nn.Linear)]
     assert [(m.in_features, m.out_features) for m in layers] == [(192, 192), (192, 192), (192, 10)]
     schedule = inspect.signature(finetune).parameters

@@ -18,7 +18,7 @@ from pmae.config import DataConfig, OptimConfig
 from pmae.errors import ConfigError, DataError, DivergedError
 from pmae.trainer import Training, pretrain
 from pmae.training.loader import TrainLoader, pixel_statistics, seeded_generator
-from pmae.training.loop import compiles, learning_rate, set_learning_rate, training_problem
+from pmae.training.loop import compiles, find_training_problem, learning_rate, set_learning_rate
 
 CPU = torch.device("cpu")
 
@@ -74,7 +74,7 @@ def test_a_batch_in_parts_trains_as_in_one(digits, tiny, values):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore:30 training images are fewer")
+@pytest.mark.filterwarnings("ignore:30 training images give")
 @pytest.mark.parametrize("images", [30, 200])  # fewer images than pixels leave a residual, which can be masked too
 @pytest.mark.parametrize(
     "values",
@@ -265,7 +265,7 @@ def test_steps_become_epochs_of_the_images_at_hand(digits, tiny):
     assert len(result.history) == result.config.optim.epochs == 2
     assert result.config.optim.warmup_epochs == pytest.approx(0.1)
     assert result.config.resolve(8, 1, 300) == result.config
-    with pytest.warns(UserWarning, match="50 training images are fewer than the 64 components"):
+    with pytest.warns(UserWarning, match="50 training images give 49 of 64 components"):
         assert len(pretrain(config, digits[:50], seed=0).history) == 9
 
 
@@ -281,7 +281,7 @@ def test_steps_become_epochs_of_the_images_at_hand(digits, tiny):
     ],
 )
 def test_a_training_that_got_worse_is_named(losses, problem):
-    found = training_problem(losses)
+    found = find_training_problem(losses)
     assert found is None if problem is None else re.fullmatch(problem, found)
 
 

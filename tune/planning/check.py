@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from pmae.cli.options import given
+from pmae.cli.options import given_settings
 from pmae.config import DEFAULT_RATIO, METHODS, Method, check_choice, check_ratio, has_effect
 from pmae.data.load import MAX_IMAGE_SIZE
 from pmae.errors import ConfigError
@@ -136,7 +136,7 @@ def _check_search(options: StudyOptions) -> None:
     for method, option, value, usual in of_one_method:
         if value != usual and method not in search.methods:
             raise ConfigError(f"{option} has no effect without {method} among --methods; leave it out")
-    for name in given(options.training):
+    for name in given_settings(options.training):
         if not any(has_effect(name, method) for method in search.methods):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option} has no effect with --methods {' '.join(search.methods)}; leave it out")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pmae.config import ENCODER_PRESETS, PretrainConfig, components_kept, forward_flops
+from pmae.config import ENCODER_PRESETS, PretrainConfig, components_kept, forward_flops, steps_per_epoch
 from pmae.data.decode import available_cpus
 from pmae.errors import ConfigError
 from studies.formatting import count
@@ -182,12 +182,10 @@ def trial_memory(config: PretrainConfig, image_bytes: int) -> float:
     """Estimate the bytes of a trial: process, images, weights with Adam's moments, activations, components."""
     model, batch = config.model, -(-config.optim.batch_size // config.optim.accumulation_steps)
     width, depth, heads = model.shape or ENCODER_PRESETS["vit_tiny"]
-    decoder = model.decoder_width, model.decoder_depth
-    weights = sum(12 * w * w * d for w, d in ((width, depth), decoder))
+    parts = (width, depth, heads), (model.decoder_width, model.decoder_depth, model.decoder_heads)
+    weights = sum((4 + 2 * model.mlp_ratio) * w * w * d for w, d, _ in parts)
     tokens = model.tokens + 1
-    activations = batch * sum(
-        tokens * d * (34 * w + 5 * h * tokens) for w, d, h in ((width, depth, heads), (*decoder, model.decoder_heads))
-    )
+    activations = batch * sum(tokens * d * ((18 + 4 * model.mlp_ratio) * w + 5 * h * tokens) for w, d, h in parts)
     assert model.image_size is not None and model.channels is not None
     dimensions = model.image_size**2 * model.channels
     components = 2 * 4 * dimensions * components_kept(dimensions) if config.masking.method == "pmae" else 0
@@ -197,7 +195,7 @@ def trial_memory(config: PretrainConfig, image_bytes: int) -> float:
 def trial_seconds(config: PretrainConfig, train_images: int, placement: Placement) -> float:
     """Estimate the seconds of a trial roughly, before any was measured."""
     optim = config.optim
-    steps = (optim.epochs or 1) * max(1, train_images // optim.batch_size)
+    steps = (optim.epochs or 1) * steps_per_epoch(train_images, optim.batch_size)
     flops = 3 * steps * min(optim.batch_size, train_images) * forward_flops(config)
     speed = FLOPS_PER_GPU * placement.gpus if placement.gpus else FLOPS_PER_CORE * placement.threads * placement.workers
     depth = (config.model.shape or ENCODER_PRESETS["vit_tiny"])[1]

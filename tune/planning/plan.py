@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pmae.cli.options import given
+from pmae.cli.options import given_settings
 from pmae.config import DEFAULT_RATIO, PretrainConfig, has_effect, preset
 from pmae.data import ImageSet, load_images
 from studies.statistics.decision import Margin
@@ -20,7 +20,7 @@ from studies.storage.rows import SCHEMA_VERSION, StudyRecord
 from tune.options import StudyOptions
 from tune.planning.check import MAX_NUMBER, check_options
 from tune.planning.placement import check_memory
-from tune.search.space import LEAST_TOKENS, Candidate, Space, build_space, confirm_seeds, tokens_of
+from tune.search.space import RECOMMENDED_TOKENS, Candidate, Space, build_space, confirm_seeds, tokens_of
 from tune.storage.location import as_study_name
 from tune.trial.spec import TrialSpec
 
@@ -138,9 +138,9 @@ def _base(options: StudyOptions, space: Space, train_images: int = MAX_NUMBER) -
     """Return the configuration of the first method; that of another one results from changing its method."""
     first = space.methods[0]
     base = preset(options.training.preset, options.data.dataset, first)
-    asked = given(options.training)
+    asked = given_settings(options.training)
     asked["knn_k"] = min(asked.get("knn_k", base.probe.knn_k), train_images)
-    values = {**given(options.data), "data_seed": options.data_seed}
+    values = {**given_settings(options.data), "data_seed": options.data_seed}
     base = base.with_values({**values, "patch_size": space.patches[first][0].patch_size})
     for method in reversed(space.methods):
         mine = {name: value for name, value in asked.items() if has_effect(name, method)}
@@ -166,11 +166,11 @@ def _warnings(plan: StudyPlan) -> list[str]:
         texts.append(f"--trials {plan.trials} leaves no room for all fixed points; not explored: {left_out}")
     if len(plan.seeds) < 3:
         texts.append(f"--confirm-seeds {len(plan.seeds)} rarely settles a verdict; 5 or more are better")
-    small = [p.label for m in plan.space.methods for p in plan.space.patches[m] if tokens_of(size, p) < LEAST_TOKENS]
+    small = [p.label for each in plan.space.patches.values() for p in each if tokens_of(size, p) < RECOMMENDED_TOKENS]
     if small:
         texts.append(
-            f"patch {', '.join(dict.fromkeys(small))} leaves fewer than {LEAST_TOKENS} patches of a {size}-px image; "
-            "training may then add nothing to an untrained encoder"
+            f"patch {', '.join(dict.fromkeys(small))} leaves fewer than {RECOMMENDED_TOKENS} patches of an "
+            f"image of {size} px; training may then add nothing to an untrained encoder"
         )
     train = plan.sizes["train"]
     dimensions = plan.images.image_size**2 * plan.images.channels

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pmae.cli.pipes import quiet_when_cut_off
+from pmae.cli.pipes import exit_quietly_on_broken_pipe
 from pmae.errors import ConfigError, DataError
 from tune.options import StudyOptions, parse_options
 from tune.run import interrupts
@@ -22,7 +23,7 @@ FINISHED, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 def run_command(argv: Sequence[str], default: StudyOptions) -> int:
     """Run the study that ``argv`` describes, as changes of ``default``; returns the exit code."""
     with interrupts.remember_signals():
-        return quiet_when_cut_off(lambda: _guarded(list(argv), default))
+        return exit_quietly_on_broken_pipe(lambda: _guarded(list(argv), default))
 
 
 def _guarded(words: list[str], default: StudyOptions) -> int:

@@ -37,7 +37,7 @@ DEFAULT_RANGE = {"pmae": (0.05, 0.9), "mae": (0.3, 0.9)}
 DEFAULT_GRID = {"pmae": (0.1, 0.2, 0.3, 0.4, 0.5), "mae": (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)}
 # Rungs of the confirm phase; MAE's mask 4, 8, 12 and 14 of 16 patches.
 DEFAULT_LADDER = {"pmae": (0.05, 0.10, 0.20, 0.35, 0.55, 0.75, 0.90), "mae": (0.25, 0.50, 0.75, 0.875)}
-LEAST_TOKENS = 16  # patches of an image below which a candidate is tried only on request: so few tokens learn little
+RECOMMENDED_TOKENS = 16  # patches of an image; candidates with fewer are tried only on request, since they learn little
 GRID_STEP = 0.1
 RATIO_DIGITS = 3  # of a ratio: 0.001 is far below what seeds can distinguish
 FIRST_EXPLORE_SEED = 1_000_000  # confirm seeds are smaller, so no confirmed seed was explored
@@ -300,9 +300,9 @@ def confirm_seeds(count: int, study_seed: int, first: int = 0) -> list[int]:
 def default_patch_sizes(image_size: int) -> tuple[int, ...]:
     """The patch sizes that leave about 16 and about 64 patches, fewest first; one where only one fits."""
     fitting = [p for p in range(2, image_size // 2 + 1) if image_size % p == 0]  # patches of one pixel cost the most
-    enough = [p for p in fitting if (image_size // p) ** 2 >= LEAST_TOKENS]
+    enough = [p for p in fitting if (image_size // p) ** 2 >= RECOMMENDED_TOKENS]
     if not fitting:
-        raise ConfigError(f"no patch size divides a {image_size}-px image; give --image-size, for example 32")
+        raise ConfigError(f"no patch size divides an image of {image_size} px; give --image-size, for example 32")
     if not enough:
         return (fitting[0],)
     nearest = [min(enough, key=lambda p, n=side: abs(image_size / p - n)) for side in (4, 8)]  # type: ignore[misc]
@@ -343,8 +343,8 @@ def patch_settings(
         unused = [value for value in asked or () if value not in used]
         if unused:
             raise ConfigError(
-                f"{option} {unused[0]} fits none of the other patch settings on a {image_size}-px image: {rule}; leave "
-                "it out or change the others"
+                f"{option} {unused[0]} fits none of the other patch settings on an image of {image_size} px: {rule}; "
+                "leave it out or change the others"
             )
     return tuple(dict.fromkeys(found))
 

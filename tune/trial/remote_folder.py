@@ -21,7 +21,7 @@ import ray
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pmae.files import replacing
+from pmae.files import replace_atomically
 from tune.trial.image_strips import FOLDER as SAMPLES
 from tune.trial.spec import CREDENTIALS, TrialJob
 
@@ -56,7 +56,7 @@ class StudyFolder:
             if path.parent not in allowed:
                 raise ValueError(f"{name!r} is not a file of trial {trial_id}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
+            with replace_atomically(path) as temporary:
                 temporary.write_bytes(content)
         for old in self.job.checkpoints(trial_id).glob("epoch-*.ckpt"):
             if old.relative_to(self.folder).as_posix() not in present:

@@ -19,7 +19,7 @@ import numpy as np
 from pmae.data.cache import cache_dir
 from pmae.data.download import Remote, fetch, warn_unless_official
 from pmae.data.imageset import Indices
-from pmae.data.source import Listing, Payload, Request, Source, broken_as, consecutive_splits, name_labels, read_each
+from pmae.data.source import Listing, Payload, Request, Source, consecutive_splits, name_labels, read_each, reraise_as
 from pmae.data.sources.npz import list_npz
 from pmae.errors import ConfigError, DataError
 
@@ -217,7 +217,7 @@ def find_medmnist(request: Request) -> Source:
 
 
 def medmnist_info() -> dict[str, dict[str, Any]]:
-    """What the ``medmnist`` package says of every set by its flag."""
+    """Description of every dataset in the ``medmnist`` package, by flag."""
     from medmnist import INFO
 
     return INFO
@@ -236,7 +236,7 @@ def nearest_size(image_size: int | None) -> int:
 
 def open_zip(path: Path) -> zipfile.ZipFile:
     """Open the archive; DataError if it is truncated or not a zip archive."""
-    with broken_as(f"{path} is not a readable zip archive", "remove it to download it again"):
+    with reraise_as(f"{path} is not a readable zip archive", "remove it to download it again"):
         return zipfile.ZipFile(path)
 
 
@@ -245,14 +245,14 @@ def read_zip_member(archive: zipfile.ZipFile, name: str) -> bytes:
     size = archive.getinfo(name).file_size
     if size > MAX_MEMBER_BYTES:
         raise DataError(f"{archive.filename}: {name} unpacks to {size:,} bytes; refused as a decompression bomb")
-    with broken_as(f"{archive.filename}: {name} is corrupted", "remove the archive to download it again"):
+    with reraise_as(f"{archive.filename}: {name} is corrupted", "remove the archive to download it again"):
         return archive.read(name)
 
 
 def tar_files(path: Path) -> Iterator[tuple[str, bytes]]:
     """Yield (name, bytes) for each regular file of a tar archive; DataError if it is broken or one exceeds 256 MiB."""
     way_out = "remove it to download it again"
-    with broken_as(f"{path} is not a readable tar archive", way_out), tarfile.open(path) as archive:
+    with reraise_as(f"{path} is not a readable tar archive", way_out), tarfile.open(path) as archive:
         for member in archive:
             if not member.isfile():
                 continue

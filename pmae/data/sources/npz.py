@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pmae.data.imageset import Indices
-from pmae.data.source import Listing, Payload, Request, Source, broken_as, join_parts, name_labels
+from pmae.data.source import Listing, Payload, Request, Source, join_parts, name_labels, reraise_as
 from pmae.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -56,14 +56,14 @@ def list_npz(path: Path, class_names: tuple[str, ...] = ()) -> Listing:
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
-    with broken_as(f"{path} is not a readable npz archive", "copy or download it again"):
+    with reraise_as(f"{path} is not a readable npz archive", "copy or download it again"):
         return zipfile.ZipFile(path)
 
 
 @contextmanager
 def _member(path: Path, key: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype[Any]]]:
     """An array, open after its header; whatever fails while it is open is a DataError."""
-    broken = broken_as(f"{path}: {key} is corrupted or truncated", "copy or download the file again")
+    broken = reraise_as(f"{path}: {key} is corrupted or truncated", "copy or download the file again")
     with _opened(path) as archive, broken, archive.open(f"{key}.npy") as file:
         version = np.lib.format.read_magic(file)  # type: ignore[arg-type]
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

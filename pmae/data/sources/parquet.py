@@ -29,10 +29,10 @@ from pmae.data.source import (
     Reader,
     Request,
     Source,
-    broken_as,
     check_labels,
     join_parts,
     name_labels,
+    reraise_as,
 )
 from pmae.errors import DataError
 
@@ -101,7 +101,7 @@ def _split_of(path: Path) -> str | None:
 def _opened(path: Path) -> pq.ParquetFile:
     import pyarrow.parquet as pq
 
-    with broken_as(f"{path} is not a readable Parquet file", AGAIN):
+    with reraise_as(f"{path} is not a readable Parquet file", AGAIN):
         return pq.ParquetFile(path)
 
 
@@ -151,7 +151,7 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
 def _labels(path: Path, column: str) -> npt.NDArray[Any]:
     import pyarrow.types as types
 
-    with _opened(path) as file, broken_as(f"{path} cannot be read", AGAIN):
+    with _opened(path) as file, reraise_as(f"{path} cannot be read", AGAIN):
         labels = file.read(columns=[column]).column(0)
         if types.is_dictionary(labels.type):
             labels = labels.cast(labels.type.value_type)
@@ -176,7 +176,7 @@ def _read_images(path: Path, column: str, rows: Indices) -> Iterator[tuple[str, 
 
     if not len(rows):
         return
-    with _opened(path) as file, broken_as(f"{path} cannot be read", AGAIN):
+    with _opened(path) as file, reraise_as(f"{path} cannot be read", AGAIN):
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
         ends = np.cumsum([0, *sizes])
         for group in np.unique(np.searchsorted(ends, rows, side="right") - 1):

@@ -209,8 +209,8 @@ def test_components_tell_how_the_variance_is_spread(tmp_path, run_json):
     result = run_json("components", "--out", tmp_path / "c.safetensors")
     components = PrincipalComponents.load(tmp_path / "c.safetensors")
     for share, count in result["needed"].items():
-        cumulated = components.explained_variance_ratio.cumsum()
-        assert cumulated[count - 1] >= float(share) - 1e-9 > cumulated[count - 2] - 1e-8
+        cumulative = components.explained_variance_ratio.cumsum()
+        assert cumulative[count - 1] >= float(share) - 1e-9 > cumulative[count - 2] - 1e-8
     assert result["rank"] == 64 and run_json("components")["how"] == "cached"
     assert run_json("components", "--basis", "dct")["basis"] == "dct"
 

@@ -105,7 +105,7 @@ def test_gradients_reach_every_trained_parameter(images):
 
 @pytest.mark.parametrize("loss", ["components", "pixels"])
 def test_masks_of_groups_give_the_losses_and_gradients_of_the_repeated_masks(images, monkeypatch, loss):
-    monkeypatch.setattr(autoencoder, "LEAST_PICKED", 0)
+    monkeypatch.setattr(autoencoder, "MIN_BASIS_ENTRIES", 0)
     pixels = (images.permute(0, 2, 3, 1).repeat(60, 1, 1, 1) * 40 + 128).clamp(0, 255).to(torch.uint8)
     noise = torch.randint(0, 30, pixels.shape, generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
     components = PrincipalComponents.fit((pixels // 2 + noise).numpy())

@@ -95,8 +95,8 @@ def test_a_shared_mask_gives_what_the_same_mask_for_each_image_gives(components,
 
 @pytest.fixture
 def always_picked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(autoencoder, "LEAST_PICKED", 0)
-    monkeypatch.setattr(autoencoder, "MOST_PICKED", 100)
+    monkeypatch.setattr(autoencoder, "MIN_BASIS_ENTRIES", 0)
+    monkeypatch.setattr(autoencoder, "MAX_COLUMN_REUSE", 100)
 
 
 @pytest.mark.usefixtures("always_picked")
@@ -129,7 +129,7 @@ def test_columns_are_picked_only_where_that_takes_less_time(components, monkeypa
     projection = ComponentProjection(components)
     assert projection.masked_columns(draw(projection, 3), 9) is None  # V is small
     assert projection.masked_columns(draw(projection, 1), 9) is not None
-    monkeypatch.setattr(autoencoder, "LEAST_PICKED", projection.basis.numel())
+    monkeypatch.setattr(autoencoder, "MIN_BASIS_ENTRIES", projection.basis.numel())
     assert projection.masked_columns(draw(projection, 3), 9) is not None
     assert projection.masked_columns(draw(projection, 9), 9) is None  # nothing is shared
     most = ~torch.zeros(3, len(projection.spectrum), dtype=torch.bool)

@@ -60,7 +60,7 @@ def test_two_workers_train_as_one_process_does(digits, tiny, tmp_path, monkeypat
     torch.testing.assert_close(together.encoder.encode(unseen), alone.encoder.encode(unseen), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.filterwarnings("ignore:12 training images are fewer")
+@pytest.mark.filterwarnings("ignore:12 training images give")
 def test_workers_with_unequal_numbers_of_parts_exchange_in_the_same_order(digits, tiny, tmp_path):
     # Of a batch of 3 one worker has one image and one part, the other two of each.
     values = {"masking.reduction": "batch", "optim.batch_size": 3, "optim.epochs": 1, "optim.precision": "fp32"}

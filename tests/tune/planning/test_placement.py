@@ -136,6 +136,9 @@ def test_the_papers_forward_costs_what_was_counted_by_hand():
     by_hand = 12 * (24 * 17 * 192**2 + 4 * 17**2 * 192) + 8 * (24 * 17 * 512**2 + 4 * 17**2 * 512) + 6 * 3072**2
     assert forward_flops(config) == pytest.approx(by_hand)
     assert dataclasses.asdict(config)["model"]["patch_size"] == 8
+    # MLPs as wide as their input: 12 w^2 instead of 24 w^2
+    narrow = forward_flops(config.with_values({"model.mlp_ratio": 1.0}))
+    assert forward_flops(config) - narrow == pytest.approx(12 * 17 * (12 * 192**2 + 8 * 512**2))
 
 
 def test_torch_is_asked_for_gpus_only_where_there_is_a_driver():

@@ -23,9 +23,10 @@ BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
         ("quick", 28, 1, {"model.patch_size": 2}),
         ("quick", 28, 1, {"model.patch_size": 8, "model.patch_stride": 4}),
         ("quick", 28, 1, {"model.width": 192, "model.depth": 6, "masking.ratio": 0.3}),
+        ("quick", 28, 1, {"model.mlp_ratio": 16.0}),
         ("paper", 32, 3, {"optim.batch_size": 64}),
     ],
-    ids=["8 px", "28 px", "many patches", "overlapping patches", "wide", "paper"],
+    ids=["8 px", "28 px", "many patches", "overlapping patches", "wide", "wide MLPs", "paper"],
 )
 def test_a_trial_is_planned_with_at_least_what_a_step_needs(monkeypatch, method, recipe, size, channels, values):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
