@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 a file could not be written, 2 bad usage or no such study,
 
 from __future__ import annotations
 
-import importlib.abc
 import io
 import os
 import sys
@@ -237,14 +236,5 @@ def _print_bytes(content: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-class _WithoutPandas(importlib.abc.MetaPathFinder):
-    """Hides pandas from pyarrow, which would import it (1.4 s) for its first scalar; nothing here needs it."""
-
-    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
-        if fullname == "pandas":
-            raise ModuleNotFoundError("pandas is left out to answer at once", name=fullname)
-
-
 if __name__ == "__main__":
-    sys.meta_path.insert(0, _WithoutPandas())
     raise SystemExit(main())

@@ -25,8 +25,8 @@ from rich.table import Table
 from rich.text import Text
 
 from studies.errors import StudyError
-from studies.formatting import accuracy, count, duration, in_points, method_name, percent
-from studies.records import Study, is_finished, last_change, read_study
+from studies.formatting import accuracy, count, in_points, method_name, percent
+from studies.records import Study, is_finished, read_study
 from studies.statistics.ratio_curves import Setting, setting_labels
 from studies.views import wording
 from studies.views.summaries import LOST, planned_trials
@@ -210,9 +210,6 @@ def render_status(study: Study) -> Group:
         bar = Table.grid()  # a bar by itself ends no line
         bar.add_row(ProgressBar(total=planned, completed=min(study.trials.num_rows, planned), width=60))
         parts.append(bar)
-        left = _time_left(study, planned)
-        if left is not None:
-            parts.append(Text(f"about {left} left at this pace", style="dim"))
     table = Table("ended last", "phase", "status", "linear (val.)", "time", box=None, pad_edge=False)
     rows = study.trials.slice(max(study.trials.num_rows - NEWEST, 0)).to_pylist()
     for row in reversed(rows):
@@ -227,15 +224,5 @@ def _trial_label(row: dict[str, Any]) -> str:
 
 
 def _trials_ended(ended: int, planned: int | None) -> str:
-    trials = count(ended, "trial") if planned is None else f"{ended:,} of {count(planned, 'trial')}"
+    trials = count(ended, "trial") if planned is None else f"{ended:,} of at most {count(planned, 'trial')}"
     return f"{trials} ended"
-
-
-def _time_left(study: Study, planned: int) -> str | None:
-    """Time for the rest at the pace so far, from the first trial's start to the last table write."""
-    starts = study.trials["started_at"].drop_null().to_pylist()
-    ended, changed = study.trials.num_rows, last_change(study, "trials.journal", "trials.arrow")
-    if not starts or changed is None or ended >= planned:
-        return None
-    spent = changed - min(starts).timestamp()
-    return duration(spent / ended * (planned - ended)) if 0 < spent < 1e8 else None

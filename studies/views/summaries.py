@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from studies.formatting import SHARE_OF
-from studies.records import Study, last_change
+from studies.records import Study, is_finished, last_change
 from studies.statistics.ratio_curves import ratio_curves
 from studies.storage.tables import rows_of
 
@@ -62,7 +62,9 @@ def study_summary(study: Study, top: int = 10) -> dict[str, Any]:
 
 
 def planned_trials(study: Study) -> int | None:
-    """Trials of all phases; None without a plan, or while a phase's number depends on what an earlier one finds."""
+    """Most trials of all phases; None without a plan, with --until-settled, and for a study that has ended."""
+    if is_finished(study):
+        return None
     planned = [phase.get("planned") for phase in (study.plan.get("phases") or {}).values()]
     return None if not planned or None in planned else sum(map(int, planned))
 

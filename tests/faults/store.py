@@ -70,16 +70,13 @@ class SimulatedStore(Store):
             raise FileNotFoundError(path)
         return io.BytesIO(self.objects[path][0])
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, source: Path | bytes) -> None:
         """See ``Store``."""
+        content = source if isinstance(source, bytes) else source.read_bytes()
         self._call(f"write {name}", StudyWriteError)
         self.objects[self._path(name)] = (content, self._clock())
         self._on_change(name)
         self._call(f"write {name}", StudyWriteError, answered=True)
-
-    def send(self, source: Path | bytes, name: str) -> None:
-        """See ``Store``."""
-        self.write(name, source if isinstance(source, bytes) else source.read_bytes())
 
     def delete(self, name: str) -> None:
         """See ``Store``."""

@@ -14,7 +14,6 @@ from studies.statistics.regret import MIN_SEEDS
 from tune.planning.check import parse_duration
 from tune.planning.placement import Machine, Placement, trial_seconds
 from tune.planning.plan import StudyPlan
-from tune.search.confirm import max_candidates
 from tune.search.space import confirm_seeds
 from tune.trial.spec import evaluation_of
 
@@ -36,7 +35,7 @@ def describe_plan(
     plan: StudyPlan, placement: Placement, machine: Machine, location: str | None
 ) -> tuple[str, list[tuple[str, str]]]:
     """One line, such as ``Digits, 8 x 8 gray, 1,295 images: up to 83 trials, about 4 min on 2 CPUs``, and rows."""
-    confirmed, images = max_confirm_trials(plan), plan.images
+    confirmed, images = plan.max_confirm_trials, plan.images
     colors = "gray" if images.channels == 1 else "color"
     summary = (
         f"{images.name[:1].upper()}{images.name[1:]}, {images.image_size} x {images.image_size} {colors}, "
@@ -100,18 +99,6 @@ def _confirm(plan: StudyPlan) -> str:
     return f"{text}, in at most {plan.rounds} rounds" if plan.rounds > 1 else text
 
 
-def max_confirm_trials(plan: StudyPlan) -> int:
-    """Confirm trials at most (one round), before the exploration has shown the leaders."""
-    return (max_candidates(plan.space, plan.options.rule) + _controls(plan)) * len(plan.seeds)
-
-
-def _controls(plan: StudyPlan) -> int:
-    """Controls with one seed: raw pixels, and an untrained encoder at one patch setting of each method or at all."""
-    shapes = [[(p.patch_size, p.patch_stride) for p in plan.space.patches[m]] for m in plan.space.methods]
-    every = plan.options.rule.every_patch_setting
-    return 1 + len({s for each in shapes for s in (each if every else each[:1])})
-
-
 def expected_seconds(plan: StudyPlan, placement: Placement) -> float:
     """Rough duration of the whole study, one round of seeds."""
     explored, per_seed = phase_seconds(plan, placement)
@@ -147,7 +134,7 @@ def phase_seconds(plan: StudyPlan, placement: Placement) -> tuple[float, float]:
     mean = sum(first) / len(first)
     share = 1.0 if plan.options.rule.every_patch_setting else len(space.methods) / len(first)
     explored_at_once = placement.concurrent if plan.search == "grid" else placement.lag
-    confirmed = sum(rungs) * share + CONTROL_SECONDS * _controls(plan)
+    confirmed = sum(rungs) * share + CONTROL_SECONDS * plan.controls_per_seed
     return plan.trials * mean / explored_at_once, confirmed / placement.concurrent
 
 

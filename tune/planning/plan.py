@@ -20,6 +20,7 @@ from studies.storage.rows import SCHEMA_VERSION, StudyRecord
 from tune.options import StudyOptions
 from tune.planning.check import MAX_NUMBER, check_options
 from tune.planning.placement import check_memory
+from tune.search.confirm import max_candidates
 from tune.search.space import RECOMMENDED_TOKENS, Candidate, Space, build_space, confirm_seeds, tokens_of
 from tune.storage.location import as_study_name
 from tune.trial.spec import TrialSpec
@@ -81,6 +82,18 @@ class StudyPlan:
         """Level of the verdict: 5 %, from the second look on 5 % / 2^look."""
         look = self.options.confirm.look
         return ALPHA if look == 1 else ALPHA / 2**look
+
+    @property
+    def controls_per_seed(self) -> int:
+        """Raw pixels, and an untrained encoder at one patch setting of each method or at all."""
+        shapes = [[(p.patch_size, p.patch_stride) for p in self.space.patches[m]] for m in self.space.methods]
+        every = self.options.rule.every_patch_setting
+        return 1 + len({s for each in shapes for s in (each if every else each[:1])})
+
+    @property
+    def max_confirm_trials(self) -> int:
+        """Confirm trials at most (one round), before the exploration has shown the leaders."""
+        return (max_candidates(self.space, self.options.rule) + self.controls_per_seed) * len(self.seeds)
 
     def round_seeds(self, number: int) -> tuple[int, ...]:
         """Return the seeds of confirm round ``number`` (from 0)."""
@@ -218,7 +231,7 @@ def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict
         "search": plan.search,
         "phases": {
             "explore": {"planned": plan.trials, "seeds": []},
-            "confirm": {"planned": None, "seeds": list(plan.seeds)},
+            "confirm": {"planned": plan.max_confirm_trials if plan.rounds == 1 else None, "seeds": list(plan.seeds)},
         },
         "margin": Margin.parse(plan.options.confirm.margin).value,
         "alpha": plan.alpha,

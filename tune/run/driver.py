@@ -20,7 +20,6 @@ from ray.tune.schedulers import FIFOScheduler
 from studies.errors import StudyError
 from studies.records import StudyWriter
 from studies.storage.rows import TrialRow
-from tune.planning.describe import max_confirm_trials
 from tune.planning.placement import Placement
 from tune.planning.plan import StudyPlan
 from tune.run import interrupts
@@ -82,7 +81,7 @@ class StudyDriver:
             if row is not None and row["status"] in FINAL:
                 shutil.rmtree(checkpoints, ignore_errors=True)
         search = self._search()
-        total = self.plan.trials + max_confirm_trials(self.plan)
+        total = self.plan.trials + self.plan.max_confirm_trials
         self.display.start(total, self.state.ended, self.placement.concurrent)
         try:
             with self._on_interrupt():

@@ -27,7 +27,7 @@ from studies.storage.object_store import Store, without_secrets
 from studies.storage.rows import StudyRecord
 from tune.options import StudyOptions, parse_options
 from tune.planning.check import check_options
-from tune.planning.describe import describe_plan, fit_to_budget, max_confirm_trials
+from tune.planning.describe import describe_plan, fit_to_budget
 from tune.planning.placement import Machine, Placement, compute_placement, trial_memory, worker_range
 from tune.planning.plan import StudyPlan, code_version, plan_study, study_record, versions
 from tune.run import interrupts
@@ -189,7 +189,7 @@ def _place(
     """Fit the study on ``machine`` and print the plan; returns it with the seeds that ``--time-budget`` allows."""
     configs = [plan.config(s) for s in plan.space.grid()]
     memory = max(trial_memory(c, plan.images.images.nbytes) for c in configs)
-    trials = max(plan.trials, max_confirm_trials(plan))
+    trials = max(plan.trials, plan.max_confirm_trials)
     threads = None if record is None else record["resources"].get("threads")
     placement = compute_placement(machine, plan.options.machine, trials, memory, explored=plan.trials, threads=threads)
     if record is None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -111,20 +112,20 @@ def test_watch_once_shows_progress_losses_and_the_best(tmp_path: Path, capfd: Ca
     running = make_study(tmp_path, "running", planned=500, seeds=1, explored=3, samples=False)
     text = printed(capfd, "watch", running, "--once")
     ended = read_study(running).trials.num_rows
-    assert f"{ended} of 513 trials ended" in text and "1 failed" in text and "best so far" in text
+    assert f"{ended} of at most 513 trials ended" in text and "1 failed" in text and "best so far" in text
 
 
-def test_watch_follows_a_study_until_its_last_planned_trial(tmp_path: Path) -> None:
+def test_watch_follows_a_study_to_its_end(tmp_path: Path) -> None:
     folder = make_study(tmp_path, "running", planned=3, seeds=0, explored=0, losses=False, samples=False)
     command = [sys.executable, "-m", "studies", "watch", str(folder), "--every", "0.05"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
-        assert "0 of 3" in watching.stdout.readline()
+        assert "0 of at most 3" in watching.stdout.readline()
         with StudyWriter(folder, "running") as writer:
             for seed in range(3):
                 writer.add_trial(trial("digits", "explore", "pmae", 0.2, 2, seed))
         (folder / "verdict.json").write_text(json.dumps(judge(read_study(folder)).to_dict()))
-        assert "3 of 3" in watching.stdout.read().splitlines()[-1]
+        assert re.search("3 (of at most 3 )?trials ended", watching.stdout.read().splitlines()[-1])
     assert watching.returncode == 0
 
 
@@ -209,7 +210,6 @@ def test_a_closed_pipe_is_quiet_and_list_needs_no_heavy_library(digits: Path) ->
             "scipy",
             "sklearn",
             "matplotlib",
-            "pandas.core",
             "torch",
             "ray",
             "studies.report",
