@@ -93,11 +93,7 @@ def save_encoder(
 
 
 def load_encoder(folder: str | os.PathLike[str]) -> Encoder:
-    """The encoder in ``folder``, on the CPU, in evaluation mode.
-
-    Raises:
-        DataError: There is none, a file is corrupted, or it was written by a newer version.
-    """
+    """The encoder in ``folder``, on the CPU, in evaluation mode; DataError if it is missing, corrupted or too new."""
     folder = Path(folder)
     description = _read_description(folder / DESCRIPTION, FORMAT)
     weights, statistics = (_read_tensors(folder / name, description["sha256"][name]) for name in (WEIGHTS, STATISTICS))
@@ -238,11 +234,7 @@ def save_model(result: PretrainResult, folder: str | os.PathLike[str], *, images
 
 
 def load_model(folder: str | os.PathLike[str]) -> PretrainResult:
-    """The model in ``folder`` with its history, settings, statistics and components, on the CPU.
-
-    Raises:
-        DataError: There is none, a file is corrupted, or it was written by a newer version.
-    """
+    """The model in ``folder``, on the CPU, with all that training gave; DataError if missing, corrupted or too new."""
     folder = Path(folder)
     description = _read_description(folder / MODEL_DESCRIPTION, MODEL_FORMAT)
     encoder = _read_description(folder / DESCRIPTION, FORMAT)

@@ -53,21 +53,13 @@ class Study:
         return f"Study({self.name!r}, {self.trials.num_rows} trials: {answer})"
 
     def verdict(self, **rules: Any) -> Verdict:
-        """Judge the study; ``rules`` are those of :func:`studies.judge`, by default the study's own.
-
-        Raises:
-            StudyError: The records cannot be judged, or a rule is out of range.
-        """
+        """Judge the study as :func:`studies.judge` does, with its keyword arguments; by default those of the plan."""
         from studies.verdict import judge
 
         return judge(self, **rules)
 
     def curve(self) -> Figure:
-        """Accuracy over the achieved masking ratio, one panel per method: a figure that notebooks display.
-
-        Raises:
-            StudyError: No trial has ended yet.
-        """
+        """A figure for notebooks: accuracy over the achieved masking ratio; StudyError if no trial has ended yet."""
         from studies.figures.draw import ratio_figure
 
         return ratio_figure(self)
@@ -141,11 +133,7 @@ class StudyWriter:
 
 
 def read_study(path: Path | str) -> Study:
-    """The study in the folder ``path`` (or the one whose ``trials.arrow`` is given, or the only one inside).
-
-    Raises:
-        StudyError: there is no study, there are several, or its files are corrupted or of a newer version.
-    """
+    """The study at ``path``: a folder, a ``trials.arrow``, or the only one inside; StudyError if it cannot be read."""
     found = find_studies(path)
     if len(found) > 1:
         raise StudyError(f"{path} holds {len(found)} studies; name one: {', '.join(str(f) for f in found)}")
@@ -153,11 +141,7 @@ def read_study(path: Path | str) -> Study:
 
 
 def read_studies(paths: Iterable[Path | str] | Path | str) -> list[Study]:
-    """All studies in ``paths``; each is a study's folder or a storage folder with several. No two have one name.
-
-    Raises:
-        StudyError: a path without a study, or a study whose files are corrupted or of a newer version.
-    """
+    """All studies in ``paths`` (of studies or storage) under unique names; StudyError if one cannot be read."""
     given: Sequence[Path | str] = [paths] if isinstance(paths, (str, Path)) else list(paths)
     folders = [folder for path in given for folder in find_studies(path)]
     return disambiguate_names([_read(folder) for folder in dict.fromkeys(folders)])

@@ -39,14 +39,7 @@ from studies.views import wording
 MARKS = {True: ("passed", "✓"), False: ("failed", "✗"), None: ("not known", "?")}
 EVALUATIONS = {"folds": ", cross-validated over all labeled images", "split": ", scored on the test split"}
 MORE_SEEDS = (0, 3, 5, 10, 20)
-RUNG_HEADINGS = (
-    "masked",
-    "accuracy",
-    "difference (points)",
-    "bounds",
-    "may be the best",
-    "as default loses at most",
-)
+RUNG_HEADINGS = ("masked", "accuracy", "difference (points)", "bounds", "may be the best", "as default loses at most")
 ACCURACIES = {"linear": "linear", "knn": "k-NN"}  # as in the columns val_linear, test_linear, ...
 
 

@@ -38,11 +38,7 @@ class Margin:
 
     @classmethod
     def parse(cls, value: float | str) -> Margin:
-        """A fraction of accuracy such as 0.01, or a share of the training gain such as ``"10%"``.
-
-        Raises:
-            StudyError: neither, or not strictly between 0 and 1.
-        """
+        """A fraction of accuracy such as 0.01, or a share of the training gain such as ``"10%"``; else a StudyError."""
         text = str(value).strip()
         share = text.endswith("%")
         try:

@@ -88,10 +88,9 @@ def setting_name(setting: Setting) -> str:
 
 
 def pair_trials(trials: pa.Table) -> tuple[list[Comparison], list[str]]:
-    """Comparisons of confirmed trials by study and setting, paired by seed, with the controls they share; and warnings.
+    """Comparisons of confirmed trials by study and setting, paired by seed, with their controls; and warnings.
 
-    Raises:
-        StudyError: a required column is missing, or accuracies or ratios are not fractions.
+    StudyError if a required column is missing, or accuracies or ratios are not fractions.
     """
     warnings: list[str] = []
     rows, controls = _read_trials(trials, warnings)

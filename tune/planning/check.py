@@ -85,17 +85,12 @@ def _check_value(option: str, value: Any) -> None:
     elif isinstance(value, int) and not isinstance(value, bool):
         most = MAX_SEED if option in ("--seed", "--data-seed") else MAX_NUMBER
         if abs(value) > most:
-            raise ConfigError(f"{option} is {_short(value)}; it must be at most {most:,}")
+            raise ConfigError(f"{option} is {str(value)[:30]} ({len(str(value))} digits); it must be at most {most:,}")
     elif isinstance(value, str):
         if len(value) > MAX_CHARACTERS:
             raise ConfigError(f"{option} has {len(value)} characters; give at most {MAX_CHARACTERS:,}")
         if option != "--name" and any(not c.isprintable() for c in value):  # names have a stricter rule
             raise ConfigError(f"{option} is {value!r}; control characters are not allowed")
-
-
-def _short(value: int) -> str:
-    digits = value.bit_length() * 0.301
-    return str(value) if digits < 40 else f"a number of about {digits:.0f} digits"
 
 
 def _check_paths(options: StudyOptions) -> None:

@@ -25,9 +25,9 @@ SEARCHES = {"tpe": "TPE", "gp": "Gaussian process", "qmc": "quasi-random", "rand
 
 # Of the simulated power:
 STUDIES = 200
-REGRET = 3.0  # points
+BEYOND = 2.0  # points that the regret to be found exceeds the margin by
 MAX_SIMULATED_SEEDS = 500  # more find every regret, and take seconds to simulate
-EXCESS = 1.4  # noise of a paired run over binomial noise: 0.6 to 2 in docs/evidence, 1.4 as root mean square
+EXCESS = 1.4  # assumed noise of a paired run over binomial noise; 0.5 to 2 in docs/evidence
 ERROR_RATE = 0.25  # for which the binomial noise of an accuracy is computed
 
 
@@ -141,22 +141,25 @@ def phase_seconds(plan: StudyPlan, placement: Placement) -> tuple[float, float]:
 def _power_sentence(plan: StudyPlan) -> str:
     """``a true regret of 3 points would be found in 8 of 10 studies, a flat curve hold in 3 of 10 (...)``."""
     margin = Margin.parse(plan.options.confirm.margin)
-    points = 1.0 if margin.points is None else 100 * margin.points
+    if margin.points is None:
+        return "how often such a study settles depends on the training gain, which it measures"
+    points = 100 * margin.points
     rungs = max(len(plan.space.ladder[method]) for method in plan.space.methods)
     folds = evaluation_of(plan.config(plan.space.grid()[0]), plan.sizes["test"]) == "folds"
     scored = sum(plan.sizes.values()) if folds else plan.sizes["test"]
-    # Standard deviation of one accuracy in points: binomial noise of the images that are scored, times EXCESS.
-    noise = EXCESS * 100 * math.sqrt(ERROR_RATE * (1 - ERROR_RATE) / max(scored, 1))
+    binomial = 100 * math.sqrt(ERROR_RATE * (1 - ERROR_RATE) / max(scored, 1))  # of one accuracy, in points
+    noise = EXCESS * binomial
     fails, holds = power(rungs, len(plan.seeds), plan.rounds, round(noise, 2), round(points, 3), plan.alpha)
     return (
-        f"a true regret of {REGRET:g} points would be found in {10 * fails:.0f} of 10 studies, a flat curve hold in "
-        f"{10 * holds:.0f} of 10 (assuming that single runs spread by {noise:.1f} points)"
+        f"a true regret of {points + BEYOND:g} points would be found in {10 * fails:.0f} of 10 studies, a flat curve "
+        f"hold in {10 * holds:.0f} of 10 (assuming that single runs spread by {noise:.1f} points; "
+        f"{binomial / 2:.1f} to {2 * binomial:.1f} is possible)"
     )
 
 
 @functools.lru_cache(maxsize=32)
 def power(rungs: int, seeds: int, rounds: int, noise: float, margin: float, alpha: float) -> tuple[float, float]:
-    """Return how often a rung that is better by ``REGRET`` points is found, and how often a flat curve holds."""
+    """Return how often a rung that is better by the margin and ``BEYOND`` is found, and how often a flat curve holds."""
     import numpy as np
 
     from studies.statistics.regret import estimate_contrast, estimate_noise
@@ -166,7 +169,7 @@ def power(rungs: int, seeds: int, rounds: int, noise: float, margin: float, alph
     rng = np.random.default_rng(0)
     levels = [level_for_look(r, rounds, alpha) if rounds > 1 else alpha for r in range(1, rounds + 1)]
     found = [0, 0]
-    for regret, outcome in ((REGRET, 0), (0.0, 1)):
+    for regret, outcome in ((margin + BEYOND, 0), (0.0, 1)):
         means = np.zeros(rungs)
         means[-1] = regret
         for _ in range(STUDIES):
