@@ -159,7 +159,7 @@ def _power_sentence(plan: StudyPlan) -> str:
 
 @functools.lru_cache(maxsize=32)
 def power(rungs: int, seeds: int, rounds: int, noise: float, margin: float, alpha: float) -> tuple[float, float]:
-    """Return how often a rung that is better by the margin and ``BEYOND`` is found, and how often a flat curve holds."""
+    """Return how often a rung that is better by margin and ``BEYOND`` is found, and how often a flat curve holds."""
     import numpy as np
 
     from studies.statistics.regret import estimate_contrast, estimate_noise
