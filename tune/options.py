@@ -88,7 +88,7 @@ class ConfirmOptions:
     """The default under test: share of the variance that pmae masks."""
     until_settled: bool = False
     """Add seeds in rounds until the verdict is no longer inconclusive (at most 5 rounds). Ratios that are clearly
-    within the margin stop early; all rounds together err in at most 5 % of studies."""
+    within the margin stop early; false holds and false fails each occur in at most 5 % of studies."""
     time_budget: Annotated[str | None, shown_default("TIME", "none")] = None
     """Choose the number of seeds so that the study takes about this long, for example 20m or 2h."""
     look: int = 1
