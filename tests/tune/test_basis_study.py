@@ -58,4 +58,4 @@ def test_a_small_study_compares_the_bases_and_reports_it(tmp_path):
     page = (tmp_path / "bases" / "report.html").read_text()
     assert "Does it matter which basis is masked?" in page and "PMAE on digits, each basis at its best ratio" in page
     assert "each basis at its best ratio" in " ".join(run.stdout.split())
-    assert "PMAE, patch 2, basis dct" in run.stdout
+    assert "PMAE on digits, patch 2, basis dct" in run.stdout
