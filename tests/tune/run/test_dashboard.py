@@ -35,8 +35,12 @@ def cluster():
 
 def fetch(url: str, token: str | None = None) -> str:
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return answer.read().decode()
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.read().decode()
+    except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
+        raise
 
 
 def exported(cluster: TwoNodes, token: str) -> set[str]:
