@@ -93,7 +93,7 @@ def test_a_race_ends_with_its_first_clear_winner_and_stops_settled_rungs():
     verdict = simulate(options, objective(lambda r: -8 * max(r - 0.3, 0), 1.2, calls=calls), seed=1)
     seeds = Counter(c[1] for c in calls if c[4] == "confirm")
     assert seeds[0.9] == 4 and seeds[0.2] == max(seeds.values()) > 4
-    assert verdict.rows[0]["alpha"] < 0.05
+    assert "(95 % confidence, 4 to " in verdict.answer  # of all rounds together
 
 
 def test_a_ladder_without_the_default_is_refused():
