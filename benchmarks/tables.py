@@ -112,7 +112,9 @@ def study(result: Result) -> str:
     }
     found = result["found"]
     rows = [[text, middle([run[name] for run in result["runs"]], 2)] for name, text in names.items()]
-    head = f"The default study ({found['trials']['median']:.0f} trials of digits), in seconds:\n\n"
+    options = " ".join(result["options"])
+    kind = f"A study of digits (`{options}`" if options else "The default study of digits ("
+    head = f"{kind}{', ' if options else ''}{found['trials']['median']:.0f} trials) on {result['cpu']}, in seconds:\n\n"
     return head + table(["", "seconds"], rows)
 
 
