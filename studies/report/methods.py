@@ -181,7 +181,7 @@ def _dataset_text(data: dict[str, Any]) -> str:
 
 def _phase_text(phase: dict[str, Any]) -> str:
     planned, seeds = phase.get("planned"), phase.get("seeds") or []
-    trials = "" if planned is None else f"at most {count(planned, 'trial')}"
+    trials = "" if planned is None else count(planned, "trial")
     listed = ", ".join(map(str, seeds[:12])) + (" …" if len(seeds) > 12 else "")
     return ", ".join(filter(None, (trials, f"seed{'s' * (len(seeds) != 1)} {listed}" if seeds else "")))
 

@@ -101,9 +101,10 @@ class DatasetRecord(TypedDict, total=False):
 
 
 class PhaseRecord(TypedDict, total=False):
-    """Trials planned in a phase (None where the exploration decides) and the seeds it uses."""
+    """Trials planned in a phase (None where the exploration decides, ``at_most`` so many) and the seeds it uses."""
 
     planned: int | None
+    at_most: int | None
     seeds: list[int]
 
 

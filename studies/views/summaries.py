@@ -65,7 +65,8 @@ def planned_trials(study: Study) -> int | None:
     """Most trials of all phases; None without a plan, with --until-settled, and for a study that has ended."""
     if is_finished(study):
         return None
-    planned = [phase.get("planned") for phase in (study.plan.get("phases") or {}).values()]
+    phases = (study.plan.get("phases") or {}).values()
+    planned = [phase.get("at_most") if phase.get("planned") is None else phase["planned"] for phase in phases]
     return None if not planned or None in planned else sum(map(int, planned))
 
 

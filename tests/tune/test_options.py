@@ -138,6 +138,9 @@ def test_a_study_is_started_again_from_its_record(recorded, tmp_path):
     copy = tmp_path / "study.json"
     copy.write_text(json.dumps(stored | {"command": "python study.py --storage s3://bucket/runs --epochs 3"}))
     assert parse_options(rerun_words([str(copy)])[1]).storage.storage == "s3://bucket/runs"
+    plan = plan_study(again)
+    assert stored["phases"]["confirm"]["planned"] is None  # how many there are, the exploration decides
+    assert stored["phases"]["confirm"]["at_most"] == plan.max_confirm_trials
     changed = parse_options(rerun_words([str(recorded), "--steps", "70", "--name", "other"])[1])
     assert (changed.training.steps, changed.training.epochs, changed.storage.name) == (70, None, "other")
     assert parse_options(["--config", str(recorded)]).to_dict() == stored["options"]

@@ -210,6 +210,7 @@ def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict
     for method in space.methods:
         kept = [space.nominal_rungs(method, patches) for patches in space.patches[method]]
         ladder[method] = sorted(r for r in set.intersection(*kept) if r is not None)
+    at_most = plan.max_confirm_trials if plan.rounds == 1 else None  # controls included
     return {
         "schema_version": SCHEMA_VERSION,
         "name": plan.name,
@@ -231,7 +232,7 @@ def study_record(plan: StudyPlan, command: str, created_at: str, resources: dict
         "search": plan.search,
         "phases": {
             "explore": {"planned": plan.trials, "seeds": []},
-            "confirm": {"planned": plan.max_confirm_trials if plan.rounds == 1 else None, "seeds": list(plan.seeds)},
+            "confirm": {"planned": None, "at_most": at_most, "seeds": list(plan.seeds)},
         },
         "margin": Margin.parse(plan.options.confirm.margin).value,
         "alpha": plan.alpha,

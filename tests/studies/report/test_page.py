@@ -14,6 +14,7 @@ from studies.report import write_report
 from studies.report.page import disambiguate_datasets
 from studies.statistics.sequential import level_for_look
 from studies.verdict import current_verdict, judge
+from studies.views.summaries import planned_trials
 from tests.studies.make_study import make_study, trial
 
 
@@ -108,3 +109,13 @@ def test_measures_that_are_no_numbers_do_not_lose_the_page(tmp_path: Path) -> No
         row = trial("digits", "explore", "pmae", 0.3, 2, 77)
         writer.add_trial({**row, "metrics": json.dumps({"ssim": math.nan, "psnr": -math.inf})})
     assert "psnr" in write_report(folder).read_text()
+
+
+def test_a_limit_of_confirm_trials_is_no_plan_that_was_not_carried_out(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, seeds=2, explored=1, samples=False, losses=False)
+    plan = json.loads((folder / "study.json").read_text())
+    explored = read_study(folder).trials["phase"].to_pylist().count("explore")
+    plan["phases"] = {"explore": {"planned": explored, "seeds": []}, "confirm": {"planned": None, "at_most": 500}}
+    (folder / "study.json").write_text(json.dumps(plan))
+    assert planned_trials(read_study(folder)) == explored + 500
+    assert "planned to" not in write_report(folder).read_text()
