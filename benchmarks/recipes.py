@@ -31,7 +31,7 @@ from pmae.data.imageset import ImageSet
 from pmae.data.load import load_images
 from pmae.probes import crossval_linear_probe, extract_features, linear_probe
 from pmae.training.loop import Training
-from tune.trial.spec import FOLD_REPEATS, FOLDS_BELOW
+from tune.trial.spec import FOLD_REPEATS, evaluation_of
 
 # Name: source, root, image size, limit, patch size, seeds. DATA stands for the folder that --data names.
 SETS: dict[str, tuple[str, str | None, int | None, int | None, int, int]] = {
@@ -89,7 +89,7 @@ def measure(images: ImageSet, method: str, patch: int, seeds: range) -> dict[str
         "ratio": training.config.masking.ratio,
         "train_images": len(images.indices("train")),
         "test_images": len(images.indices("test")),
-        "evaluation": evaluation(images),
+        "evaluation": evaluation_of(config, len(images.indices("test"))),
         "epochs": training.config.optim.epochs,
         "steps": training.config.optim.epochs * training.batches.steps,  # type: ignore[operator]
         "seeds": len(seeds),
@@ -108,15 +108,10 @@ def measure(images: ImageSet, method: str, patch: int, seeds: range) -> dict[str
 
 def score(training: Training, images: ImageSet, seed: int) -> float:
     """Accuracy in percent, as the confirm phase of a study measures it."""
-    if evaluation(images) == "split":
+    if evaluation_of(training.config, len(images.indices("test"))) == "split":
         return 100 * linear_probe(training.result(), images).test_accuracy
     features = extract_features(training.result(), images)
     return 100 * crossval_linear_probe(features, images, seed=seed, repeats=FOLD_REPEATS).test_accuracy
-
-
-def evaluation(images: ImageSet) -> str:
-    """``folds`` where the test split is small, else ``split``."""
-    return "folds" if len(images.indices("test")) < FOLDS_BELOW else "split"
 
 
 def lower_bound(gains: list[float]) -> float:

@@ -28,12 +28,13 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from benchmarks.measuring import RESULTS, describe_machine, paired_ratio, spread
-from benchmarks.recipes import cpu_features, evaluation, score
+from benchmarks.recipes import cpu_features, score
 from pmae.components import PrincipalComponents
 from pmae.components.bases import fit_basis
 from pmae.config import PretrainConfig, preset
 from pmae.data import ImageSet, load_images
 from pmae.training.loop import Training
+from tune.trial.spec import evaluation_of
 
 CPU = torch.device("cpu")
 WAYS: dict[str, dict[str, Any]] = {
@@ -160,7 +161,8 @@ def measure_accuracy(options: argparse.Namespace, result: dict[str, Any]) -> Non
     images = load_images(options.root or options.set, None, None, options.limit)
     components = fit_basis("pca", images)
     row = result["accuracy"].setdefault(options.set, {"trials": {way: [] for way in options.ways}})
-    row |= {"patch_size": options.patch, "train_images": len(images.indices("train")), "evaluation": evaluation(images)}
+    evaluation = evaluation_of(quick(options.patch), len(images.indices("test")))
+    row |= {"patch_size": options.patch, "train_images": len(images.indices("train")), "evaluation": evaluation}
     for seed in range(options.seeds):
         for way, trials in row["trials"].items():
             if any(trial["seed"] == seed for trial in trials):

@@ -73,8 +73,6 @@ def crossval_linear_probe(
     """
     if repeats < 1:
         raise ConfigError(f"repeats is {repeats}; it must be at least 1")
-    if not penalties:
-        raise ConfigError("penalties is empty; give at least one L2 penalty")
     data = attach_labels(features, imageset, SPLITS if include_test else SPLITS[:2], device)
 
     def score(splits: Sequence[str], repeats: int) -> tuple[list[float], list[list[float]]]:
@@ -165,7 +163,7 @@ def predict_out_of_fold(
     if prepared:
         x = principal_coordinates(x)
     fold = torch.from_numpy(assigned).to(y.device)
-    chosen = _choose(x, y, fold, penalties, prepared) if len(penalties) > 1 else [0] * int(fold.max() + 1)
+    chosen = _choose(x, y, fold, penalties, prepared) if len(penalties) != 1 else [0] * int(fold.max() + 1)
     predicted = torch.empty_like(y)
     for f, best in enumerate(chosen):
         held = fold == f

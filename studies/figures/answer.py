@@ -86,12 +86,8 @@ def _draw(
     percent_ticks(axes.xaxis)
     percent_ticks(axes.yaxis)
     axes.set_title(panel.title, pad=13)
-    kind = (
-        "linear-probe accuracy of confirmed trials"
-        if rungs
-        else "linear-probe validation accuracy (nothing is confirmed yet)"
-    )
-    subtitle(axes, kind)
+    kind = "accuracy of confirmed trials" if rungs else "validation accuracy (nothing is confirmed yet)"
+    subtitle(axes, f"linear-probe {kind}")
     axes.set_xlabel(f"achieved masked share {share_of(setting.method)}".rstrip(), labelpad=9)
     _draw_published(axes, panel, limits)
     if rungs:

@@ -212,7 +212,7 @@ def test_what_cannot_be_cross_validated_is_refused(digits, pixels):
         crossval_linear_probe(pixels, digits, seed=0, folds=2)
     with pytest.raises(ConfigError, match="repeats is 0"):
         crossval_linear_probe(pixels, digits, seed=0, repeats=0)
-    with pytest.raises(ConfigError, match="penalties is empty"):
+    with pytest.raises(ConfigError, match=r"penalties are \[\]; give at least one, each above 0"):
         crossval_linear_probe(pixels, digits, seed=0, penalties=())
     with pytest.raises(ConfigError, match="k is 1797"):
         crossval_knn_probe(pixels, digits, 1797)
